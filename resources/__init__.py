@@ -1,0 +1,1 @@
+"""Where and with what: files, the warehouse, the language model on a device, the experiment file."""

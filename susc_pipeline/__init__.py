@@ -1,0 +1,1 @@
+"""Susceptibilities of language models: sampling, estimation, representation and clustering, as a library."""

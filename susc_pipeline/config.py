@@ -1,0 +1,285 @@
+"""Experiment configuration: one frozen dataclass per stage, read from one TOML file.
+
+Each section of the file is a stage, each key a field below, with its meaning and unit. Where the file lies, and
+which one is used, is decided in resources/experiment.py. Settings of the auxiliary model, the k-NN graph and the
+cluster search stand beside the code that they steer.
+"""
+
+import dataclasses
+import hashlib
+import json
+import tomllib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from susc_pipeline.clustering.knn import KNNSettings
+from susc_pipeline.clustering.search import SearchSettings
+from susc_pipeline.representation.auxiliary import AuxSettings
+
+SAMPLERS = ("sgld", "rmsprop_sgld_paper", "rmsprop_sgld_devinterp", "exponential")
+ESTIMATORS = ("restricted", "two_chain", "bif")
+
+
+def require(condition: bool, name: str, value: object, rule: str) -> None:
+    """Raise a ValueError that names the setting, its value and the rule, unless the condition holds."""
+    if not condition:
+        raise ValueError(f"{name} must be {rule}, got {value!r}; change it in the experiment's TOML file")
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Which language model, and how it is held in memory."""
+
+    source: str = "embedded"
+    """`embedded`, a local folder in Hugging Face format, or a Hub name."""
+    revision: str = "main"
+    """Hub revision (branch, tag or commit); not used for a local folder."""
+    dtype: str = "float32"
+    """Floating-point type of the weights: float32 or bfloat16."""
+    device: str = "auto"
+    """Torch device; `auto` takes the first GPU, else the CPU."""
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        require(self.dtype in ("float32", "bfloat16"), "model.dtype", self.dtype, "float32 or bfloat16")
+
+
+@dataclass(frozen=True)
+class CorpusSettings:
+    """Which text."""
+
+    kind: str = "python_standard_library"
+    """`python_standard_library`, `files` or `hub`."""
+    path: str = ""
+    """For `files`: a file or folder. For `hub`: the dataset's name."""
+    text_column: str = "text"
+    """Field of a record that holds the text (JSON lines, Parquet, Hub)."""
+    revision: str = "main"
+    """Hub revision of the data set."""
+    split: str = "train"
+    """Hub split."""
+    max_documents: int = 100_000
+    """Documents read from a Hub stream, at most."""
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        kinds = ("python_standard_library", "files", "hub")
+        require(self.kind in kinds, "corpus.kind", self.kind, f"one of {kinds}")
+        needs_path = self.kind != "python_standard_library"
+        require(bool(self.path) or not needs_path, "corpus.path", self.path, f"given for corpus.kind {self.kind!r}")
+        require(self.max_documents >= 1, "corpus.max_documents", self.max_documents, "at least 1")
+
+
+@dataclass(frozen=True)
+class TokenSettings:
+    """How documents become contexts and contexts become shards."""
+
+    context_length: int = 128
+    """Tokens of a context; the loss of every token but the first is measured."""
+    contexts_per_shard: int = 32
+    """Contexts of a token shard."""
+    max_contexts_per_document: int = 8
+    """Contexts taken from one document, at most; keeps one long file from filling a shard."""
+    n_shards: int = 26
+    """Token shards; every one is predicted and clustered."""
+    n_ground_truth_shards: int = 3
+    """Leading shards whose susceptibilities are sampled, the withheld ones among them."""
+    n_validation_shards: int = 1
+    """Last ground-truth shards, withheld from the PCA basis and the auxiliary model's training."""
+    n_minibatch_contexts: int = 256
+    """Contexts outside every shard from which gradient minibatches are drawn."""
+    n_observable_contexts: int = 8
+    """Contexts outside every shard and every minibatch on which the observable, the mean loss, is measured."""
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        require(self.context_length >= 2, "tokens.context_length", self.context_length, "at least 2")
+        require(self.contexts_per_shard >= 1, "tokens.contexts_per_shard", self.contexts_per_shard, "at least 1")
+        require(1 <= self.n_shards <= 10_000, "tokens.n_shards", self.n_shards, "between 1 and 10000")
+        ground_truth, validation = self.n_ground_truth_shards, self.n_validation_shards
+        rule = f"between 2 and tokens.n_shards ({self.n_shards})"
+        require(2 <= ground_truth <= self.n_shards, "tokens.n_ground_truth_shards", ground_truth, rule)
+        rule = f"between 1 and tokens.n_ground_truth_shards - 1 ({ground_truth - 1})"
+        require(1 <= validation < ground_truth, "tokens.n_validation_shards", validation, rule)
+        counts = ("max_contexts_per_document", "n_minibatch_contexts", "n_observable_contexts")
+        for name in counts:
+            require(getattr(self, name) >= 1, f"tokens.{name}", getattr(self, name), "at least 1")
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """The local posterior and the chains that sample it (method: Lau et al. 2023; Baker et al. 2025)."""
+
+    sampler: str = "exponential"
+    """One of sgld, rmsprop_sgld_paper, rmsprop_sgld_devinterp, exponential."""
+    step_size: float = 1.0
+    """Step of the sampler; for `exponential` the time h of one step in units of the prior's relaxation time."""
+    n_beta: float = 30.0
+    """Inverse temperature times number of samples: the weight of the mean loss, per nat."""
+    localization: float = 300.0
+    """Strength of the Gaussian pull to the trained weights, per squared weight."""
+    batch_size: int = 4
+    """Contexts of a gradient minibatch, per chain."""
+    n_chains: int = 8
+    """Chains of a component and shard."""
+    n_draws: int = 16
+    """Draws kept from each chain."""
+    n_burn_in: int = 4
+    """Steps discarded before the first draw."""
+    n_steps_between_draws: int = 2
+    """Steps from one draw to the next."""
+    antithetic: bool = True
+    """Run chains in pairs that use opposite noise and the same minibatches."""
+    evaluation_batch_size: int = 64
+    """Contexts times chains evaluated at once; bounds memory, changes no number beyond rounding."""
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        require(self.sampler in SAMPLERS, "sampling.sampler", self.sampler, f"one of {SAMPLERS}")
+        require(self.step_size > 0, "sampling.step_size", self.step_size, "positive")
+        require(self.n_beta >= 0, "sampling.n_beta", self.n_beta, "zero (the negative control) or more")
+        require(self.localization > 0, "sampling.localization", self.localization, "positive")
+        require(self.n_chains >= 2, "sampling.n_chains", self.n_chains, "at least 2, for split halves")
+        rule = "a multiple of 4 with sampling.antithetic (two halves of whole pairs)"
+        require(self.n_chains % 4 == 0 or not self.antithetic, "sampling.n_chains", self.n_chains, rule)
+        require(self.n_draws >= 2, "sampling.n_draws", self.n_draws, "at least 2, to estimate a covariance")
+        require(self.n_burn_in >= 0, "sampling.n_burn_in", self.n_burn_in, "zero or more")
+        for name in ("batch_size", "n_steps_between_draws", "evaluation_batch_size"):
+            require(getattr(self, name) >= 1, f"sampling.{name}", getattr(self, name), "at least 1")
+
+
+@dataclass(frozen=True)
+class SusceptibilitySettings:
+    """How the draws become a number for each token."""
+
+    estimator: str = "restricted"
+    """One of restricted, two_chain (needs chains in which all weights move), bif."""
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        require(self.estimator in ESTIMATORS, "susceptibility.estimator", self.estimator, f"one of {ESTIMATORS}")
+
+
+@dataclass(frozen=True)
+class RepresentationSettings:
+    """Residual-stream inputs, PCA and whitening."""
+
+    layers: tuple[int, ...] = (1, 2, 3, 4)
+    """Residual stream after these layers (1 = after the first) is the auxiliary model's input."""
+    n_components: int = 0
+    """Principal components kept; 0 keeps one per model component."""
+    whitening_floor: float = 1e-3
+    """Principal components with less than this share of the largest predicted variance are dropped."""
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        require(len(self.layers) >= 1, "representation.layers", self.layers, "at least one layer")
+        require(min(self.layers) >= 1, "representation.layers", self.layers, "numbers from 1")
+        require(self.n_components >= 0, "representation.n_components", self.n_components, "zero or more")
+        require(0 <= self.whitening_floor < 1, "representation.whitening_floor", self.whitening_floor, "in [0, 1)")
+
+
+@dataclass(frozen=True)
+class LeakageSettings:
+    """Checks of how much the predictions copy the activations."""
+
+    n_neighbors: int = 50
+    """Nearest neighbours compared by the Jaccard index."""
+    n_tokens: int = 3000
+    """Withheld tokens used, at most; the neighbour search is quadratic."""
+    n_permutations: int = 50
+    """Permutations of the chance level."""
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        for name in ("n_neighbors", "n_tokens", "n_permutations"):
+            require(getattr(self, name) >= 1, f"leakage.{name}", getattr(self, name), "at least 1")
+
+
+@dataclass(frozen=True)
+class ExperimentConfig:
+    """One experiment: everything that decides a number."""
+
+    name: str
+    """Name of the experiment and of its folder in the store."""
+    seed: int = 0
+    """Seed from which every generator is derived."""
+    model: ModelSettings = field(default_factory=ModelSettings)
+    corpus: CorpusSettings = field(default_factory=CorpusSettings)
+    tokens: TokenSettings = field(default_factory=TokenSettings)
+    sampling: SamplingSettings = field(default_factory=SamplingSettings)
+    susceptibility: SusceptibilitySettings = field(default_factory=SusceptibilitySettings)
+    representation: RepresentationSettings = field(default_factory=RepresentationSettings)
+    aux: AuxSettings = field(default_factory=AuxSettings)
+    knn: KNNSettings = field(default_factory=KNNSettings)
+    clustering: SearchSettings = field(default_factory=SearchSettings)
+    leakage: LeakageSettings = field(default_factory=LeakageSettings)
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        plain = self.name.replace("-", "").replace("_", "").replace(".", "").isalnum() and self.name[0] != "."
+        require(plain, "name", self.name, "letters, digits, dots, dashes and underscores, for it names a folder")
+
+    @staticmethod
+    def from_toml(path: Path) -> "ExperimentConfig":
+        """The experiment written in a TOML file.
+
+        Raises:
+            ValueError: not TOML, an unknown section or key, a value of the wrong type or out of range.
+        """
+        try:
+            content = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is not a TOML file: {error}; see resources/experiments/tiny.toml") from error
+        try:
+            return _build(ExperimentConfig, content, "")
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    def digest(self, *sections: str) -> str:
+        """Sixteen hexadecimal digits that change with any value in the named sections, or in all of them.
+
+        The seed always counts; the device never does, for it may not decide a number.
+        """
+        content = dataclasses.asdict(self)
+        chosen = {key: content[key] for key in (*(sections or content), "seed")}
+        if "model" in chosen:
+            chosen["model"] = {key: value for key, value in chosen["model"].items() if key != "device"}
+        return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _build(kind: type[T], content: object, where: str) -> T:
+    if not isinstance(content, dict):
+        raise ValueError(f"{where} must be a section, got {content!r}; write [{where}] and its keys below")
+    known = typing.get_type_hints(kind)
+    values: dict[str, typing.Any] = {}
+    for key, value in content.items():
+        name = f"{where}.{key}" if where else key
+        if key not in known:
+            raise ValueError(f"unknown key {name!r}; known are {', '.join(sorted(known))}")
+        section = dataclasses.is_dataclass(known[key])
+        values[key] = _build(known[key], value, name) if section else _value(known[key], value, name)
+    missing = [f.name for f in dataclasses.fields(typing.cast(typing.Any, kind)) if _is_required(f) and f.name not in values]
+    if missing:
+        raise ValueError(f"key {missing[0]!r} is missing; add it")
+    return kind(**values)
+
+
+def _is_required(item: dataclasses.Field) -> bool:
+    return item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+
+
+def _value(kind: typing.Any, value: object, name: str) -> object:
+    if typing.get_origin(kind) is types.UnionType:
+        kind = next(k for k in typing.get_args(kind) if k is not type(None))
+    if kind is float and type(value) is int:
+        return float(value)
+    if typing.get_origin(kind) is tuple and isinstance(value, list):
+        return tuple(_value(typing.get_args(kind)[0], item, f"{name}[{i}]") for i, item in enumerate(value))
+    # `type is` and not isinstance: true is an int to Python, but not to the reader of a TOML file.
+    if type(value) is not (typing.get_origin(kind) or kind):
+        wanted = getattr(kind, "__name__", str(kind))
+        raise ValueError(f"{name} must be of type {wanted}, got {value!r}; correct the value")
+    return value

@@ -1,0 +1,150 @@
+"""Documents of a corpus, read from the Python standard library, local files or a Hub dataset.
+
+Tokens, contexts and shards are made in tokens.py; which corpus an experiment reads is said in its TOML.
+Corpus text is data from strangers: it is decoded strictly and never interpreted.
+"""
+
+import gzip
+import hashlib
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import polars as pl
+import zstandard
+
+TEXT_SUFFIXES = (".txt", ".md", ".py")
+RECORD_SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
+LEFT_OUT_FOLDERS = frozenset({"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"})
+HELD_OUT_ONE_IN = 10
+
+
+class Document(NamedTuple):
+    """One text with the name it is known by: a path relative to the corpus, with a record number where it has one."""
+
+    document_id: str
+    text: str
+
+
+def is_held_out(document_id: str) -> bool:
+    """Whether a document is kept from training the embedded model: one in ten, by a hash of its name.
+
+    The hash depends on nothing but the name, so the split is the same on every interpreter and machine.
+    """
+    return int.from_bytes(hashlib.sha256(document_id.encode()).digest()[:8], "big") % HELD_OUT_ONE_IN == 0
+
+
+def python_standard_library(folder: Path) -> Iterator[Document]:
+    """Sources of the standard library under `folder`, in order of path; tests and site-packages are left out."""
+    for path in sorted(folder.rglob("*.py")):
+        relative = path.relative_to(folder)
+        # lib2to3, idlelib and turtledemo hold files in other encodings on purpose; strict decoding names them.
+        if LEFT_OUT_FOLDERS.isdisjoint(relative.parts):
+            text = path.read_bytes().decode("utf-8", errors="ignore")
+            if text.strip():
+                yield Document(relative.as_posix(), text)
+
+
+def local_files(location: Path, *, text_column: str = "text") -> Iterator[Document]:
+    """Documents of a file, or of every readable file under a folder, in order of path.
+
+    A `.txt`, `.md` or `.py` file is one document; each record of `.jsonl`, `.jsonl.gz`, `.jsonl.zst` and each row of
+    `.parquet` is one, its text under `text_column`.
+
+    Raises:
+        ValueError: nothing readable there, a file that is empty or not UTF-8 text, or a record without the column.
+    """
+    if not location.exists():
+        raise ValueError(f"corpus {location} does not exist; give a file or a folder in corpus.path")
+    root = location if location.is_dir() else location.parent
+    paths = [path for path in _files_under(location) if _suffix(path) is not None]
+    if not paths:
+        readable = ", ".join((*TEXT_SUFFIXES, *RECORD_SUFFIXES, ".parquet"))
+        raise ValueError(f"no corpus file under {location}; readable are {readable}")
+    for path in paths:
+        yield from _read_file(path, path.relative_to(root).as_posix(), text_column)
+
+
+def hub_dataset(name: str, *, revision: str, split: str, text_column: str, max_documents: int) -> Iterator[Document]:
+    """The first `max_documents` documents of a Hub dataset, streamed; nothing is stored beside the stream.
+
+    Raises:
+        ValueError: the optional package `datasets` is missing, or the dataset has no such column.
+    """
+    try:
+        from datasets import load_dataset  # optional, and slow to import
+    except ImportError as error:
+        raise ValueError(
+            f"corpus {name!r} is a Hub dataset, which needs the package datasets; pip install 'susc-pipeline[hub]'"
+        ) from error
+    rows = load_dataset(name, revision=revision, split=split, streaming=True)
+    for number, row in enumerate(rows.take(max_documents)):
+        yield Document(f"{name}#{number:09d}", _text_of(row, text_column, f"{name}#{number}"))
+
+
+def _files_under(location: Path) -> list[Path]:
+    return [location] if location.is_file() else sorted(path for path in location.rglob("*") if path.is_file())
+
+
+def _suffix(path: Path) -> str | None:
+    known = (*RECORD_SUFFIXES, ".parquet", *TEXT_SUFFIXES)
+    return next((suffix for suffix in known if path.name.endswith(suffix)), None)
+
+
+def _read_file(path: Path, name: str, text_column: str) -> Iterator[Document]:
+    if path.stat().st_size == 0:
+        raise ValueError(f"corpus file {path} is empty; remove it or leave it out of corpus.path")
+    match _suffix(path):
+        case ".parquet":
+            yield from _read_parquet(path, name, text_column)
+        case suffix if suffix in RECORD_SUFFIXES:
+            yield from _read_records(path, name, text_column)
+        case _:
+            yield Document(name, _decode(path.read_bytes(), path))
+
+
+def _read_parquet(path: Path, name: str, text_column: str) -> Iterator[Document]:
+    frame = pl.scan_parquet(path)
+    if text_column not in frame.collect_schema().names():
+        columns = frame.collect_schema().names()
+        raise ValueError(f"{path} has no column {text_column!r}, only {columns}; set corpus.text_column")
+    for number, text in enumerate(frame.select(text_column).collect()[text_column]):
+        yield Document(f"{name}#{number:09d}", _text_of({text_column: text}, text_column, f"{path} row {number}"))
+
+
+def _read_records(path: Path, name: str, text_column: str) -> Iterator[Document]:
+    with _open_text(path) as lines:
+        for number, line in enumerate(lines):
+            where = f"{path} line {number + 1}"
+            try:
+                record = json.loads(line)
+            except (json.JSONDecodeError, UnicodeDecodeError) as error:
+                raise ValueError(f"{where} is not JSON ({error}); each line must be one JSON object") from error
+            yield Document(f"{name}#{number:09d}", _text_of(record, text_column, where))
+
+
+def _open_text(path: Path) -> IO[str]:
+    if path.name.endswith(".gz"):
+        return io.TextIOWrapper(gzip.open(path), encoding="utf-8")
+    if path.name.endswith(".zst"):
+        return io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(path.open("rb")), encoding="utf-8")
+    return path.open(encoding="utf-8")
+
+
+def _text_of(record: object, text_column: str, where: str) -> str:
+    text = record.get(text_column) if isinstance(record, dict) else None
+    if not isinstance(text, str):
+        raise ValueError(f"{where} has no text under {text_column!r}; set corpus.text_column to the field of the text")
+    return text
+
+
+def _decode(content: bytes, path: Path) -> str:
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); convert it") from error
+    if "\x00" in text:
+        raise ValueError(f"{path} holds null bytes, so it is binary; leave it out of corpus.path")
+    return text

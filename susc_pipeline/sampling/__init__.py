@@ -1,0 +1,1 @@
+"""Localized Langevin chains restricted to one component of a model."""
