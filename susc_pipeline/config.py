@@ -17,9 +17,10 @@ from pathlib import Path
 from susc_pipeline.clustering.knn import KNNSettings
 from susc_pipeline.clustering.search import SearchSettings
 from susc_pipeline.representation.auxiliary import AuxSettings
+from susc_pipeline.sampling.samplers import SAMPLERS
 
-SAMPLERS = ("sgld", "rmsprop_sgld_paper", "rmsprop_sgld_devinterp", "exponential")
-ESTIMATORS = ("restricted", "two_chain", "bif")
+ESTIMATORS = ("restricted", "first_order", "stein", "bif")
+Section = typing.TypeVar("Section")
 
 
 def require(condition: bool, name: str, value: object, rule: str) -> None:
@@ -130,8 +131,6 @@ class SamplingSettings:
     """Steps discarded before the first draw."""
     n_steps_between_draws: int = 2
     """Steps from one draw to the next."""
-    antithetic: bool = True
-    """Run chains in pairs that use opposite noise and the same minibatches."""
     evaluation_batch_size: int = 64
     """Contexts times chains evaluated at once; bounds memory, changes no number beyond rounding."""
 
@@ -142,8 +141,6 @@ class SamplingSettings:
         require(self.n_beta >= 0, "sampling.n_beta", self.n_beta, "zero (the negative control) or more")
         require(self.localization > 0, "sampling.localization", self.localization, "positive")
         require(self.n_chains >= 2, "sampling.n_chains", self.n_chains, "at least 2, for split halves")
-        rule = "a multiple of 4 with sampling.antithetic (two halves of whole pairs)"
-        require(self.n_chains % 4 == 0 or not self.antithetic, "sampling.n_chains", self.n_chains, rule)
         require(self.n_draws >= 2, "sampling.n_draws", self.n_draws, "at least 2, to estimate a covariance")
         require(self.n_burn_in >= 0, "sampling.n_burn_in", self.n_burn_in, "zero or more")
         for name in ("batch_size", "n_steps_between_draws", "evaluation_batch_size"):
@@ -155,7 +152,7 @@ class SusceptibilitySettings:
     """How the draws become a number for each token."""
 
     estimator: str = "restricted"
-    """One of restricted, two_chain (needs chains in which all weights move), bif."""
+    """One of restricted, first_order, stein, bif; see susceptibility/estimators.py for what each costs and leaves out."""
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -250,7 +247,7 @@ class ExperimentConfig:
         return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _build(kind: type[T], content: object, where: str) -> T:
+def _build(kind: type[Section], content: object, where: str) -> Section:
     if not isinstance(content, dict):
         raise ValueError(f"{where} must be a section, got {content!r}; write [{where}] and its keys below")
     known = typing.get_type_hints(kind)

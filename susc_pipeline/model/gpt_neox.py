@@ -1,0 +1,262 @@
+"""GPT-NeoX as plain tensors and functions: losses and the residual stream, layer by layer.
+
+The forward pass is our own, so that perturbation.py can resume it above a component; it equals the one of
+transformers to float rounding. Loading weights is in resources/language_model.py.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+from transformers import GPTNeoXForCausalLM, PreTrainedModel
+
+LOGITS_AT_ONCE = 2**22
+
+
+class Layer(NamedTuple):
+    """Weights of one layer."""
+
+    attention_norm: tuple[Tensor, Tensor]
+    mlp_norm: tuple[Tensor, Tensor]
+    query_key_value: Tensor
+    query_key_value_bias: Tensor | None
+    dense: Tensor
+    dense_bias: Tensor | None
+    up: Tensor
+    up_bias: Tensor | None
+    down: Tensor
+    down_bias: Tensor | None
+
+
+@dataclass(frozen=True)
+class GPTNeoX:
+    """Weights w* of a GPT-NeoX, none of which asks for a gradient."""
+
+    embedding: Tensor
+    layers: tuple[Layer, ...]
+    final_norm: tuple[Tensor, Tensor]
+    unembedding: Tensor
+    n_heads: int
+    head_size: int
+    rotary_size: int
+    rotary_base: float
+    norm_epsilon: float
+    parallel_residual: bool
+    max_positions: int
+
+    @property
+    def n_layers(self) -> int:
+        """Number of layers."""
+        return len(self.layers)
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the residual stream."""
+        return self.embedding.shape[1]
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Rows of the embedding."""
+        return self.embedding.shape[0]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return self.embedding.device
+
+    @staticmethod
+    def from_module(module: PreTrainedModel) -> "GPTNeoX":
+        """The same model as plain tensors, which it shares with the module.
+
+        Raises:
+            ValueError: not a GPT-NeoX, or one with a feature that this code does not compute.
+        """
+        if not isinstance(module, GPTNeoXForCausalLM):
+            raise ValueError(f"the model must be a GPTNeoXForCausalLM, got {type(module).__name__}; choose another model")
+        config = module.config
+        rope = config.rope_parameters
+        if config.hidden_act != "gelu" or rope.get("rope_type", "default") != "default":
+            raise ValueError(
+                f"only exact GELU and unscaled rotary positions are computed here, got hidden_act "
+                f"{config.hidden_act!r} and rope_type {rope.get('rope_type')!r}; choose another model"
+            )
+        head_size = config.hidden_size // config.num_attention_heads
+        core = module.gpt_neox
+        return GPTNeoX(
+            embedding=core.embed_in.weight.detach(),
+            layers=tuple(_layer(layer) for layer in core.layers),
+            final_norm=_norm(core.final_layer_norm),
+            unembedding=module.get_output_embeddings().weight.detach(),
+            n_heads=config.num_attention_heads,
+            head_size=head_size,
+            rotary_size=int(head_size * rope.get("partial_rotary_factor", 1.0)),
+            rotary_base=float(rope["rope_theta"]),
+            norm_epsilon=config.layer_norm_eps,
+            parallel_residual=config.use_parallel_residual,
+            max_positions=config.max_position_embeddings,
+        )
+
+
+def _norm(module: torch.nn.LayerNorm) -> tuple[Tensor, Tensor]:
+    return module.weight.detach(), module.bias.detach()
+
+
+def _layer(module: torch.nn.Module) -> Layer:
+    def pair(linear) -> tuple[Tensor, Tensor | None]:
+        return linear.weight.detach(), None if linear.bias is None else linear.bias.detach()
+
+    attention, mlp = module.attention, module.mlp
+    return Layer(
+        _norm(module.input_layernorm),
+        _norm(module.post_attention_layernorm),
+        *pair(attention.query_key_value),
+        *pair(attention.dense),
+        *pair(mlp.dense_h_to_4h),
+        *pair(mlp.dense_4h_to_h),
+    )
+
+
+def normalize(x: Tensor, norm: tuple[Tensor, Tensor], model: GPTNeoX) -> Tensor:
+    """Layer norm over the last axis."""
+    return functional.layer_norm(x, (model.hidden_size,), *norm, model.norm_epsilon)
+
+
+def attend(
+    query_key_value: Float[Tensor, "*batch positions heads triple"], model: GPTNeoX
+) -> Float[Tensor, "*batch positions heads size"]:
+    """Causal rotary attention of each head; the last axis holds query, key and value, one after another."""
+    query, key, value = query_key_value.transpose(-3, -2).chunk(3, dim=-1)
+    attended = functional.scaled_dot_product_attention(
+        _rotate(query, model), _rotate(key, model), value.contiguous(), is_causal=True
+    )
+    return attended.transpose(-3, -2)
+
+
+def _rotate(x: Float[Tensor, "*batch positions size"], model: GPTNeoX) -> Float[Tensor, "*batch positions size"]:
+    """Rotary positions on the first `rotary_size` entries of a head (Su et al. 2021; halves, not pairs, as NeoX)."""
+    size = model.rotary_size
+    exponents = torch.arange(0, size, 2, dtype=torch.float32, device=x.device) / size
+    positions = torch.arange(x.shape[-2], dtype=torch.float32, device=x.device)
+    angles = positions[:, None] * (1.0 / model.rotary_base**exponents)
+    cosine, sine = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    first, second, rest = x.split([size // 2, size // 2, x.shape[-1] - size], dim=-1)
+    return torch.cat([first * cosine - second * sine, second * cosine + first * sine, rest], dim=-1)
+
+
+def attention(x: Float[Tensor, "contexts positions hidden"], layer: Layer, model: GPTNeoX) -> Tensor:
+    """What a layer's heads add to the residual stream, from the stream that the layer reads."""
+    normed = normalize(x, layer.attention_norm, model)
+    stacked = functional.linear(normed, layer.query_key_value, layer.query_key_value_bias)
+    attended = attend(stacked.unflatten(-1, (model.n_heads, 3 * model.head_size)), model)
+    return functional.linear(attended.flatten(-2), layer.dense, layer.dense_bias)
+
+
+def mlp(x: Float[Tensor, "contexts positions hidden"], layer: Layer, model: GPTNeoX) -> Tensor:
+    """What a layer's MLP adds to the residual stream, from the stream that the MLP reads."""
+    hidden = functional.gelu(functional.linear(normalize(x, layer.mlp_norm, model), layer.up, layer.up_bias))
+    return functional.linear(hidden, layer.down, layer.down_bias)
+
+
+def run_layer(x: Float[Tensor, "contexts positions hidden"], layer: Layer, model: GPTNeoX) -> Tensor:
+    """The residual stream after a layer."""
+    attended = attention(x, layer, model)
+    if model.parallel_residual:
+        return x + attended + mlp(x, layer, model)
+    middle = x + attended
+    return middle + mlp(middle, layer, model)
+
+
+def cross_entropy(
+    normed: Float[Tensor, "*batch positions hidden"],
+    token_ids: Int[Tensor, "*batch positions"],
+    unembedding: Float[Tensor, "vocabulary hidden"],
+) -> Float[Tensor, "*batch predicted"]:
+    """Loss of each token but the first, in nats, from the normed last residual; never all logits at once."""
+    inputs = normed[..., :-1, :].reshape(-1, normed.shape[-1])
+    targets = token_ids[..., 1:].reshape(-1)
+    n_rows = max(1, LOGITS_AT_ONCE // len(unembedding))
+    pieces = [
+        functional.cross_entropy((rows @ unembedding.T).float(), wanted, reduction="none")
+        for rows, wanted in zip(inputs.split(n_rows), targets.split(n_rows), strict=True)
+    ]
+    return torch.cat(pieces).view(token_ids[..., 1:].shape)
+
+
+@torch.no_grad()
+def residual_stream(
+    model: GPTNeoX, token_ids: Int[Tensor, "contexts positions"]
+) -> Float[Tensor, "depths contexts positions hidden"]:
+    """The residual stream before the first layer and after each, at the trained weights."""
+    check_tokens(model, token_ids)
+    stream = [functional.embedding(token_ids.to(model.device), model.embedding)]
+    for layer in model.layers:
+        stream.append(run_layer(stream[-1], layer, model))
+    return torch.stack(stream)
+
+
+@torch.no_grad()
+def token_losses(
+    model: GPTNeoX, token_ids: Int[Tensor, "contexts positions"], *, batch_size: int = 16
+) -> Float[Tensor, "contexts predicted"]:
+    """Loss of each token but the first at the trained weights, in nats."""
+    return torch.cat([_batch(model, batch, ()).losses for batch in token_ids.split(batch_size)])
+
+
+class Activations(NamedTuple):
+    """What one forward pass says of each predicted token: a row is a token, contexts one after another."""
+
+    features: Float[np.ndarray, "tokens features"]
+    """Residual stream at the token's own position, after each chosen layer, concatenated."""
+    losses: Float[np.ndarray, " tokens"]
+    """Loss of the token, in nats."""
+
+
+class _Batch(NamedTuple):
+    features: Tensor
+    losses: Tensor
+
+
+@torch.no_grad()
+def activations(
+    model: GPTNeoX, token_ids: Int[np.ndarray, "contexts positions"], *, layers: tuple[int, ...], batch_size: int = 16
+) -> Activations:
+    """Residual stream after `layers` (1 = after the first) and loss of every token but the first of each context.
+
+    The stream is read at the position where the token is the input, not where it is predicted: the susceptibility of
+    (x, y) depends on y, which the model has not seen one position earlier.
+
+    Raises:
+        ValueError: a layer that the model has not.
+    """
+    if not set(layers) <= set(range(1, model.n_layers + 1)):
+        raise ValueError(f"representation.layers must lie between 1 and {model.n_layers}, got {list(layers)}; correct it")
+    batches = [_batch(model, batch, layers) for batch in torch.as_tensor(token_ids).split(batch_size)]
+    features = torch.cat([batch.features for batch in batches])
+    losses = torch.cat([batch.losses for batch in batches])
+    return Activations(features.float().cpu().numpy(), losses.flatten().cpu().numpy())
+
+
+def _batch(model: GPTNeoX, token_ids: Int[Tensor, "contexts positions"], layers: tuple[int, ...]) -> _Batch:
+    token_ids = token_ids.to(model.device)
+    stream = residual_stream(model, token_ids)
+    losses = cross_entropy(normalize(stream[-1], model.final_norm, model), token_ids, model.unembedding)
+    chosen = [stream[layer][:, 1:].flatten(0, 1) for layer in layers]
+    return _Batch(torch.cat(chosen, dim=-1) if chosen else losses, losses)
+
+
+def check_tokens(model: GPTNeoX, token_ids: Int[Tensor, "contexts positions"]) -> None:
+    """Refuse contexts that the model cannot read."""
+    if token_ids.shape[1] > model.max_positions:
+        raise ValueError(
+            f"contexts have {token_ids.shape[1]} tokens, but the model reads at most {model.max_positions}; "
+            f"lower tokens.context_length"
+        )
+    if token_ids.numel() and int(token_ids.max()) >= model.vocabulary_size:
+        raise ValueError(
+            f"token id {int(token_ids.max())} is outside the model's vocabulary of {model.vocabulary_size}; "
+            f"use the tokenizer that belongs to the model"
+        )

@@ -1,0 +1,280 @@
+"""Chains restricted to one component, run as one batch, and the losses that they leave behind.
+
+All other weights stay at w*, so nothing else is touched. Every chain has its own minibatches and noise. Antithetic
+pairs of chains (noise of opposite sign) were tried and dropped: the covariance that is wanted is mostly between parts
+that are odd in the perturbation, which a pair repeats, so the pair is worth no more than one chain.
+
+A chain is run twice from one seed. The first run finds the direction in which the observable changes most, v = mean
+gradient of the observable over the chain's draws / localization. The second measures at each draw the losses and
+their slopes along v: what the low-variance estimators of susceptibility/estimators.py need. Running twice costs steps,
+which are cheap beside evaluation, and saves keeping every draw's weights.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from susc_pipeline import schema
+from susc_pipeline.config import SamplingSettings
+from susc_pipeline.model import components, gpt_neox, perturbation
+from susc_pipeline.model.components import Component
+from susc_pipeline.model.gpt_neox import GPTNeoX
+from susc_pipeline.model.perturbation import ComponentInputs
+from susc_pipeline.sampling import samplers
+
+MAX_LOSS_IN_UNIFORM_LOSSES = 3.0
+SLOPE_STEP = 0.1  # standard deviations of the prior: small beside the posterior, large beside float32 rounding
+
+
+class ChainDivergedError(ValueError):
+    """A chain left the neighbourhood of w*: its losses say nothing about the posterior."""
+
+
+class SamplingContexts(NamedTuple):
+    """The contexts of a run and their residual streams at w*, shared by every component."""
+
+    tokens: Int[Tensor, "contexts positions"]
+    """Contexts of the shard, whose token losses are recorded, then those of the observable."""
+    stream: Float[Tensor, "depths contexts positions hidden"]
+    n_observable: int
+    """How many of the last contexts make the observable."""
+    minibatch_tokens: Int[Tensor, "pool positions"]
+    minibatch_stream: Float[Tensor, "depths pool positions hidden"]
+
+
+class LossTraces(NamedTuple):
+    """Losses under every draw, in nats; a row is a draw, ordered by chain and then by draw."""
+
+    chain: Int[np.ndarray, " draws"]
+    draw: Int[np.ndarray, " draws"]
+    """Number of the draw in its chain, from zero."""
+    step: Int[np.ndarray, " draws"]
+    """Steps from w* to the draw."""
+    mean_loss: Float[np.ndarray, " draws"]
+    """Mean loss of the observable set under the draw."""
+    init_loss: float
+    """Mean loss of the observable set at w*."""
+    score: Float[np.ndarray, " draws"]
+    """Slope of the negative log posterior along v: localization v.(w - w*) + n_beta v.grad L(w); its mean is zero."""
+    mean_slope: Float[np.ndarray, " draws"]
+    """Slope of the observable set's mean loss along v at the draw, in nats squared."""
+    token_losses: Float[np.ndarray, "draws tokens"]
+    """Loss of each token of the shard under the draw."""
+    token_slopes: Float[np.ndarray, "draws tokens"]
+    """Slope of each token's loss along v at the draw, in nats squared."""
+
+
+class _Measurement(NamedTuple):
+    token_losses: Float[Tensor, "chains tokens"]
+    mean_loss: Float[Tensor, " chains"]
+
+
+def sampling_contexts(
+    model: GPTNeoX,
+    *,
+    shard: Int[np.ndarray, "contexts positions"],
+    observable: Int[np.ndarray, "observable_contexts positions"],
+    minibatch: Int[np.ndarray, "pool positions"],
+) -> SamplingContexts:
+    """The contexts of a run with their residual streams, computed once for all components."""
+    tokens = torch.as_tensor(np.concatenate([shard, observable])).to(model.device)
+    pool = torch.as_tensor(minibatch).to(model.device)
+    streams = (gpt_neox.residual_stream(model, tokens), gpt_neox.residual_stream(model, pool))
+    return SamplingContexts(tokens, streams[0], len(observable), pool, streams[1])
+
+
+def sample(
+    model: GPTNeoX,
+    component: Component,
+    settings: SamplingSettings,
+    contexts: SamplingContexts,
+    seed: np.random.SeedSequence,
+) -> LossTraces:
+    """Losses under the draws of all chains of one component.
+
+    Raises:
+        ChainDivergedError: a loss is not finite, or far above that of a uniform guess; names component, chain, step.
+    """
+    pool = perturbation.prepare(model, component, contexts.minibatch_tokens, contexts.minibatch_stream)
+    measured = perturbation.prepare(model, component, contexts.tokens, contexts.stream)
+    zero = torch.zeros(1, components.n_parameters(model, component), device=model.device)
+    init = _measure(model, component, measured, zero, contexts.n_observable, settings)
+    direction = _observable_direction(model, component, settings, pool, measured, contexts.n_observable, seed)
+    rows = []
+    for number, state in enumerate(draws(model, component, settings, pool, seed)):
+        here = _measure(model, component, measured, state.delta, contexts.n_observable, settings)
+        _check_losses(here.mean_loss, component, state.n_steps, model, settings)
+        # The sign alternates from draw to draw, so that curvature along v cancels in the mean over draws.
+        length = (-1) ** number * SLOPE_STEP / (direction.norm(dim=1, keepdim=True) * settings.localization**0.5)
+        moved = state.delta + length * direction
+        there = _measure(model, component, measured, moved, contexts.n_observable, settings)
+        mean_slope = (there.mean_loss - here.mean_loss) / length[:, 0]
+        pull = settings.localization * (state.delta * direction).sum(dim=1)
+        token_slopes = (there.token_losses - here.token_losses) / length
+        step = torch.full_like(pull, state.n_steps)
+        columns = (step, here.mean_loss, pull + settings.n_beta * mean_slope, mean_slope, *here[:1], token_slopes)
+        rows.append([column.cpu().numpy() for column in columns])
+    return _traces(rows, float(init.mean_loss[0]))
+
+
+def _traces(rows: list[list[np.ndarray]], init_loss: float) -> LossTraces:
+    """Traces of measurements in order of draw, each with one row a chain, rearranged by chain and then by draw."""
+    n_draws, n_chains = len(rows), len(rows[0][0])
+    chain, draw = (a.ravel() for a in np.meshgrid(np.arange(n_chains), np.arange(n_draws), indexing="ij"))
+    stacked = [np.stack(column, axis=1) for column in zip(*rows, strict=True)]
+    step, mean_loss, score, mean_slope, token_losses, token_slopes = (a.reshape(-1, *a.shape[2:]) for a in stacked)
+    return LossTraces(
+        chain=chain,
+        draw=draw,
+        step=step.astype(np.int64),
+        mean_loss=mean_loss.astype(np.float64),
+        init_loss=init_loss,
+        score=score.astype(np.float64),
+        mean_slope=mean_slope.astype(np.float64),
+        token_losses=token_losses,
+        token_slopes=token_slopes,
+    )
+
+
+def _observable_direction(
+    model: GPTNeoX,
+    component: Component,
+    settings: SamplingSettings,
+    pool: ComponentInputs,
+    measured: ComponentInputs,
+    n_observable: int,
+    seed: np.random.SeedSequence,
+) -> Float[Tensor, "chains parameters"]:
+    """Of each chain by itself, so that chains stay independent: its mean observable gradient over localization."""
+    observable = measured.take(slice(len(measured.token_ids) - n_observable, None))
+    total = torch.zeros(settings.n_chains, components.n_parameters(model, component), device=model.device)
+    for state in draws(model, component, settings, pool, seed):
+        total += gradients(model, component, observable, state.delta)[0]
+    return total / (settings.n_draws * settings.localization)
+
+
+def draws(
+    model: GPTNeoX,
+    component: Component,
+    settings: SamplingSettings,
+    pool: ComponentInputs,
+    seed: np.random.SeedSequence,
+) -> Iterator[samplers.State]:
+    """The chains' state at each draw: after the burn-in, then every `n_steps_between_draws` steps."""
+    states = [child.generate_state(1, np.uint64)[0] for child in _children(seed, settings.n_chains)]
+    generators = [torch.Generator().manual_seed(int(state >> 1)) for state in states]
+    n_weights = components.n_parameters(model, component)
+    state = samplers.init(settings.n_chains, n_weights, sampler=settings.sampler, device=model.device)
+    n_steps = settings.n_burn_in + settings.n_draws * settings.n_steps_between_draws
+    for number in range(1, n_steps + 1):
+        rows, noise = _randomness(generators, len(pool.token_ids), settings, n_weights)
+        batch = pool.take(rows.to(model.device))
+        gradient, loss = gradients(model, component, batch, state.delta)
+        _check_losses(loss, component, number, model, settings)
+        state = samplers.step(
+            state,
+            gradient,
+            noise.to(model.device),
+            sampler=settings.sampler,
+            step_size=settings.step_size,
+            n_beta=settings.n_beta,
+            localization=settings.localization,
+        )
+        since_burn_in = number - settings.n_burn_in
+        if since_burn_in > 0 and since_burn_in % settings.n_steps_between_draws == 0:
+            yield state
+
+
+def _children(seed: np.random.SeedSequence, count: int) -> list[np.random.SeedSequence]:
+    """What `seed.spawn` gives the first time; spawn itself remembers, and a replayed chain would get other noise."""
+    return [np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, number)) for number in range(count)]
+
+
+def _randomness(
+    generators: list[torch.Generator], n_pool: int, settings: SamplingSettings, n_weights: int
+) -> tuple[Tensor, Tensor]:
+    """Minibatch rows (chains, batch) and noise (chains, weights), each chain's from its own generator."""
+    rows = torch.stack([torch.randint(n_pool, (settings.batch_size,), generator=g) for g in generators])
+    noise = torch.stack([torch.randn(n_weights, generator=g) for g in generators])
+    return rows, noise
+
+
+def gradients(
+    model: GPTNeoX, component: Component, batch: ComponentInputs, delta: Float[Tensor, "chains parameters"]
+) -> tuple[Float[Tensor, "chains parameters"], Float[Tensor, " chains"]]:
+    """Gradient of each chain's mean minibatch loss by its own weights, and that loss."""
+    with torch.enable_grad():
+        leaf = delta.detach().requires_grad_()
+        loss = perturbation.losses(model, component, batch, leaf).mean(dim=(1, 2))
+        (gradient,) = torch.autograd.grad(loss.sum(), leaf)
+    return gradient, loss.detach()
+
+
+@torch.no_grad()
+def _measure(
+    model: GPTNeoX,
+    component: Component,
+    inputs: ComponentInputs,
+    delta: Float[Tensor, "chains parameters"],
+    n_observable: int,
+    settings: SamplingSettings,
+) -> _Measurement:
+    """Token losses of the shard and mean loss of the observable set, under each chain's weights."""
+    n_contexts = len(inputs.token_ids)
+    at_once = max(1, settings.evaluation_batch_size // len(delta))
+    pieces = [
+        perturbation.losses(model, component, inputs.take(slice(start, start + at_once)), delta)
+        for start in range(0, n_contexts, at_once)
+    ]
+    losses = torch.cat(pieces, dim=1)
+    shard, observable = losses.split([n_contexts - n_observable, n_observable], dim=1)
+    return _Measurement(shard.flatten(1), observable.double().mean(dim=(1, 2)))
+
+
+def _check_losses(
+    loss: Float[Tensor, " chains"], component: Component, step: int, model: GPTNeoX, settings: SamplingSettings
+) -> None:
+    limit = MAX_LOSS_IN_UNIFORM_LOSSES * np.log(model.vocabulary_size)
+    bad = ~(loss < limit)  # written so that nan counts as bad
+    if bad.any():
+        chain = int(bad.nonzero()[0])
+        raise ChainDivergedError(
+            f"chain {chain} of {component.name} diverged at step {step}: mean loss {float(loss[chain]):.4g}, where a "
+            f"uniform guess has {np.log(model.vocabulary_size):.4g}; lower sampling.step_size ({settings.step_size:g}) "
+            f"or sampling.n_beta ({settings.n_beta:g}), or raise sampling.localization ({settings.localization:g})"
+        )
+
+
+def frame(component: str, traces: LossTraces) -> pl.DataFrame:
+    """The traces as a table, as schema.loss_traces."""
+    n_draws, n_tokens = traces.token_losses.shape
+    columns = {
+        "component": [component] * n_draws,
+        "chain": traces.chain,
+        "draw": traces.draw,
+        "step": traces.step,
+        "mean_loss": traces.mean_loss,
+        "init_loss": np.full(n_draws, traces.init_loss),
+        "score": traces.score,
+        "mean_slope": traces.mean_slope,
+        "token_losses": traces.token_losses,
+        "token_slopes": traces.token_slopes,
+    }
+    return pl.DataFrame(columns, schema=schema.loss_traces(n_tokens))
+
+
+def of_frame(table: pl.DataFrame) -> LossTraces:
+    """The traces that `frame` made a table of, in order of chain and draw."""
+    ordered = table.sort("chain", "draw")
+    names = ("chain", "draw", "step", "mean_loss", "score", "mean_slope")
+    return LossTraces(
+        **{name: ordered[name].to_numpy() for name in names},
+        init_loss=float(ordered["init_loss"][0]),
+        token_losses=schema.matrix(ordered["token_losses"]),
+        token_slopes=schema.matrix(ordered["token_slopes"]),
+    )

@@ -1,0 +1,74 @@
+"""Split-half reliability of susceptibilities, per component and per PC, and the noise ceiling. Estimation is in estimators.py.
+
+Notation: a measured column is signal + sampling noise; its reliability is the signal's share of its variance. Two halves
+of the chains give two measurements with the same signal and independent noise, so that their correlation estimates the
+reliability of *one half*; the Spearman-Brown formula gives that of both together. The halves must share no chain and no
+antithetic pair, or the noise they share counts as signal.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Float64
+
+from susc_pipeline.representation import metrics, pca
+from susc_pipeline.representation.pca import PCABasis
+
+
+class Reliability(NamedTuple):
+    """For each column: correlation of the halves, reliability of the whole, and the largest correlation to be hoped for."""
+
+    half_correlation: Float64[np.ndarray, " columns"]
+    reliability: Float64[np.ndarray, " columns"]
+    ceiling: Float64[np.ndarray, " columns"]
+
+
+def split_half(
+    halves: Sequence[tuple[Float[np.ndarray, "tokens components"], Float[np.ndarray, "tokens components"]]],
+) -> Reliability:
+    """Reliability per component from one or several splits of the chains into halves.
+
+    Args:
+        halves: for each split the two estimates of the same susceptibility matrix. Half correlations are averaged over
+            splits before they are corrected.
+    """
+    if not halves:
+        raise ValueError("split_half needs at least 1 split, got 0; estimate susceptibilities from two halves of the chains")
+    half_correlation = np.mean([metrics.correlation_per_column(a, b) for a, b in halves], axis=0)
+    reliability = spearman_brown(half_correlation, factor=2.0)
+    return Reliability(half_correlation, reliability, noise_ceiling(reliability))
+
+
+def split_half_scores(
+    halves: Sequence[tuple[Float[np.ndarray, "tokens components"], Float[np.ndarray, "tokens components"]]],
+    basis: PCABasis,
+) -> Reliability:
+    """Reliability per principal component: both halves of each split in the coordinates of one basis.
+
+    The basis belongs to the whole estimate. Halves are noisier and their z-scores wider than 1, but correlations do not
+    depend on scale, and the basis's mean cancels.
+    """
+    return split_half([(pca.transform(a, basis), pca.transform(b, basis)) for a, b in halves])
+
+
+def spearman_brown(
+    correlation: Float[np.ndarray, " columns"], *, factor: float
+) -> Float64[np.ndarray, " columns"]:
+    """Reliability of a measurement `factor` times as long: f r / (1 + (f - 1) r) (Spearman 1910; Brown 1910).
+
+    A negative correlation is returned as it is. It says that the reliability is near zero; the formula would stretch
+    -0.9 to -18.
+    """
+    if not factor > 0:
+        raise ValueError(f"factor must be positive, got {factor:g}; 2 goes from one half to the whole")
+    positive = np.maximum(correlation, 0.0).astype(np.float64)
+    return np.where(correlation > 0, factor * positive / (1.0 + (factor - 1.0) * positive), correlation)
+
+
+def noise_ceiling(reliability: Float[np.ndarray, " columns"]) -> Float64[np.ndarray, " columns"]:
+    """Expected correlation of the noiseless truth with the measurement: the root of the reliability (Spearman 1904).
+
+    No predictor that knows nothing of the noise can do better. Zero where the reliability is negative.
+    """
+    return np.sqrt(np.maximum(reliability, 0.0).astype(np.float64))
