@@ -17,6 +17,7 @@ from pathlib import Path
 from susc_pipeline.clustering.knn import KNNSettings
 from susc_pipeline.clustering.search import SearchSettings
 from susc_pipeline.representation.auxiliary import AuxSettings
+from susc_pipeline.representation.leakage import LeakageSettings
 from susc_pipeline.sampling.samplers import SAMPLERS
 
 ESTIMATORS = ("restricted", "first_order", "stein", "bif")
@@ -176,23 +177,6 @@ class RepresentationSettings:
         require(min(self.layers) >= 1, "representation.layers", self.layers, "numbers from 1")
         require(self.n_components >= 0, "representation.n_components", self.n_components, "zero or more")
         require(0 <= self.whitening_floor < 1, "representation.whitening_floor", self.whitening_floor, "in [0, 1)")
-
-
-@dataclass(frozen=True)
-class LeakageSettings:
-    """Checks of how much the predictions copy the activations."""
-
-    n_neighbors: int = 50
-    """Nearest neighbours compared by the Jaccard index."""
-    n_tokens: int = 3000
-    """Withheld tokens used, at most; the neighbour search is quadratic."""
-    n_permutations: int = 50
-    """Permutations of the chance level."""
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        for name in ("n_neighbors", "n_tokens", "n_permutations"):
-            require(getattr(self, name) >= 1, f"leakage.{name}", getattr(self, name), "at least 1")
 
 
 @dataclass(frozen=True)

@@ -50,9 +50,9 @@ RELIABILITY = {
 }
 
 
-def loss_traces(n_tokens: int) -> dict[str, pl.DataType | type[pl.DataType]]:
+def loss_traces(n_tokens: int) -> dict[str, object]:
     """Losses under every draw of one component's chains: a row is a draw, steps are counted from the trained weights."""
-    return {
+    columns = {
         "component": pl.String,
         "chain": pl.Int16,
         "draw": pl.Int32,
@@ -64,11 +64,7 @@ def loss_traces(n_tokens: int) -> dict[str, pl.DataType | type[pl.DataType]]:
         "token_losses": pl.Array(pl.Float32, n_tokens),
         "token_slopes": pl.Array(pl.Float32, n_tokens),
     }
-
-
-def vectors(name: str, width: int, dtype: type[pl.DataType] = pl.Float32) -> dict[str, pl.Array]:
-    """A column that holds one vector a token."""
-    return {name: pl.Array(dtype, width)}
+    return columns
 
 
 def token_key_frame(contexts: pl.DataFrame) -> pl.DataFrame:
@@ -91,7 +87,7 @@ def matrix(column: pl.Series, dtype: type[np.floating] = np.float32) -> Float[np
 
 
 def with_vectors(
-    keys: pl.DataFrame, dtype: type[pl.DataType] = pl.Float32, **columns: Float[np.ndarray, "tokens width"]
+    keys: pl.DataFrame, *, half_precision: bool = False, **columns: Float[np.ndarray, "tokens width"]
 ) -> pl.DataFrame:
     """The keys with one Array column for each matrix given by name.
 
@@ -105,8 +101,9 @@ def with_vectors(
         if not np.isfinite(values).all():
             n_bad = int(np.sum(~np.isfinite(values).all(axis=1)))
             raise ValueError(f"{name} must be finite, got {n_bad} tokens with nan or infinity; nothing was stored")
-        precise = values.astype(np.float16 if dtype is pl.Float16 else np.float32)
-        series.append(pl.Series(name, precise, dtype=pl.Array(dtype, values.shape[1])))
+        precise = values.astype(np.float16 if half_precision else np.float32)
+        element = pl.Float16 if half_precision else pl.Float32
+        series.append(pl.Series(name, precise, dtype=pl.Array(element, values.shape[1])))
     return keys.with_columns(series)
 
 

@@ -93,7 +93,7 @@ def _full(trained: dict[str, Tensor], deltas: dict[str, Tensor]) -> dict[str, tu
 
 
 def _linear(
-    x: Float[Tensor, "chains contexts positions inputs"],
+    x: Float[Tensor, "chains_or_one contexts positions inputs"],
     weight: tuple[Tensor, Tensor | None],
     bias: tuple[Tensor, Tensor | None] | None,
 ) -> Float[Tensor, "chains contexts positions outputs"]:
@@ -112,13 +112,13 @@ def _linear(
     return product.unflatten(1, x.shape[1:3])
 
 
-def _head(model: GPTNeoX, weights: dict, normed: Float[Tensor, "chains contexts positions hidden"]) -> Tensor:
+def _head(model: GPTNeoX, weights: dict, normed: Float[Tensor, "chains_or_one contexts positions hidden"]) -> Tensor:
     stacked = _linear(normed, weights["query_key_value"], weights.get("query_key_value_bias"))
     attended = gpt_neox.attend(stacked.flatten(0, 1).unsqueeze(-2), model).squeeze(-2)
     return _linear(attended.unflatten(0, stacked.shape[:2]), weights["output"], None)
 
 
-def _mlp(weights: dict, normed: Float[Tensor, "chains contexts positions hidden"]) -> Tensor:
+def _mlp(weights: dict, normed: Float[Tensor, "chains_or_one contexts positions hidden"]) -> Tensor:
     hidden = functional.gelu(_linear(normed, weights["up"], weights.get("up_bias")))
     return _linear(hidden, weights["down"], weights.get("down_bias"))
 

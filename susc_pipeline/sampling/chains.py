@@ -265,7 +265,7 @@ def frame(component: str, traces: LossTraces) -> pl.DataFrame:
         "token_losses": traces.token_losses,
         "token_slopes": traces.token_slopes,
     }
-    return pl.DataFrame(columns, schema=schema.loss_traces(n_tokens))
+    return pl.DataFrame(columns, schema=pl.Schema(schema.loss_traces(n_tokens)))
 
 
 def of_frame(table: pl.DataFrame) -> LossTraces:

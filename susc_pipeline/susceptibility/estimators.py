@@ -14,6 +14,7 @@ susceptibility is minus their covariance over the local posterior. Four estimato
 - `bif`: as restricted, but with the token's own loss in place of the excess.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -104,6 +105,21 @@ def halves(traces: LossTraces, *, kind: str) -> tuple[Float[np.ndarray, " tokens
         raise ValueError(f"split halves need at least 2 chains, got {len(chains_present)}; raise sampling.n_chains")
     first = np.isin(traces.chain, chains_present[::2])
     return estimate(take(traces, first), kind=kind).value, estimate(take(traces, ~first), kind=kind).value
+
+
+class ShardEstimates(NamedTuple):
+    """Susceptibilities of a shard's tokens to every component; the halves come from disjoint chains."""
+
+    value: Float[np.ndarray, "tokens components"]
+    standard_error: Float[np.ndarray, "tokens components"]
+    half_a: Float[np.ndarray, "tokens components"]
+    half_b: Float[np.ndarray, "tokens components"]
+
+
+def estimate_shard(traces: Iterable[LossTraces], *, kind: str) -> ShardEstimates:
+    """Estimates for the traces of one component after another; only one component's traces are held at a time."""
+    columns = [(*estimate(one, kind=kind), *halves(one, kind=kind)) for one in traces]
+    return ShardEstimates(*(np.stack(column, axis=1) for column in zip(*columns, strict=True)))
 
 
 def take(traces: LossTraces, rows: Bool[np.ndarray, " draws"]) -> LossTraces:

@@ -1,0 +1,131 @@
+"""The PCA basis of the ground truth, its reliability, and the auxiliary model that predicts its scores."""
+
+import dagster as dg
+import numpy as np
+import polars as pl
+
+from assets import plots, progress
+from assets.partitions import EVERY_SHARD, TRAINING, version
+from resources.storage import LanguageModelFolder
+from susc_pipeline import schema, seeds, tokens
+from susc_pipeline.config import ExperimentConfig
+from susc_pipeline.model import components
+from susc_pipeline.representation import auxiliary, evaluation, moments, pca
+from susc_pipeline.representation.auxiliary import AuxModel
+from susc_pipeline.representation.pca import PCABasis
+from susc_pipeline.susceptibility import reliability as reliabilities
+
+GROUP = "c_basis"
+
+
+@dg.asset(
+    ins={"ground_truth_susceptibilities": dg.AssetIn(partition_mapping=TRAINING)},
+    group_name=GROUP,
+    kinds={"numpy"},
+    code_version=version(1, "representation"),
+)
+def pca_basis(
+    ground_truth_susceptibilities: dict[str, pl.LazyFrame], experiment: dg.ResourceParam[ExperimentConfig]
+) -> dg.MaterializeResult[PCABasis]:
+    """Principal axes of the z-scored tokens x components matrix, from merged moments of the training shards.
+
+    z-scoring removes the scale of a component, which its size decides; withheld shards have no part in the fit.
+    """
+    shards = (schema.stack({k: f}, "susceptibility").values for k, f in sorted(ground_truth_susceptibilities.items()))
+    n_kept = experiment.representation.n_components or None
+    basis = pca.fit(moments.merge_all(moments.of(values) for values in shards), n_components=n_kept)
+    picture = plots.explained_variance(basis.explained_variance_ratio)
+    return dg.MaterializeResult(value=basis, metadata={"tokens": basis.count, "explained_variance": picture})
+
+
+@dg.asset(
+    ins={"ground_truth_susceptibilities": dg.AssetIn(partition_mapping=EVERY_SHARD)},
+    group_name=GROUP,
+    kinds={"numpy", "polars"},
+    code_version=version(1),
+)
+def reliability(
+    language_model: LanguageModelFolder,
+    ground_truth_susceptibilities: dict[str, pl.LazyFrame],
+    pca_basis: PCABasis,
+    experiment: dg.ResourceParam[ExperimentConfig],
+) -> dg.MaterializeResult[pl.DataFrame]:
+    """Split-half reliability (Spearman-Brown) of every component and PC over all ground-truth tokens, and the noise
+    ceiling, its root: the highest correlation with the measured values that any prediction can reach.
+    """
+    names = [c.name for c in components.enumerate_components(language_model.load(experiment.model).model)]
+    a, b = (schema.stack(ground_truth_susceptibilities, column).values for column in ("half_a", "half_b"))
+    by_component = reliabilities.split_half([(a, b)])
+    by_pc = reliabilities.split_half_scores([(a, b)], pca_basis)
+    pcs = [f"PC{number + 1}" for number in range(len(by_pc.ceiling))]
+    frames = [
+        pl.DataFrame({"kind": kind, "name": labels, **found._asdict()}, schema=schema.RELIABILITY)
+        for kind, labels, found in (("component", names, by_component), ("pc", pcs, by_pc))
+    ]
+    frame = pl.concat(frames)
+    means = {f"mean_{kind}": float(f["reliability"].mean()) for kind, f in zip(("component", "pc"), frames, strict=True)}
+    return dg.MaterializeResult(value=frame, metadata={**means, "reliability": plots.reliability(frame)})
+
+
+@dg.asset(
+    ins={name: dg.AssetIn(partition_mapping=EVERY_SHARD) for name in ("ground_truth_susceptibilities", "activations")},
+    group_name=GROUP,
+    kinds={"pytorch"},
+    code_version=version(1, "aux"),
+)
+def aux_model(
+    context: dg.AssetExecutionContext,
+    language_model: LanguageModelFolder,
+    ground_truth_susceptibilities: dict[str, pl.LazyFrame],
+    activations: dict[str, pl.LazyFrame],
+    pca_basis: PCABasis,
+    experiment: dg.ResourceParam[ExperimentConfig],
+) -> dg.MaterializeResult[AuxModel]:
+    """One hidden layer from the residual stream to PC scores: the susceptibilities of a token for one forward pass.
+
+    Trained on the training shards; stopped early by half of the withheld documents, whose chains are their own: noise
+    of shared draws is a function of the token, and a model stopped on it would go on learning it.
+    """
+    data = evaluation.split(activations, ground_truth_susceptibilities, pca_basis, tokens.training_keys(experiment.tokens))
+    width = experiment.aux.hidden_multiplier * language_model.load(experiment.model).model.hidden_size
+    rng = np.random.default_rng(seeds.sequence(experiment.seed, "aux_model"))
+    report = progress.reporter(context, "epochs")
+    training = auxiliary.train(
+        data.training.activations,
+        data.training.scores,
+        stopping_activations=data.stopping.activations,
+        stopping_targets=data.stopping.scores,
+        settings=experiment.aux,
+        hidden_width=width,
+        rng=rng,
+        progress=lambda epoch, loss: report(epoch, experiment.aux.max_epochs),
+    )
+    history = training.history
+    metadata = {"best_epoch": history.best_epoch, "training_tokens": len(data.training.scores), "hidden_width": width}
+    return dg.MaterializeResult(value=training.model, metadata={**metadata, "training": plots.training(history)})
+
+
+@dg.asset(
+    ins={name: dg.AssetIn(partition_mapping=EVERY_SHARD) for name in ("ground_truth_susceptibilities", "activations")},
+    group_name=GROUP,
+    kinds={"numpy", "polars"},
+    code_version=version(1),
+)
+def aux_correlation(
+    ground_truth_susceptibilities: dict[str, pl.LazyFrame],
+    activations: dict[str, pl.LazyFrame],
+    pca_basis: PCABasis,
+    aux_model: AuxModel,
+    experiment: dg.ResourceParam[ExperimentConfig],
+) -> dg.MaterializeResult[pl.DataFrame]:
+    """Pearson r of predicted with measured scores, per PC, on withheld documents that early stopping has not seen.
+
+    Beside it the noise ceiling of the same tokens, the 95 % interval over documents, the 95 % point of a permutation
+    null, and the r of a ridge regression on the same data.
+    """
+    data = evaluation.split(activations, ground_truth_susceptibilities, pca_basis, tokens.training_keys(experiment.tokens))
+    rng = np.random.default_rng(seeds.sequence(experiment.seed, "aux_correlation"))
+    frame = evaluation.correlation_table(data, aux_model, pca_basis, rng)
+    means = {f"mean_{name}": float(frame[name].mean()) for name in ("r", "ceiling", "ridge_r")}
+    metadata = {**means, "withheld_tokens": len(data.test.scores), "correlation": plots.correlation(frame)}
+    return dg.MaterializeResult(value=frame, metadata=metadata)

@@ -1,0 +1,105 @@
+"""The k-NN graph and its clusters, with whitening and, on the same tokens, without."""
+
+import dagster as dg
+import numpy as np
+import polars as pl
+from scipy import sparse
+
+from assets import plots, progress
+from assets.partitions import EVERY_SHARD, version
+from resources.storage import LanguageModelFolder
+from resources.language_model import token_texts
+from susc_pipeline import schema, seeds
+from susc_pipeline.clustering import agreement, knn, reading, search
+from susc_pipeline.config import ExperimentConfig
+
+GROUP = "e_clusters"
+ALL_WHITENED = {"whitened_susceptibilities": dg.AssetIn(partition_mapping=EVERY_SHARD)}
+
+
+@dg.asset(ins=ALL_WHITENED, group_name=GROUP, kinds={"numpy"}, code_version=version(1, "knn"))
+def knn_graph(
+    whitened_susceptibilities: dict[str, pl.LazyFrame], experiment: dg.ResourceParam[ExperimentConfig]
+) -> dg.MaterializeResult[sparse.csr_array]:
+    """Symmetric graph that joins tokens near in whitened susceptibility, edge weights falling with distance.
+
+    A vertex is a token; vertices are numbered by shard, context and position.
+    """
+    tokens = schema.stack(whitened_susceptibilities, "whitened")
+    rng = np.random.default_rng(seeds.sequence(experiment.seed, "knn_graph"))
+    graph = knn.knn_graph(tokens.values, experiment.knn, rng)
+    return dg.MaterializeResult(value=graph, metadata={"vertices": graph.shape[0], "edges": graph.nnz // 2})
+
+
+@dg.multi_asset(
+    ins={**ALL_WHITENED, "token_shards": dg.AssetIn(partition_mapping=EVERY_SHARD)},
+    specs=[
+        dg.AssetSpec(
+            name,
+            group_name=GROUP,
+            kinds={"numpy", "parquet"},
+            code_version=version(1, "clustering"),
+            description=text,
+        )
+        for name, text in (
+            (
+                "clusters",
+                "Local-PageRank clusters of tokens (Andersen, Chung and Lang 2006): size, conductance, volume, density, "
+                "seed; numbered by rising conductance = leaving / (leaving + staying) edge weight.",
+            ),
+            ("cluster_members", "The tokens of each cluster, most central first, with the shard that each is in."),
+        )
+    ],
+)
+def find_clusters(
+    context: dg.AssetExecutionContext,
+    language_model: LanguageModelFolder,
+    token_shards: dict[str, pl.LazyFrame],
+    whitened_susceptibilities: dict[str, pl.LazyFrame],
+    knn_graph: sparse.csr_array,
+    experiment: dg.ResourceParam[ExperimentConfig],
+):
+    """Seed by seed: personalised PageRank, sweep, cluster, until every token is visited."""
+    rng = np.random.default_rng(seeds.sequence(experiment.seed, "clusters"))
+    report = progress.reporter(context, "tokens visited")
+    found = search.find_clusters(knn_graph, experiment.clustering, rng, progress=report)
+    tokens = schema.stack(whitened_susceptibilities, "whitened")
+    table, members = reading.cluster_table(found, tokens), reading.member_table(found, tokens)
+    contexts = pl.concat([token_shards[shard] for shard in sorted(token_shards)]).collect()
+    loaded = language_model.load(experiment.model)
+    texts = token_texts(loaded.tokenizer, loaded.model.vocabulary_size)
+    best = plots.best_clusters(table, members, contexts, texts)
+    counts = {"clusters": table.height, "clustered_tokens": members.height, "tokens": len(tokens.values)}
+    yield dg.MaterializeResult(
+        asset_key="clusters", value=table, metadata={**counts, "best": best, "sizes": plots.clusters(table)}
+    )
+    yield dg.MaterializeResult(asset_key="cluster_members", value=members, metadata={"dagster/row_count": members.height})
+
+
+@dg.asset(
+    ins={"predicted_susceptibilities": dg.AssetIn(partition_mapping=EVERY_SHARD)},
+    group_name=GROUP,
+    kinds={"numpy", "parquet"},
+    code_version=version(1, "knn", "clustering"),
+)
+def unwhitened_cluster_members(
+    context: dg.AssetExecutionContext,
+    predicted_susceptibilities: dict[str, pl.LazyFrame],
+    cluster_members: pl.DataFrame,
+    experiment: dg.ResourceParam[ExperimentConfig],
+) -> dg.MaterializeResult[pl.DataFrame]:
+    """The whitening ablation: clusters of the same tokens by the same search, in predicted scores as they are."""
+    tokens = schema.stack(predicted_susceptibilities, "prediction")
+    graph_rng, search_rng = (
+        np.random.default_rng(seeds.sequence(experiment.seed, name, "unwhitened")) for name in ("knn_graph", "clusters")
+    )
+    graph = knn.knn_graph(tokens.values, experiment.knn, graph_rng)
+    report = progress.reporter(context, "tokens visited")
+    found = search.find_clusters(graph, experiment.clustering, search_rng, progress=report)
+    whitened = reading.labels(cluster_members, tokens)
+    metadata = {
+        "clusters": len(found.size),
+        "clustered_tokens": int(found.size.sum()),
+        "adjusted_rand_index_with_whitened": agreement.adjusted_rand_index(found.labels, whitened),
+    }
+    return dg.MaterializeResult(value=reading.member_table(found, tokens), metadata=metadata)

@@ -1,0 +1,41 @@
+"""The Dagster code location: all assets, checks, jobs and resources of the experiment in force."""
+
+import sys
+from pathlib import Path
+
+# `dagster dev -w workspace.yaml` loads this file by its path, from whatever directory; the packages lie beside it.
+CHECKOUT = str(Path(__file__).resolve().parent.parent)
+if CHECKOUT not in sys.path:
+    sys.path.insert(0, CHECKOUT)
+
+import dagster as dg  # noqa: E402
+
+from assets import basis, checks, clusters, corpus, ground_truth, partitions, prediction  # noqa: E402
+from resources import experiment as experiments  # noqa: E402
+from resources.storage import ArtifactIOManager, Store  # noqa: E402
+
+MODULES = (corpus, ground_truth, basis, prediction, clusters)
+
+
+def build_definitions(**overrides: object) -> dg.Definitions:
+    """The definitions, with resources replaced by keyword."""
+    store = Store(experiments.store_root(partitions.EXPERIMENT))
+    resources = {"experiment": partitions.EXPERIMENT, "store": store, "io_manager": ArtifactIOManager(store)}
+    jobs = [
+        dg.define_asset_job("ground_truth", dg.AssetSelection.assets("sgld_samples", "ground_truth_susceptibilities", "activations")),
+        dg.define_asset_job("basis", dg.AssetSelection.groups(basis.GROUP)),
+        dg.define_asset_job("upsample", dg.AssetSelection.assets("predicted_susceptibilities")),
+        dg.define_asset_job("whiten", dg.AssetSelection.assets("whitened_susceptibilities")),
+        dg.define_asset_job("cluster", dg.AssetSelection.groups(clusters.GROUP)),
+    ]
+    forkserver = {"start_method": {"forkserver": {"preload_modules": ["torch", "dagster"]}}, "max_concurrent": 1}
+    return dg.Definitions(
+        assets=dg.load_assets_from_modules(MODULES),
+        asset_checks=checks.ALL,
+        jobs=jobs,
+        resources={**resources, **overrides},
+        executor=dg.multiprocess_executor.configured(forkserver),
+    )
+
+
+defs = build_definitions()

@@ -1,0 +1,100 @@
+"""Sampled susceptibilities: chains around w*, their covariances, and what the model's own activations were."""
+
+import dagster as dg
+import polars as pl
+
+from assets import plots, progress
+from assets.partitions import GROUND_TRUTH_SHARDS, version
+from resources.storage import LanguageModelFolder, Store, TraceFolder
+from susc_pipeline import schema, seeds
+from susc_pipeline.config import ExperimentConfig
+from susc_pipeline.model import components, gpt_neox
+from susc_pipeline.sampling import chains
+from susc_pipeline.susceptibility import estimators
+
+GROUP = "b_ground_truth"
+
+
+@dg.asset(
+    partitions_def=GROUND_TRUTH_SHARDS,
+    group_name=GROUP,
+    kinds={"pytorch", "parquet"},
+    code_version=version(1, "sampling"),
+    pool="sampling",
+)
+def sgld_samples(
+    context: dg.AssetExecutionContext,
+    language_model: LanguageModelFolder,
+    token_shards: pl.DataFrame,
+    sampling_contexts: pl.DataFrame,
+    experiment: dg.ResourceParam[ExperimentConfig],
+    store: dg.ResourceParam[Store],
+) -> dg.MaterializeResult[TraceFolder]:
+    """Losses under every draw of chains that shake one component of the model at a time.
+
+    The chains sample p(w) ~ exp(-n_beta L(w) - localization/2 |w - w*|^2) over that component's weights (Lau et al. 2023;
+    Baker et al. 2025). One file a component, so an interrupted shard goes on where it stopped.
+    """
+    shard, model = context.partition_key, language_model.load(experiment.model).model
+    roles = {role: schema.token_ids(sampling_contexts.filter(role=role)) for role in ("minibatch", "observable")}
+    contexts = chains.sampling_contexts(model, shard=schema.token_ids(token_shards), **roles)
+    inputs = [store.manifest(*key) for key in (("language_model",), ("token_shards", shard), ("sampling_contexts",))]
+    traces = store.traces(shard, f"{version(1, 'sampling')}-{'-'.join(m['sha256'][:8] for m in inputs if m)}")
+    found = components.enumerate_components(model)
+    with store.lock("sgld_samples", shard):
+        for component in progress.track(context, found, f"components of {shard}"):
+            if not traces.has(component.name):
+                seed = seeds.sequence(experiment.seed, "sgld_samples", shard, component.name)
+                sampled = chains.sample(model, component, experiment.sampling, contexts, seed)
+                traces.write(component.name, chains.frame(component.name, sampled))
+    picture = plots.loss_traces({c.name: chains.of_frame(traces.read(c.name)) for c in found[:: max(1, len(found) // 6)]})
+    return dg.MaterializeResult(value=traces, metadata={"components": len(found), "loss_traces": picture})
+
+
+@dg.asset(
+    partitions_def=GROUND_TRUTH_SHARDS,
+    group_name=GROUP,
+    kinds={"numpy", "polars"},
+    code_version=version(1, "susceptibility"),
+)
+def ground_truth_susceptibilities(
+    language_model: LanguageModelFolder,
+    token_shards: pl.DataFrame,
+    sgld_samples: TraceFolder,
+    experiment: dg.ResourceParam[ExperimentConfig],
+) -> dg.MaterializeResult[pl.DataFrame]:
+    """How each component responds to each token: chi = -Cov[phi, l_xy - L] over the draws, with its standard error.
+
+    `half_a` and `half_b` are the same from disjoint halves of the chains: what reliability is computed from.
+    """
+    names = [c.name for c in components.enumerate_components(language_model.load(experiment.model).model)]
+    traces = (chains.of_frame(sgld_samples.read(name)) for name in names)
+    found = estimators.estimate_shard(traces, kind=experiment.susceptibility.estimator)
+    keys = schema.token_key_frame(token_shards)
+    frame = schema.with_vectors(
+        keys,
+        susceptibility=found.value,
+        standard_error=found.standard_error,
+        half_a=found.half_a,
+        half_b=found.half_b,
+    )
+    picture = plots.signal_and_error(names, found.value.std(axis=0), found.standard_error.mean(axis=0))
+    return dg.MaterializeResult(value=frame, metadata={"dagster/row_count": frame.height, "signal_and_error": picture})
+
+
+@dg.asset(
+    partitions_def=GROUND_TRUTH_SHARDS,
+    group_name=GROUP,
+    kinds={"pytorch", "parquet"},
+    code_version=version(1, "representation"),
+)
+def activations(
+    language_model: LanguageModelFolder, token_shards: pl.DataFrame, experiment: dg.ResourceParam[ExperimentConfig]
+) -> dg.MaterializeResult[pl.DataFrame]:
+    """Residual stream after the chosen layers at each token's own position, concatenated: the auxiliary model's input."""
+    model = language_model.load(experiment.model).model
+    ids = schema.token_ids(token_shards)
+    found = gpt_neox.activations(model, ids, layers=experiment.representation.layers)
+    frame = schema.with_vectors(schema.token_key_frame(token_shards), half_precision=True, activation=found.features)
+    metadata = {"dagster/row_count": frame.height, "features": found.features.shape[1], "mean_loss": float(found.losses.mean())}
+    return dg.MaterializeResult(value=frame, metadata=metadata)

@@ -1,0 +1,20 @@
+"""The experiment in force, its token shards as partitions, and the version of each asset's code and settings."""
+
+import dagster as dg
+
+from resources import experiment as experiments
+from susc_pipeline import tokens
+
+EXPERIMENT = experiments.load()
+SHARDS = dg.StaticPartitionsDefinition(tokens.shard_keys(EXPERIMENT.tokens))
+GROUND_TRUTH_SHARDS = dg.StaticPartitionsDefinition(tokens.ground_truth_keys(EXPERIMENT.tokens))
+TRAINING = dg.SpecificPartitionsPartitionMapping(tokens.training_keys(EXPERIMENT.tokens))
+EVERY_SHARD = dg.AllPartitionMapping()
+
+
+def version(number: int, *sections: str) -> str:
+    """Code version of an asset: it changes with its code (bump the number) and with the settings that it reads.
+
+    Dagster then shows as stale just the assets that a change of the experiment's file concerns.
+    """
+    return f"{number}-{EXPERIMENT.digest(*sections)}"

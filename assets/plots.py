@@ -1,0 +1,158 @@
+"""Pictures and tables for the metadata of a materialization. Numbers are computed in the core, drawn here."""
+
+import base64
+import html
+import io
+
+import dagster as dg
+import matplotlib
+import numpy as np
+import polars as pl
+from matplotlib.figure import Figure
+
+from susc_pipeline.clustering import reading
+from susc_pipeline.representation.auxiliary import History
+from susc_pipeline.sampling.chains import LossTraces
+
+matplotlib.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
+BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#777777"
+N_BEST = 10
+N_EXAMPLES = 4
+
+
+def _png(figure: Figure) -> dg.MarkdownMetadataValue:
+    """The figure on white, which is legible in both themes of the UI."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100, facecolor="white", bbox_inches="tight")
+    return dg.MetadataValue.md(f"![plot](data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()})")
+
+
+def loss_traces(traces: dict[str, LossTraces]) -> dg.MarkdownMetadataValue:
+    """Mean loss of the observable set by step, a line a chain, beside the loss at w*."""
+    n_columns = min(4, len(traces))
+    figure = Figure(figsize=(3 * n_columns, 2.2 * -(-len(traces) // n_columns)), layout="constrained")
+    panels = figure.subplots(-(-len(traces) // n_columns), n_columns, squeeze=False).ravel()
+    for panel, (name, one) in zip(panels, traces.items(), strict=False):
+        for chain in np.unique(one.chain):
+            rows = one.chain == chain
+            panel.plot(one.step[rows], one.mean_loss[rows], color=BLUE, alpha=0.5, linewidth=1)
+        panel.axhline(one.init_loss, color=ORANGE, linewidth=1)
+        panel.set(title=name, xlabel="step", ylabel="mean loss (nats)")
+    return _png(figure)
+
+
+def signal_and_error(names: list[str], signal: np.ndarray, error: np.ndarray) -> dg.MarkdownMetadataValue:
+    """Spread over tokens of each component's susceptibility, beside its mean standard error."""
+    figure = Figure(figsize=(max(5, 0.28 * len(names)), 2.6), layout="constrained")
+    panel = figure.subplots()
+    panel.semilogy(signal, "o", color=BLUE, markersize=4, label="standard deviation over tokens")
+    panel.semilogy(error, "_", color=ORANGE, markersize=8, label="mean standard error")
+    panel.set(ylabel="susceptibility (nats²)")
+    panel.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
+    panel.legend(frameon=False)
+    return _png(figure)
+
+
+def explained_variance(ratio: np.ndarray) -> dg.MarkdownMetadataValue:
+    """Share of variance of each principal component, and cumulated."""
+    figure = Figure(figsize=(5, 2.6), layout="constrained")
+    panel = figure.subplots()
+    pcs = np.arange(1, len(ratio) + 1)
+    panel.bar(pcs, ratio, color=BLUE)
+    panel.plot(pcs, np.cumsum(ratio), color=ORANGE, label="cumulated")
+    panel.set(xlabel="principal component", ylabel="share of variance", ylim=(0, 1.02))
+    panel.legend(frameon=False)
+    return _png(figure)
+
+
+def variance(values: np.ndarray) -> dg.MarkdownMetadataValue:
+    """Variance of the predicted scores along each direction kept."""
+    figure = Figure(figsize=(5, 2.4), layout="constrained")
+    panel = figure.subplots()
+    panel.semilogy(np.arange(1, len(values) + 1), values, "o-", color=BLUE, markersize=3)
+    panel.set(xlabel="direction", ylabel="variance of predicted scores")
+    return _png(figure)
+
+
+def reliability(frame: pl.DataFrame) -> dg.MarkdownMetadataValue:
+    """Split-half reliability of each component and PC."""
+    figure = Figure(figsize=(max(6, 0.16 * frame.height), 2.8), layout="constrained")
+    panel = figure.subplots()
+    colours = [BLUE if kind == "component" else ORANGE for kind in frame["kind"]]
+    panel.bar(range(frame.height), frame["reliability"].to_numpy(), color=colours)
+    panel.set_xticks(range(frame.height), frame["name"].to_list(), rotation=90, fontsize=6)
+    panel.set(ylabel="reliability", ylim=(min(0, frame["reliability"].min()), 1))
+    return _png(figure)
+
+
+def training(history: History) -> dg.MarkdownMetadataValue:
+    """Training and stopping loss by epoch."""
+    figure = Figure(figsize=(5, 2.4), layout="constrained")
+    panel = figure.subplots()
+    panel.plot(history.training_loss, color=BLUE, label="training")
+    panel.plot(history.stopping_loss, color=ORANGE, label="withheld documents")
+    panel.axvline(history.best_epoch, color=GREY, linewidth=1)
+    panel.set(xlabel="epoch", ylabel="loss / target variance")
+    panel.legend(frameon=False)
+    return _png(figure)
+
+
+def correlation(frame: pl.DataFrame) -> dg.MarkdownMetadataValue:
+    """Correlation of predicted with measured scores per PC, the noise ceiling, the null, and ridge regression."""
+    figure = Figure(figsize=(6, 3), layout="constrained")
+    panel = figure.subplots()
+    pc, r = frame["pc"].to_numpy(), frame["r"].to_numpy()
+    error = np.maximum(np.stack([r - frame["low"].to_numpy(), frame["high"].to_numpy() - r]), 0)
+    panel.bar(pc, r, yerr=error, color=BLUE, error_kw={"linewidth": 1}, label="auxiliary model, 95 % interval")
+    panel.plot(pc, frame["ceiling"].to_numpy(), "_", color=ORANGE, markersize=10, markeredgewidth=2, label="noise ceiling")
+    panel.plot(pc, frame["null_95"].to_numpy(), ":", color=GREY, label="95 % of permutations")
+    panel.plot(pc, frame["ridge_r"].to_numpy(), "x", color="black", markersize=4, label="ridge regression")
+    panel.set(xlabel="principal component", ylabel="Pearson r, withheld documents", ylim=(min(0, r.min()), 1.05))
+    panel.legend(frameon=False, fontsize=7)
+    return _png(figure)
+
+
+def leakage(frame: pl.DataFrame) -> dg.MarkdownMetadataValue:
+    """CKA and Jaccard by layer, for ground truth and predictions, beside chance."""
+    figure = Figure(figsize=(7, 2.6), layout="constrained")
+    for panel, measure in zip(figure.subplots(1, 2), ("cka", "jaccard"), strict=True):
+        for colour, (name,) in zip((BLUE, ORANGE), frame.select("space").unique(maintain_order=True).iter_rows(), strict=False):
+            one = frame.filter(space=name)
+            panel.plot(one["layer"], one[measure], "o-", color=colour, label=name.replace("_", " "))
+        panel.plot(one["layer"], one[f"{measure}_chance"], ":", color=GREY, label="chance")
+        panel.set(xlabel="layer of the activations", ylabel=measure, ylim=(0, None))
+        panel.legend(frameon=False)
+    return _png(figure)
+
+
+def clusters(table: pl.DataFrame) -> dg.MarkdownMetadataValue:
+    """Histograms of cluster size and conductance."""
+    figure = Figure(figsize=(7, 2.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    if table.height:
+        left.hist(np.log10(table["size"].to_numpy()), bins=30, color=BLUE)
+        right.hist(table["conductance"].to_numpy(), bins=30, color=BLUE)
+    left.set(xlabel="log10 of size (tokens)", ylabel="clusters")
+    right.set(xlabel="conductance", ylabel="clusters")
+    return _png(figure)
+
+
+def best_clusters(
+    table: pl.DataFrame, members: pl.DataFrame, contexts: pl.DataFrame, texts: list[str]
+) -> dg.MarkdownMetadataValue:
+    """The clusters of least conductance with their most central tokens; corpus text is escaped, never interpreted."""
+    lines = ["| cluster | size | conductance | central tokens in context |", "|---|---|---|---|"]
+    for row in table.head(N_BEST).iter_rows(named=True):
+        found = reading.examples(members, contexts, texts, cluster=row["cluster"], n_examples=N_EXAMPLES)
+        shown = "<br>".join(f"{_plain(e.before)}**⟦{_plain(e.token)}⟧**{_plain(e.after)}" for e in found)
+        lines.append(f"| {row['cluster']} | {row['size']} | {row['conductance']:.3f} | {shown} |")
+    return dg.MetadataValue.md("\n".join(lines))
+
+
+def _plain(text: str) -> str:
+    """Text from a corpus as one line that neither HTML nor Markdown takes for anything else."""
+    visible = text.replace("\n", "⏎").replace("\t", "⇥").replace("\r", "␍")
+    escaped = html.escape(visible)
+    for character in "\\`*_[]()|#~!{}":
+        escaped = escaped.replace(character, f"&#{ord(character)};")
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in escaped)

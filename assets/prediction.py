@@ -1,0 +1,102 @@
+"""Predicted susceptibilities for every shard, their whitening, and how much of the activations leaks through."""
+
+import dagster as dg
+import numpy as np
+import polars as pl
+
+from assets import plots
+from assets.partitions import EVERY_SHARD, SHARDS, version
+from resources.storage import LanguageModelFolder
+from susc_pipeline import schema, seeds, tokens
+from susc_pipeline.config import ExperimentConfig
+from susc_pipeline.model import gpt_neox
+from susc_pipeline.representation import auxiliary, leakage as leakages, moments, whitening
+from susc_pipeline.representation.auxiliary import AuxModel
+from susc_pipeline.representation.whitening import WhiteningBasis
+
+GROUP = "d_prediction"
+
+
+@dg.asset(
+    partitions_def=SHARDS, group_name=GROUP, kinds={"pytorch", "parquet"}, code_version=version(1, "representation")
+)
+def predicted_susceptibilities(
+    language_model: LanguageModelFolder,
+    token_shards: pl.DataFrame,
+    aux_model: AuxModel,
+    experiment: dg.ResourceParam[ExperimentConfig],
+) -> dg.MaterializeResult[pl.DataFrame]:
+    """PC scores that the auxiliary model predicts for each token, and the token's loss: one forward pass of the model."""
+    model = language_model.load(experiment.model).model
+    found = gpt_neox.activations(model, schema.token_ids(token_shards), layers=experiment.representation.layers)
+    keys = schema.token_key_frame(token_shards).with_columns(loss=pl.Series(found.losses))
+    frame = schema.with_vectors(keys, prediction=auxiliary.predict(aux_model, found.features))
+    metadata = {"dagster/row_count": frame.height, "mean_loss": float(found.losses.mean())}
+    return dg.MaterializeResult(value=frame, metadata=metadata)
+
+
+@dg.asset(
+    ins={"predicted_susceptibilities": dg.AssetIn(partition_mapping=EVERY_SHARD)},
+    group_name=GROUP,
+    kinds={"numpy"},
+    code_version=version(1, "representation"),
+)
+def whitening_basis(
+    predicted_susceptibilities: dict[str, pl.LazyFrame], experiment: dg.ResourceParam[ExperimentConfig]
+) -> dg.MaterializeResult[WhiteningBasis]:
+    """Directions of the predicted scores and the variance along each, from merged moments of all shards.
+
+    Directions with too little variance are dropped: scaled up, they would fill all distances with noise.
+    """
+    shards = (schema.stack({k: f}, "prediction").values for k, f in sorted(predicted_susceptibilities.items()))
+    merged = moments.merge_all(moments.of(values) for values in shards)
+    basis = whitening.fit(merged, relative_floor=experiment.representation.whitening_floor)
+    metadata = {"tokens": basis.count, "directions_kept": len(basis.variance), "directions_dropped": basis.n_dropped}
+    return dg.MaterializeResult(value=basis, metadata={**metadata, "variance": plots.variance(basis.variance)})
+
+
+@dg.asset(partitions_def=SHARDS, group_name=GROUP, kinds={"numpy", "parquet"}, code_version=version(1))
+def whitened_susceptibilities(
+    predicted_susceptibilities: pl.LazyFrame, whitening_basis: WhiteningBasis
+) -> dg.MaterializeResult[pl.DataFrame]:
+    """Predicted scores rotated and scaled so that every direction kept has unit variance over all shards."""
+    shard = schema.stack({"": predicted_susceptibilities}, "prediction")
+    frame = schema.with_vectors(shard.keys, whitened=whitening.transform(shard.values, whitening_basis))
+    return dg.MaterializeResult(value=frame, metadata={"dagster/row_count": frame.height})
+
+
+@dg.asset(
+    ins={
+        "ground_truth_susceptibilities": dg.AssetIn(partition_mapping=EVERY_SHARD),
+        "activations": dg.AssetIn(partition_mapping=EVERY_SHARD),
+        "predicted_susceptibilities": dg.AssetIn(partition_mapping=EVERY_SHARD),
+    },
+    group_name=GROUP,
+    kinds={"numpy", "polars"},
+    code_version=version(1, "leakage"),
+)
+def leakage(
+    ground_truth_susceptibilities: dict[str, pl.LazyFrame],
+    activations: dict[str, pl.LazyFrame],
+    predicted_susceptibilities: dict[str, pl.LazyFrame],
+    experiment: dg.ResourceParam[ExperimentConfig],
+) -> dg.MaterializeResult[pl.DataFrame]:
+    """How alike activations and susceptibilities are on withheld tokens, layer by layer: linear CKA and shared nearest
+    neighbours, for the ground truth and for the predictions, beside the level of chance.
+
+    If predictions were activations in disguise, theirs would be far above the ground truth's.
+    """
+    shards = tokens.validation_keys(experiment.tokens)
+    truth, active, predicted = (
+        schema.stack({shard: frames[shard] for shard in shards}, column).values
+        for frames, column in (
+            (ground_truth_susceptibilities, "susceptibility"),
+            (activations, "activation"),
+            (predicted_susceptibilities, "prediction"),
+        )
+    )
+    rng = np.random.default_rng(seeds.sequence(experiment.seed, "leakage"))
+    layers = experiment.representation.layers
+    spaces = {"ground_truth": truth, "prediction": predicted}
+    frame = leakages.table(active, spaces, layers=layers, settings=experiment.leakage, rng=rng)
+    return dg.MaterializeResult(value=frame, metadata={"dagster/row_count": frame.height, "leakage": plots.leakage(frame)})

@@ -1,0 +1,157 @@
+"""The walk over the asset graph: which artifacts are up to date, their materialization in order, and the report."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+import dagster as dg
+import polars as pl
+
+from assets import partitions
+from resources import experiment as experiments
+from resources import warehouse
+from resources.language_model import token_texts
+from resources.storage import LanguageModelFolder, Store, write_json
+from susc_pipeline.clustering import reading
+
+QUIET = {"loggers": {"console": {"config": {"log_level": "ERROR"}}}}
+
+
+class Unit(NamedTuple):
+    """What one run makes: an asset, or the assets of one computation, for one shard or without shards."""
+
+    assets: tuple[str, ...]
+    shard: str | None
+
+    def __str__(self) -> str:
+        """Such as `token_shards shard-00003`."""
+        return f"{' + '.join(self.assets)} {self.shard or ''}".strip()
+
+
+def units(definitions: dg.Definitions, selected: list[str], shard: str | None) -> Iterator[Unit]:
+    """All units in order of the graph; those of one asset in order of shard."""
+    graph = definitions.resolve_asset_graph()
+    known = sorted(key.to_user_string() for key in graph.get_all_asset_keys())
+    for name in selected:
+        if name not in known:
+            raise ValueError(f"unknown asset {name!r}; known are {', '.join(known)}")
+    seen: set[str] = set()
+    for level in graph.toposorted_asset_keys_by_level:
+        for key in sorted(level, key=lambda k: k.to_user_string()):
+            node = graph.get(key)
+            names = tuple(sorted(k.to_user_string() for k in node.execution_set_asset_keys))
+            if names[0] in seen or (selected and not set(selected) & set(names)):
+                continue
+            seen.update(names)
+            keys = node.partitions_def.get_partition_keys() if node.partitions_def else [None]
+            if shard is not None and node.partitions_def and shard not in keys and selected:
+                raise ValueError(f"{names[0]} has no shard {shard!r}; it has {keys[0]} ... {keys[-1]}")
+            yield from (Unit(names, k) for k in keys if shard is None or k in (None, shard))
+
+
+def is_current(store: Store, definitions: dg.Definitions, unit: Unit) -> bool:
+    """Whether every artifact of the unit is there, made by today's code and settings from today's inputs."""
+    graph = definitions.resolve_asset_graph()
+    for name in unit.assets:
+        manifest = store.manifest(name, unit.shard)
+        if manifest is None or manifest["code_version"] != graph.get(dg.AssetKey(name)).code_version:
+            return False
+        for source, digest in manifest["inputs"].items():
+            asset, _, shard = source.partition("/")
+            found = store.manifest(asset, shard or None)
+            if found is None or found["sha256"] != digest:
+                return False
+        place, table = store.path(name, unit.shard), store.table(name, unit.shard)
+        if not (table.is_file() or place.is_dir()):
+            return False
+    return True
+
+
+def materialize(module: ModuleType, home: Path, *, selected: list[str], shard: str | None) -> int:
+    """Run every unit that is not current, one after another; the number of runs.
+
+    Raises:
+        ValueError: a run failed, with the message of what failed in it.
+    """
+    store = Store(experiments.store_root(partitions.EXPERIMENT))
+    everything = [*dg.load_assets_from_modules(module.MODULES), *module.checks.ALL]
+    todo = list(units(module.defs, selected, shard))
+    seconds: dict[str, float] = {}
+    n_done = 0
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        for number, unit in enumerate(todo):
+            if is_current(store, module.defs, unit):
+                continue
+            started = time.monotonic()
+            print(f"[{number + 1}/{len(todo)}] {unit} ...", flush=True)
+            result = dg.materialize(
+                everything,
+                selection=dg.AssetSelection.assets(*unit.assets),
+                partition_key=unit.shard,
+                instance=instance,
+                resources=module.defs.resources,
+                run_config=QUIET,
+                raise_on_error=False,
+            )
+            if not result.success:
+                raise ValueError(f"{unit}: {_failure(result)}")
+            for check in result.get_asset_check_evaluations():
+                if not check.passed:
+                    print(f"      check {check.check_name} failed: {check.description}", flush=True)
+            taken = time.monotonic() - started
+            print(f"[{number + 1}/{len(todo)}] {unit} done in {taken:.1f} s", flush=True)
+            seconds["+".join(unit.assets)] = seconds.get("+".join(unit.assets), 0.0) + taken
+            n_done += 1
+    if n_done:
+        previous = store.root / "seconds.json"
+        old = json.loads(previous.read_text()) if previous.is_file() else {}
+        write_json({**old, **{name: round(value, 2) for name, value in seconds.items()}}, previous)
+    return n_done
+
+
+def _failure(result: dg.ExecuteInProcessResult) -> str:
+    """Message of the innermost error of a failed run."""
+    for event in result.all_events:
+        data = event.event_specific_data
+        error = getattr(data, "error", None)
+        while error is not None and error.cause is not None:
+            error = error.cause
+        if error is not None:
+            return error.message.strip().partition(": ")[2] or error.message.strip()
+    return "failed without a message; run again with --verbose"
+
+
+def report(module: ModuleType, n_done: int, seconds: float) -> None:
+    """Refresh the warehouse if anything changed, and print the best clusters and where to look."""
+    experiment = partitions.EXPERIMENT
+    store = Store(experiments.store_root(experiment))
+    folder = LanguageModelFolder(store.path("language_model"))
+    if not n_done:
+        print(f"everything of experiment {experiment.name} is up to date ({seconds:.1f} s)")
+    elif folder.path.is_dir():
+        warehouse.refresh(store, folder.load(experiment.model))
+    if store.manifest("cluster_members") and folder.path.is_dir():
+        _print_best(store, folder)
+    print(f"\nartifacts: {store.root}\nSQL:       duckdb {store.root / 'warehouse.duckdb'}\nlineage:   make ui")
+
+
+def _print_best(store: Store, folder: LanguageModelFolder) -> None:
+    table = pl.read_parquet(store.table("clusters"))
+    members = pl.read_parquet(store.table("cluster_members"))
+    contexts = pl.concat([pl.read_parquet(path) for path in sorted(store.path("token_shards").glob("*.parquet"))])
+    loaded = folder.load(partitions.EXPERIMENT.model)
+    texts = token_texts(loaded.tokenizer, loaded.model.vocabulary_size)
+    print(f"\n{table.height} clusters; the ten of least conductance, with three of their tokens ⟦in context⟧:")
+    for row in table.head(10).iter_rows(named=True):
+        print(f"  cluster {row['cluster']}: {row['size']} tokens, conductance {row['conductance']:.3f}")
+        for example in reading.examples(members, contexts, texts, cluster=row["cluster"], n_examples=3):
+            print(f"    {visible(example.before)}⟦{visible(example.token)}⟧{visible(example.after)}")
+
+
+def visible(text: str) -> str:
+    """Text from a corpus on one line, with nothing in it that a terminal would obey."""
+    shown = text.replace("\n", "⏎").replace("\t", "⇥")
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in shown)

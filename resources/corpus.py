@@ -1,0 +1,36 @@
+"""The experiment's corpus as tokenized documents, read once a process."""
+
+import functools
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+from susc_pipeline import corpus, tokens
+from susc_pipeline.config import CorpusSettings, ModelSettings
+from susc_pipeline.corpus import Document
+from susc_pipeline.tokens import TokenizedDocument
+
+from resources import language_model
+
+
+def documents(settings: CorpusSettings) -> Iterator[Document]:
+    """Documents of the corpus that the settings name."""
+    match settings.kind:
+        case "python_standard_library":
+            return corpus.python_standard_library(Path(sysconfig.get_path("stdlib")))
+        case "files":
+            return corpus.local_files(Path(settings.path), text_column=settings.text_column)
+        case _:
+            return corpus.hub_dataset(
+                settings.path,
+                revision=settings.revision,
+                split=settings.split,
+                text_column=settings.text_column,
+                max_documents=settings.max_documents,
+            )
+
+
+@functools.lru_cache(maxsize=1)
+def tokenized(settings: CorpusSettings, model_folder: Path, model: ModelSettings) -> list[TokenizedDocument]:
+    """The corpus in tokens of the model in `model_folder`."""
+    return tokens.tokenize(documents(settings), language_model.load(model_folder, model).tokenizer)

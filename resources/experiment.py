@@ -1,0 +1,32 @@
+"""The experiment in force: which TOML file, and where its artifacts go. What the values mean is in susc_pipeline/config.py."""
+
+import os
+from pathlib import Path
+
+from susc_pipeline.config import ExperimentConfig
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+EXPERIMENTS = Path(__file__).resolve().parent / "experiments"
+
+
+def known() -> list[str]:
+    """Names of the experiments that come with the project."""
+    return sorted(path.stem for path in EXPERIMENTS.glob("*.toml"))
+
+
+def load(name_or_path: str | None = None) -> ExperimentConfig:
+    """The experiment of that name or TOML file; without one, what SUSC_EXPERIMENT says, else `tiny`.
+
+    Raises:
+        ValueError: no such experiment, or a file with a mistake.
+    """
+    wanted = name_or_path or os.environ.get("SUSC_EXPERIMENT", "tiny")
+    path = Path(wanted) if wanted.endswith(".toml") else EXPERIMENTS / f"{wanted}.toml"
+    if not path.is_file():
+        raise ValueError(f"unknown experiment {wanted!r}; known are {', '.join(known())}, or give the path of a .toml file")
+    return ExperimentConfig.from_toml(path)
+
+
+def store_root(experiment: ExperimentConfig) -> Path:
+    """Folder of the experiment's artifacts: below SUSC_STORE, else below `data` in the checkout."""
+    return Path(os.environ.get("SUSC_STORE", CHECKOUT / "data")) / experiment.name

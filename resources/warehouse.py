@@ -1,0 +1,49 @@
+"""The warehouse: a DuckDB file of views over the stored Parquet files, never a second copy of them."""
+
+import duckdb
+import polars as pl
+
+from resources.language_model import LoadedModel, token_texts
+from resources.storage import Store, replacing, write_table
+
+TABLES = {
+    "contexts": "token_shards",
+    "susceptibilities": "ground_truth_susceptibilities",
+    "predictions": "predicted_susceptibilities",
+    "whitened": "whitened_susceptibilities",
+    "activations": "activations",
+}
+SINGLE_TABLES = ("sampling_contexts", "reliability", "aux_correlation", "leakage", "clusters", "cluster_members")
+MEMBER_CONTEXTS = """
+create view member_contexts as
+select m.cluster, m.rank, t.text as token,
+    (select coalesce(string_agg(v.text, '' order by w.place), '') from (select unnest(c.token_ids[greatest(1, m.position - 15):m.position]) as id,
+        generate_subscripts(c.token_ids[greatest(1, m.position - 15):m.position], 1) as place) w
+        join vocabulary v on v.token_id = w.id) as before,
+    (select coalesce(string_agg(v.text, '' order by w.place), '') from (select unnest(c.token_ids[m.position + 2:m.position + 6]) as id,
+        generate_subscripts(c.token_ids[m.position + 2:m.position + 6], 1) as place) w
+        join vocabulary v on v.token_id = w.id) as after,
+    c.document_id, m.context_id, m.position, m.shard
+from cluster_members m
+join contexts c using (context_id)
+join vocabulary t on t.token_id = c.token_ids[m.position + 1]
+"""
+
+
+def refresh(store: Store, loaded: LoadedModel) -> None:
+    """Write the warehouse anew: a view for each table that exists, the vocabulary, and members in their contexts.
+
+    The file is replaced as a whole, so that readers of the old one and concurrent writers are not disturbed.
+    """
+    texts = token_texts(loaded.tokenizer, loaded.model.vocabulary_size)
+    vocabulary = pl.DataFrame({"token_id": range(len(texts)), "text": texts}, schema={"token_id": pl.Int32, "text": pl.String})
+    write_table(vocabulary, store.table("vocabulary"))
+    sources = {name: store.path(asset) / "*.parquet" for name, asset in TABLES.items() if any(store.path(asset).glob("*.parquet"))}
+    singles = (*SINGLE_TABLES, "vocabulary")
+    sources |= {name: store.table(name) for name in singles if store.table(name).is_file()}
+    with replacing(store.root / "warehouse.duckdb") as temporary, duckdb.connect(str(temporary)) as connection:
+        for name, source in sources.items():
+            quoted = str(source).replace("'", "''")
+            connection.execute(f"create view {name} as select * from read_parquet('{quoted}')")
+        if {"contexts", "cluster_members"} <= set(sources):
+            connection.execute(MEMBER_CONTEXTS)

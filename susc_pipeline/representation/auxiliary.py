@@ -1,0 +1,293 @@
+"""Auxiliary model: residual-stream activations to PC scores, one hidden layer, with its loss, training and storage.
+
+Reading activations, splitting documents, the linear baseline (ridge.py) and judging predictions (metrics.py) stay out.
+
+Susceptibilities are mostly sampling noise, and their tokens few: what matters is that the model does not learn the
+noise. Hence strong weight decay, averaged weights, a decoder that starts near zero, and stopping on withheld documents.
+Withhold documents of *other shards* where there are enough: within a shard the chains, and so the noise, are shared.
+"""
+
+import copy
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from susc_pipeline.representation import moments
+
+KIND = "aux_model"
+BLOCK_SIZE = 4096
+
+
+@dataclass(frozen=True)
+class AuxSettings:
+    """Width, loss and training of the auxiliary model."""
+
+    hidden_multiplier: int = 16
+    """Hidden units per dimension of the language model's residual stream."""
+    l1_penalty: float = 0.1
+    """Weight of the mean absolute hidden code, beside the squared error as a share of the targets' variance."""
+    learning_rate: float = 1e-3
+    """Step of AdamW."""
+    weight_decay: float = 0.3
+    """Logarithm by which an epoch of decay alone shrinks the weight matrices, however many steps it has."""
+    averaging_steps: int = 100
+    """Steps over which weights are averaged, as an exponential moving mean; 1 keeps the last weights."""
+    batch_size: int = 256
+    """Tokens of a training step."""
+    max_epochs: int = 40
+    """Passes over the training tokens, at most."""
+    patience: int = 5
+    """Epochs without a lower stopping loss after which training ends."""
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        for name in ("hidden_multiplier", "averaging_steps", "batch_size", "max_epochs", "patience"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"aux.{name} must be at least 1, got {getattr(self, name)}; raise it")
+        for name in ("l1_penalty", "weight_decay"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"aux.{name} must be zero or more, got {getattr(self, name)}; zero turns it off")
+        if not self.learning_rate > 0:
+            raise ValueError(f"aux.learning_rate must be positive, got {self.learning_rate}; 1e-3 is the default")
+
+
+class AuxModel(nn.Module):
+    """scores = target_mean + target_scale * decoder(relu(encoder((activations - input_mean) / input_scale))).
+
+    Every input feature is z-scored: layers differ in norm, and a few outlier features would hide the others. All
+    targets share *one* scale. The targets come from a rotation of z-scored susceptibilities, whose Monte-Carlo noise
+    has about the same variance along every PC, so one scale makes the squared error their Gaussian likelihood; a
+    scale for each PC would give the noise of the last PCs the weight of the first ones.
+    """
+
+    input_mean: torch.Tensor
+    input_scale: torch.Tensor
+    target_mean: torch.Tensor
+    target_scale: torch.Tensor
+
+    def __init__(self, n_features: int, hidden_width: int, n_pcs: int) -> None:
+        """An empty model; `initialized` or `load` fill it."""
+        super().__init__()
+        self.register_buffer("input_mean", torch.zeros(n_features))
+        self.register_buffer("input_scale", torch.ones(n_features))
+        self.register_buffer("target_mean", torch.zeros(n_pcs))
+        self.register_buffer("target_scale", torch.ones(()))
+        # skip_init, because nn.Linear would draw its weights from the global generator.
+        self.encoder = nn.utils.skip_init(nn.Linear, n_features, hidden_width)
+        self.decoder = nn.utils.skip_init(nn.Linear, hidden_width, n_pcs)
+
+    def encode(self, activations: Float[torch.Tensor, "tokens features"]) -> Float32[torch.Tensor, "tokens hidden"]:
+        """Hidden code: zero or positive."""
+        return torch.relu(self.encoder((activations.float() - self.input_mean) / self.input_scale))
+
+    def decode(self, code: Float32[torch.Tensor, "tokens hidden"]) -> Float32[torch.Tensor, "tokens pcs"]:
+        """PC scores of a hidden code."""
+        return self.target_mean + self.target_scale * self.decoder(code)
+
+    def forward(self, activations: Float[torch.Tensor, "tokens features"]) -> Float32[torch.Tensor, "tokens pcs"]:
+        """PC scores of activations."""
+        return self.decode(self.encode(activations))
+
+
+class History(NamedTuple):
+    """Losses after each epoch, as shares of the training targets' variance, and the epoch (from 0) that was kept."""
+
+    training_loss: list[float]
+    stopping_loss: list[float]
+    best_epoch: int
+
+
+class Training(NamedTuple):
+    """A trained model, and how it came about."""
+
+    model: AuxModel
+    history: History
+
+
+def train(
+    activations: Float[np.ndarray, "tokens features"],
+    targets: Float[np.ndarray, "tokens pcs"],
+    *,
+    stopping_activations: Float[np.ndarray, "stopping features"],
+    stopping_targets: Float[np.ndarray, "stopping pcs"],
+    settings: AuxSettings,
+    hidden_width: int,
+    rng: np.random.Generator,
+    device: str = "cpu",
+    progress: Callable[[int, float], None] | None = None,
+) -> Training:
+    """The model of the epoch with the lowest stopping loss.
+
+    The same arguments give the same model, bit for bit, on a CPU with the same number of threads.
+
+    Args:
+        activations: training tokens; a memory map is read batch by batch.
+        targets: PC scores of the training tokens.
+        stopping_activations: tokens of documents withheld from training, to know when to stop.
+        stopping_targets: PC scores of the stopping tokens.
+        settings: loss and optimizer.
+        hidden_width: hidden units.
+        rng: decides the initial weights and the order of tokens.
+        device: where the arithmetic is done.
+        progress: called after each epoch with the epochs done and the stopping loss.
+    """
+    check_training_set(activations, targets)
+    check_training_set(stopping_activations, stopping_targets)
+    model = initialized(activations, targets, hidden_width, rng).to(device)
+    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(1 - 1 / settings.averaging_steps))
+    optimizer = build_optimizer(model, settings, n_steps_per_epoch=math.ceil(len(activations) / settings.batch_size))
+    training_loss, stopping_loss, best_epoch = [], [], 0
+    best = copy.deepcopy(averaged.module)
+    for epoch in range(settings.max_epochs):
+        training_loss.append(train_epoch(model, averaged, optimizer, activations, targets, settings, rng))
+        stopping_loss.append(unexplained_share(predict(averaged.module, stopping_activations), stopping_targets))
+        if not math.isfinite(stopping_loss[-1]):
+            rate = settings.learning_rate
+            raise ValueError(f"stopping loss is {stopping_loss[-1]} after epoch {epoch + 1}; lower aux.learning_rate ({rate:g})")
+        if progress is not None:
+            progress(epoch + 1, stopping_loss[-1])
+        if epoch == 0 or stopping_loss[-1] < stopping_loss[best_epoch]:
+            best, best_epoch = copy.deepcopy(averaged.module), epoch
+        if epoch - best_epoch >= settings.patience:
+            break
+    return Training(best.eval().requires_grad_(False), History(training_loss, stopping_loss, best_epoch))
+
+
+def initialized(
+    activations: Float[np.ndarray, "tokens features"],
+    targets: Float[np.ndarray, "tokens pcs"],
+    hidden_width: int,
+    rng: np.random.Generator,
+) -> AuxModel:
+    """A model with the training set's means and scales, random weights and zero biases.
+
+    The decoder starts at a tenth of the usual 1 / sqrt(fan-in): random features of a full-sized one are an error that
+    must be unlearned first, and are learned around instead.
+    """
+    model = AuxModel(activations.shape[1], hidden_width, targets.shape[1])
+    inputs, outputs = moments.column_statistics(activations), moments.column_statistics(targets)
+    model.input_mean.copy_(torch.from_numpy(inputs.mean))
+    # A constant feature is zero once centred, whatever it is divided by.
+    model.input_scale.copy_(torch.from_numpy(np.where(inputs.standard_deviation > 0, inputs.standard_deviation, 1.0)))
+    model.target_mean.copy_(torch.from_numpy(outputs.mean))
+    model.target_scale.fill_(float(np.sqrt(np.mean(outputs.standard_deviation**2))))
+    generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
+    for layer, gain in ((model.encoder, 1.0), (model.decoder, 0.1)):
+        nn.init.normal_(layer.weight, std=gain * layer.in_features**-0.5, generator=generator)
+        nn.init.zeros_(layer.bias)
+    return model
+
+
+def build_optimizer(model: AuxModel, settings: AuxSettings, *, n_steps_per_epoch: int) -> torch.optim.AdamW:
+    """AdamW whose decay is set per epoch.
+
+    A step of AdamW shrinks weights by learning_rate * decay. What has to stay the same when the data grow is how many
+    epochs the weights remember, not how many steps (Wang and Aitchison 2024).
+    """
+    decay = settings.weight_decay / (settings.learning_rate * n_steps_per_epoch)
+    matrices, vectors = [model.encoder.weight, model.decoder.weight], [model.encoder.bias, model.decoder.bias]
+    groups = [{"params": matrices, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=settings.learning_rate)
+
+
+def train_epoch(
+    model: AuxModel,
+    averaged: AveragedModel,
+    optimizer: torch.optim.Optimizer,
+    activations: Float[np.ndarray, "tokens features"],
+    targets: Float[np.ndarray, "tokens pcs"],
+    settings: AuxSettings,
+    rng: np.random.Generator,
+) -> float:
+    """Mean squared error of one pass over the tokens in random order, as a share of the targets' variance."""
+    order = rng.permutation(len(activations))
+    device, total = model.input_mean.device, 0.0
+    for start in range(0, len(order), settings.batch_size):
+        # Sorted, because a memory map is read faster forwards.
+        rows = np.sort(order[start : start + settings.batch_size])
+        batch = torch.tensor(activations[rows], device=device)
+        wanted = torch.tensor(targets[rows], device=device, dtype=torch.float32)
+        code = model.encode(batch)
+        error = torch.mean(((model.decode(code) - wanted) / model.target_scale) ** 2)
+        loss = error + settings.l1_penalty * code.abs().mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        averaged.update_parameters(model)
+        total += float(error.detach()) * len(rows)
+    return total / len(order)
+
+
+def unexplained_share(
+    predicted: Float[np.ndarray, "tokens pcs"], targets: Float[np.ndarray, "tokens pcs"]
+) -> float:
+    """Share of the targets' variance that remains when the prediction of each PC is given its best scale and offset.
+
+    1 - sum_pc max(cov, 0)^2 / var_predicted / sum_pc var_target. Scale does not count, because whitening sets it anew;
+    in the plain squared error the noise that every model learns from its training shards hides that the correlation
+    still rises, so that training would end after the first epoch.
+    """
+    predicted = predicted - predicted.mean(axis=0, dtype=np.float64)
+    targets = targets - targets.mean(axis=0, dtype=np.float64)
+    covariance = np.maximum(np.einsum("tp,tp->p", predicted, targets), 0.0)
+    variance = np.einsum("tp,tp->p", predicted, predicted)
+    explained = np.divide(covariance**2, variance, out=np.zeros_like(variance), where=covariance > 0)
+    return float(1.0 - explained.sum() / np.einsum("tp,tp->", targets, targets))
+
+
+@torch.no_grad()
+def predict(
+    model: AuxModel, activations: Float[np.ndarray, "tokens features"], *, batch_size: int = BLOCK_SIZE
+) -> Float32[np.ndarray, "tokens pcs"]:
+    """PC scores of activations, computed `batch_size` tokens at a time on the model's device."""
+    predicted = np.empty((len(activations), model.decoder.out_features), dtype=np.float32)
+    for start in range(0, len(activations), batch_size):
+        block = slice(start, start + batch_size)
+        predicted[block] = model(torch.tensor(activations[block], device=model.input_mean.device)).cpu().numpy()
+    return predicted
+
+
+def check_training_set(
+    activations: Float[np.ndarray, "tokens features"], targets: Float[np.ndarray, "tokens pcs"]
+) -> None:
+    """Refuse sets whose sizes differ or are below 2, values that are not finite, and targets that do not vary."""
+    if len(activations) != len(targets) or len(targets) < 2:
+        sizes = f"{len(activations)} activations and {len(targets)} targets"
+        raise ValueError(f"training and stopping sets must pair at least 2 tokens, got {sizes}; withhold other documents")
+    if not np.isfinite(targets).all():
+        n_bad = int(np.sum(~np.isfinite(targets)))
+        raise ValueError(f"targets must be finite, got {n_bad} nan or infinite; repair the susceptibilities")
+    if not np.any(np.ptp(targets, axis=0)):
+        raise ValueError("targets must vary, got the same scores for every token; check the chains and the PCA basis")
+    starts = range(0, len(activations), BLOCK_SIZE)
+    if not all(np.isfinite(activations[start : start + BLOCK_SIZE]).all() for start in starts):
+        raise ValueError("activations must be finite, got nan or infinity; float16 ends at 65504: store them as float32")
+
+
+def save(model: AuxModel, folder: Path) -> None:
+    """Write config.json and model.safetensors into the folder, which is made if need be."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}, folder / "model.safetensors")
+    n_pcs, hidden_width = model.decoder.weight.shape
+    config = {"kind": KIND, "n_features": model.encoder.in_features, "hidden_width": hidden_width, "n_pcs": n_pcs}
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def load(folder: Path, *, device: str = "cpu") -> AuxModel:
+    """The model that `save` wrote, equal to the last bit, ready to predict."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if config.get("kind") != KIND:
+        raise ValueError(f"{folder} must hold an {KIND}, got {config.get('kind')!r}; load it with its own module")
+    model = AuxModel(config["n_features"], config["hidden_width"], config["n_pcs"])
+    model.load_state_dict(load_file(folder / "model.safetensors"))
+    return model.to(device).eval().requires_grad_(False)

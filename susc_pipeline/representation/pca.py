@@ -1,0 +1,106 @@
+"""PCA of the z-scored susceptibility matrix, fitted to merged moments. Whitening of what is predicted is in whitening.py."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Float64
+from safetensors.numpy import load_file, save_file
+
+from susc_pipeline.representation import moments as moments_module
+from susc_pipeline.representation.moments import Moments
+
+KIND = "pca_basis"
+
+
+@dataclass(frozen=True, eq=False)
+class PCABasis:
+    """Mean and standard deviation of each model component, and the principal axes (rows) of the z-scored matrix.
+
+    `explained_variance` are eigenvalues of the correlation matrix, so that all of them together add up to the number
+    of model components; `count` is the number of tokens behind the fit.
+    """
+
+    mean: Float64[np.ndarray, " components"]
+    scale: Float64[np.ndarray, " components"]
+    components: Float64[np.ndarray, "pcs components"]
+    explained_variance: Float64[np.ndarray, " pcs"]
+    count: int
+
+    @property
+    def explained_variance_ratio(self) -> Float64[np.ndarray, " pcs"]:
+        """Share of the z-scored matrix's total variance (1 per model component) along each principal axis."""
+        return self.explained_variance / len(self.mean)
+
+
+class PrincipalAxes(NamedTuple):
+    """Eigenvectors of a covariance as rows, by falling variance, largest loading positive."""
+
+    directions: Float64[np.ndarray, "pcs features"]
+    variance: Float64[np.ndarray, " pcs"]
+
+
+def fit(moments: Moments, *, n_components: int | None = None) -> PCABasis:
+    """The leading `n_components` principal axes of the z-scored variables, or all of them.
+
+    Raises:
+        ValueError: a column is constant, or there are fewer columns than axes asked for.
+    """
+    n_columns = len(moments.mean)
+    n_kept = n_columns if n_components is None else n_components
+    if not 1 <= n_kept <= n_columns:
+        raise ValueError(f"n_components must be between 1 and the number of columns ({n_columns}), got {n_kept}")
+    axes = principal_axes(moments_module.standardized(moments).covariance)
+    return PCABasis(
+        moments.mean, moments.standard_deviation, axes.directions[:n_kept], axes.variance[:n_kept], moments.count
+    )
+
+
+def transform(x: Float[np.ndarray, "tokens components"], basis: PCABasis) -> Float64[np.ndarray, "tokens pcs"]:
+    """PC scores: z-scores by the basis's mean and standard deviation, projected onto its axes."""
+    return ((x - basis.mean) / basis.scale) @ basis.components.T
+
+
+def inverse_transform(
+    scores: Float[np.ndarray, "tokens pcs"], basis: PCABasis
+) -> Float64[np.ndarray, "tokens components"]:
+    """The matrix in its own units that has these PC scores, and zero along the axes left out."""
+    return (scores @ basis.components) * basis.scale + basis.mean
+
+
+def principal_axes(covariance: Float64[np.ndarray, "features features"]) -> PrincipalAxes:
+    """Eigenvectors and eigenvalues of a covariance; eigenvalues that rounding made negative become 0."""
+    variance, vectors = np.linalg.eigh(covariance)
+    directions = np.ascontiguousarray(vectors.T[::-1])
+    return PrincipalAxes(oriented(directions), np.maximum(variance[::-1], 0.0))
+
+
+def oriented(directions: Float64[np.ndarray, "pcs features"]) -> Float64[np.ndarray, "pcs features"]:
+    """The directions with signs such that the loading of largest size is positive.
+
+    Of loadings that agree to half of the digits the first one counts: rounding must not choose between 0.71 and -0.71,
+    which are all the loadings that two columns can have.
+    """
+    size = np.abs(directions)
+    tied = size >= size.max(axis=1, keepdims=True) * (1 - np.sqrt(np.finfo(np.float64).eps))
+    signs = np.sign(directions[np.arange(len(directions)), tied.argmax(axis=1)])
+    return directions * signs[:, None]
+
+
+def save(basis: PCABasis, folder: Path) -> None:
+    """Write config.json and basis.safetensors into the folder, which is made if need be."""
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = ("mean", "scale", "components", "explained_variance")
+    save_file({name: np.ascontiguousarray(getattr(basis, name)) for name in arrays}, folder / "basis.safetensors")
+    config = {"kind": KIND, "count": basis.count}
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def load(folder: Path) -> PCABasis:
+    """The basis that `save` wrote, equal to the last bit."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if config.get("kind") != KIND:
+        raise ValueError(f"{folder} must hold a {KIND}, got {config.get('kind')!r}; load it with its own module")
+    return PCABasis(count=config["count"], **load_file(folder / "basis.safetensors"))

@@ -1,0 +1,138 @@
+"""Losses of a perturbed component equal a full forward pass of the same weights, and touch nothing else."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+import toys
+from susc_pipeline.model import components, gpt_neox, perturbation
+from susc_pipeline.model.components import Component
+
+
+def full_losses(module, token_ids):
+    with torch.no_grad():
+        logits = module(input_ids=token_ids, use_cache=False).logits[:, :-1].float()
+    flat = functional.cross_entropy(logits.flatten(0, 1), token_ids[:, 1:].flatten(), reduction="none")
+    return flat.view(len(token_ids), -1)
+
+
+@pytest.mark.parametrize("parallel", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+def test_losses_at_the_trained_weights_equal_transformers(parallel, bias):
+    module = toys.toy_module(parallel=parallel, bias=bias)
+    token_ids = torch.as_tensor(toys.toy_tokens())
+    ours = gpt_neox.token_losses(gpt_neox.GPTNeoX.from_module(module), token_ids, batch_size=2)
+    torch.testing.assert_close(ours, full_losses(module, token_ids), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("parallel", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+def test_every_perturbed_component_equals_a_full_forward_pass(parallel, bias):
+    module = toys.toy_module(parallel=parallel, bias=bias)
+    model = gpt_neox.GPTNeoX.from_module(module)
+    token_ids = torch.as_tensor(toys.toy_tokens())
+    stream = gpt_neox.residual_stream(model, token_ids)
+    generator = torch.Generator().manual_seed(3)
+    for component in components.enumerate_components(model):
+        trained = components.weights(model, component)
+        deltas = 0.3 * torch.randn(2, components.n_parameters(model, component), generator=generator)
+        inputs = perturbation.prepare(model, component, token_ids, stream)
+        fast = perturbation.losses(model, component, inputs, deltas)
+        named = components.unflatten(deltas, {name: weight.shape for name, weight in trained.items()})
+        before = {name: weight.clone() for name, weight in trained.items()}
+        for chain in range(2):
+            for name, weight in trained.items():
+                weight.copy_(before[name] + named[name][chain])
+            slow = full_losses(module, token_ids)
+            assert (slow - full_losses_of_trained(module, trained, before, token_ids)).abs().max() > 1e-3, component
+            torch.testing.assert_close(fast[chain], slow, atol=2e-5, rtol=1e-5, msg=component.name)
+        for name, weight in trained.items():
+            weight.copy_(before[name])
+
+
+def full_losses_of_trained(module, trained, before, token_ids):
+    now = {name: weight.clone() for name, weight in trained.items()}
+    for name, weight in trained.items():
+        weight.copy_(before[name])
+    losses = full_losses(module, token_ids)
+    for name, weight in trained.items():
+        weight.copy_(now[name])
+    return losses
+
+
+def test_chains_with_contexts_of_their_own_equal_chains_run_alone():
+    model = gpt_neox.GPTNeoX.from_module(toys.toy_module())
+    token_ids = torch.as_tensor(toys.toy_tokens(6))
+    stream = gpt_neox.residual_stream(model, token_ids)
+    rows = torch.tensor([[0, 3], [5, 1]])
+    for component in components.enumerate_components(model):
+        inputs = perturbation.prepare(model, component, token_ids, stream)
+        deltas = 0.1 * torch.randn(2, components.n_parameters(model, component))
+        together = perturbation.losses(model, component, inputs.take(rows), deltas)
+        for chain in range(2):
+            alone = perturbation.losses(model, component, inputs.take(rows[chain]), deltas[chain : chain + 1])
+            torch.testing.assert_close(together[chain : chain + 1], alone, atol=1e-5, rtol=1e-5)
+
+
+def test_a_small_perturbation_of_a_bfloat16_model_is_not_rounded_away():
+    module = toys.toy_module(dtype=torch.bfloat16)
+    model = gpt_neox.GPTNeoX.from_module(module)
+    token_ids = torch.as_tensor(toys.toy_tokens())
+    stream = gpt_neox.residual_stream(model, token_ids)
+    component = Component("unembed")
+    inputs = perturbation.prepare(model, component, token_ids, stream)
+    exact = gpt_neox.GPTNeoX.from_module(toys.toy_module())
+    deltas = 1e-2 * torch.randn(1, components.n_parameters(model, component), generator=torch.Generator().manual_seed(1))
+    change = perturbation.losses(model, component, inputs, deltas) - perturbation.losses(
+        model, component, inputs, torch.zeros_like(deltas)
+    )
+    inputs32 = perturbation.prepare(exact, component, token_ids, gpt_neox.residual_stream(exact, token_ids))
+    change32 = perturbation.losses(exact, component, inputs32, deltas) - perturbation.losses(
+        exact, component, inputs32, torch.zeros_like(deltas)
+    )
+    assert np.corrcoef(change.flatten().float(), change32.flatten())[0, 1] > 0.9
+
+
+def test_components_are_counted_as_published():
+    model = gpt_neox.GPTNeoX.from_module(toys.toy_module())
+    named = [component.name for component in components.enumerate_components(model)]
+    assert len(named) == len(set(named)) == 3 * 2 + 3 + 2
+    total = sum(components.n_parameters(model, c) for c in components.enumerate_components(model))
+    norms_and_output_biases = 3 * (4 * 16 + 16) + 2 * 16
+    assert total + norms_and_output_biases == sum(p.numel() for p in toys.toy_module().parameters())
+
+
+def test_unknown_components_and_layers_are_named():
+    model = gpt_neox.GPTNeoX.from_module(toys.toy_module())
+    with pytest.raises(ValueError, match="L9H0.*L0H0"):
+        components.by_name(model, "L9H0")
+    with pytest.raises(ValueError, match="no component"):
+        components.weights(model, Component("head", 7, 0))
+    with pytest.raises(ValueError, match="representation.layers.*between 1 and 3"):
+        gpt_neox.activations(model, toys.toy_tokens(), layers=(1, 4))
+
+
+def test_foreign_models_and_tokens_are_refused():
+    with pytest.raises(ValueError, match="GPTNeoXForCausalLM, got LlamaForCausalLM"):
+        from transformers import LlamaConfig, LlamaForCausalLM
+
+        tiny = LlamaConfig(
+            vocab_size=10, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2
+        )
+        gpt_neox.GPTNeoX.from_module(LlamaForCausalLM(tiny))
+    model = gpt_neox.GPTNeoX.from_module(toys.toy_module())
+    with pytest.raises(ValueError, match="token id 77 is outside the model's vocabulary of 50"):
+        gpt_neox.token_losses(model, torch.full((1, 4), 77))
+    with pytest.raises(ValueError, match="contexts have 33 tokens, but the model reads at most 32"):
+        gpt_neox.token_losses(model, torch.zeros(1, 33, dtype=torch.int64))
+
+
+def test_activations_are_the_hidden_states_at_the_tokens_own_position():
+    module = toys.toy_module()
+    token_ids = toys.toy_tokens()
+    ours = gpt_neox.activations(gpt_neox.GPTNeoX.from_module(module), token_ids, layers=(1, 2), batch_size=2)
+    with torch.no_grad():
+        hidden = module(input_ids=torch.as_tensor(token_ids), output_hidden_states=True).hidden_states
+    expected = torch.cat([hidden[1][:, 1:], hidden[2][:, 1:]], dim=-1).flatten(0, 1)
+    np.testing.assert_allclose(ours.features, expected, atol=1e-5)

@@ -1,0 +1,120 @@
+"""Each sampler's stationary moments against the closed form of a quadratic loss, and the LLC of singular ones."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from susc_pipeline.sampling import diagnostics, samplers
+
+LOCALIZATION, N_BETA = 4.0, 3.0
+CURVATURE = torch.tensor([0.0, 0.5, 2.0])
+
+
+def run(sampler, step_size, *, n_beta=N_BETA, n_steps=400, n_chains=4000, mean=0.0):
+    generator = torch.Generator().manual_seed(7)
+    state = samplers.init(n_chains, len(CURVATURE), sampler=sampler, device=torch.device("cpu"))
+    for _ in range(n_steps):
+        noise = torch.randn(state.delta.shape, generator=generator)
+        gradient = CURVATURE * (state.delta - mean)
+        state = samplers.step(
+            state, gradient, noise, sampler=sampler, step_size=step_size, n_beta=n_beta, localization=LOCALIZATION
+        )
+    return state.delta
+
+
+def precision(n_beta=N_BETA):
+    return LOCALIZATION + n_beta * CURVATURE
+
+
+def test_sgld_has_the_variance_of_its_own_discretization():
+    step_size = 0.05
+    exact = 1 / (precision() * (1 - step_size * precision() / 4))  # of the linear recursion, not of the target
+    variance = run("sgld", step_size).var(dim=0)
+    torch.testing.assert_close(variance, exact, rtol=0.08, atol=0)
+
+
+def test_the_exponential_sampler_has_the_priors_variance_exactly_at_any_step():
+    for step_size in (0.1, 1.0, 5.0):
+        variance = run("exponential", step_size, n_beta=0.0, n_steps=60).var(dim=0)
+        torch.testing.assert_close(variance, torch.full((3,), 1 / LOCALIZATION), rtol=0.08, atol=0)
+
+
+def test_the_exponential_sampler_has_the_mean_of_the_posterior_and_nearly_its_variance():
+    delta = run("exponential", 0.2, mean=0.5)
+    torch.testing.assert_close(delta.mean(dim=0), N_BETA * CURVATURE * 0.5 / precision(), atol=0.02, rtol=0)
+    kept = math.exp(-0.2)
+    factor = kept - (1 - kept) * N_BETA * CURVATURE / LOCALIZATION
+    exact = (1 - kept**2) / LOCALIZATION / (1 - factor**2)
+    torch.testing.assert_close(delta.var(dim=0), exact, rtol=0.08, atol=0)
+    torch.testing.assert_close(exact, 1 / precision(), rtol=0.16, atol=0)
+
+
+def test_rmsprop_sgld_samples_the_target_with_a_frozen_preconditioner():
+    # With constant gradient magnitude zero (first axis) v decays to zero and the step grows to step_size / 0.1.
+    variance = run("rmsprop_sgld_devinterp", 0.005, n_steps=600).var(dim=0)
+    torch.testing.assert_close(variance[0], torch.tensor(1 / LOCALIZATION), rtol=0.1, atol=0)
+
+
+def test_the_two_rmsprop_forms_differ_at_the_start_and_agree_in_the_end():
+    gradient, noise = torch.ones(1, 3), torch.zeros(1, 3)
+    forms = {}
+    for sampler in ("rmsprop_sgld_paper", "rmsprop_sgld_devinterp"):
+        state = samplers.init(1, 3, sampler=sampler, device=torch.device("cpu"))
+        sizes = []
+        for _ in range(3000):
+            previous = state.delta
+            state = samplers.step(
+                state, gradient, noise, sampler=sampler, step_size=1e-6, n_beta=1.0, localization=1e-9
+            )
+            sizes.append(float((previous - state.delta)[0, 0]))
+        forms[sampler] = sizes
+    paper, devinterp = forms["rmsprop_sgld_paper"], forms["rmsprop_sgld_devinterp"]
+    assert devinterp[0] / paper[0] > 5  # sqrt of 0.01 against sqrt of 1/0.01
+    assert devinterp[-1] == pytest.approx(paper[-1], rel=0.02)
+
+
+def test_an_unknown_sampler_is_refused():
+    state = samplers.init(1, 1, sampler="sgld", device=torch.device("cpu"))
+    with pytest.raises(ValueError, match="sampler must be one of.*'hmc'"):
+        samplers.step(state, state.delta, state.delta, sampler="hmc", step_size=1.0, n_beta=1.0, localization=1.0)
+
+
+@pytest.mark.parametrize("powers", [(2, 2, 2), (2, 4), (4, 4, 6)])
+def test_llc_of_a_sum_of_even_powers_is_the_sum_of_inverse_powers(powers):
+    power = torch.tensor(powers, dtype=torch.float64)
+    n_beta, localization = 1e4, 1e-3
+    generator = torch.Generator().manual_seed(1)
+    delta = torch.zeros(500, len(powers), dtype=torch.float64)
+    state = samplers.State(delta, delta[:, :0], 0)
+    trace = []
+    for number in range(12000):
+        gradient = power / 2 * state.delta ** (power - 1)
+        noise = torch.randn(delta.shape, generator=generator, dtype=torch.float64)
+        state = samplers.sgld(
+            state, gradient, noise, step_size=2e-5, n_beta=n_beta, localization=localization
+        )
+        if number >= 9000:
+            trace.append((state.delta**power).sum(dim=1) / 2)
+    found = diagnostics.local_learning_coefficient(torch.stack(trace, dim=1).numpy(), init_loss=0.0, n_beta=n_beta)
+    assert found.value == pytest.approx(float((1 / power).sum()), rel=0.08)
+    assert found.standard_error < 0.05
+
+
+def test_r_hat_is_one_for_chains_that_agree_and_large_for_chains_that_do_not():
+    rng = np.random.default_rng(0)
+    agreeing = rng.normal(size=(4, 500))
+    assert diagnostics.r_hat(agreeing) == pytest.approx(1.0, abs=0.01)
+    assert diagnostics.r_hat(agreeing + 3 * np.arange(4)[:, None]) > 1.5
+    assert diagnostics.r_hat(agreeing + np.linspace(0, 5, 500)) > 1.2  # a drift is seen by splitting chains
+    with pytest.raises(ValueError, match="at least 4 draws"):
+        diagnostics.r_hat(agreeing[:, :3])
+
+
+def test_effective_sample_size_of_an_autoregression_is_the_closed_form():
+    rng = np.random.default_rng(0)
+    kept, trace = 0.8, np.zeros((4, 20000))
+    for t in range(1, trace.shape[1]):
+        trace[:, t] = kept * trace[:, t - 1] + rng.normal(size=4)
+    assert diagnostics.effective_sample_size(trace) == pytest.approx(trace.size * (1 - kept) / (1 + kept), rel=0.15)

@@ -1,0 +1,45 @@
+"""Toy worlds shared by tests: small random GPT-NeoX models, traces with a known truth."""
+
+import numpy as np
+import torch
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+from susc_pipeline.sampling.chains import LossTraces
+
+
+def toy_module(*, parallel=True, bias=True, dtype=torch.float32, seed=0, vocabulary=50, positions=32):
+    torch.manual_seed(seed)
+    config = GPTNeoXConfig(
+        vocab_size=vocabulary,
+        hidden_size=16,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=positions,
+        use_parallel_residual=parallel,
+        attention_bias=bias,
+        tie_word_embeddings=False,
+        initializer_range=0.3,
+    )
+    return GPTNeoXForCausalLM(config).to(dtype).eval()
+
+
+def toy_tokens(n_contexts=5, positions=12, vocabulary=50, seed=0):
+    return np.random.default_rng(seed).integers(0, vocabulary, size=(n_contexts, positions))
+
+
+def traces_of(mean_loss, token_losses, *, n_chains, score=None, mean_slope=None, token_slopes=None):
+    n_draws = len(mean_loss)
+    per_chain = n_draws // n_chains
+    zeros = np.zeros(n_draws)
+    return LossTraces(
+        chain=np.repeat(np.arange(n_chains), per_chain),
+        draw=np.tile(np.arange(per_chain), n_chains),
+        step=np.tile(np.arange(per_chain), n_chains),
+        mean_loss=np.asarray(mean_loss, dtype=np.float64),
+        init_loss=0.0,
+        score=zeros if score is None else score,
+        mean_slope=zeros if mean_slope is None else mean_slope,
+        token_losses=np.asarray(token_losses, dtype=np.float32),
+        token_slopes=np.zeros(token_losses.shape, np.float32) if token_slopes is None else token_slopes,
+    )
