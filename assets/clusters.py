@@ -14,6 +14,11 @@ from susc_pipeline.clustering import agreement, knn, reading, search
 from susc_pipeline.config import ExperimentConfig
 
 GROUP = "e_clusters"
+DESCRIPTIONS = {
+    "clusters": "Local-PageRank clusters of tokens (Andersen, Chung and Lang 2006): size, conductance, volume, density, "
+    "seed; numbered by rising conductance = leaving / (leaving + staying) edge weight.",
+    "cluster_members": "The tokens of each cluster, most central first, with the shard that each is in.",
+}
 ALL_WHITENED = {"whitened_susceptibilities": dg.AssetIn(partition_mapping=EVERY_SHARD)}
 
 
@@ -33,23 +38,11 @@ def knn_graph(
 
 @dg.multi_asset(
     ins={**ALL_WHITENED, "token_shards": dg.AssetIn(partition_mapping=EVERY_SHARD)},
-    specs=[
-        dg.AssetSpec(
-            name,
-            group_name=GROUP,
-            kinds={"numpy", "parquet"},
-            code_version=version(1, "clustering"),
-            description=text,
-        )
-        for name, text in (
-            (
-                "clusters",
-                "Local-PageRank clusters of tokens (Andersen, Chung and Lang 2006): size, conductance, volume, density, "
-                "seed; numbered by rising conductance = leaving / (leaving + staying) edge weight.",
-            ),
-            ("cluster_members", "The tokens of each cluster, most central first, with the shard that each is in."),
-        )
-    ],
+    outs={
+        name: dg.AssetOut(kinds={"numpy", "parquet"}, code_version=version(1, "clustering"), description=text)
+        for name, text in DESCRIPTIONS.items()
+    },
+    group_name=GROUP,
 )
 def find_clusters(
     context: dg.AssetExecutionContext,
@@ -70,10 +63,9 @@ def find_clusters(
     texts = token_texts(loaded.tokenizer, loaded.model.vocabulary_size)
     best = plots.best_clusters(table, members, contexts, texts)
     counts = {"clusters": table.height, "clustered_tokens": members.height, "tokens": len(tokens.values)}
-    yield dg.MaterializeResult(
-        asset_key="clusters", value=table, metadata={**counts, "best": best, "sizes": plots.clusters(table)}
-    )
-    yield dg.MaterializeResult(asset_key="cluster_members", value=members, metadata={"dagster/row_count": members.height})
+    metadata = {**counts, "best": best, "sizes": plots.clusters(table)}
+    yield dg.Output(table, "clusters", metadata=metadata)
+    yield dg.Output(members, "cluster_members", metadata={"dagster/row_count": members.height})
 
 
 @dg.asset(

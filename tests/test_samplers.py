@@ -48,7 +48,7 @@ def test_the_exponential_sampler_has_the_mean_of_the_posterior_and_nearly_its_va
     factor = kept - (1 - kept) * N_BETA * CURVATURE / LOCALIZATION
     exact = (1 - kept**2) / LOCALIZATION / (1 - factor**2)
     torch.testing.assert_close(delta.var(dim=0), exact, rtol=0.08, atol=0)
-    torch.testing.assert_close(exact, 1 / precision(), rtol=0.16, atol=0)
+    torch.testing.assert_close(exact, 1 / precision(), rtol=0.2, atol=0)  # the force is held over a step of 0.2
 
 
 def test_rmsprop_sgld_samples_the_target_with_a_frozen_preconditioner():

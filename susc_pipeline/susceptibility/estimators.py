@@ -122,7 +122,7 @@ def estimate_shard(traces: Iterable[LossTraces], *, kind: str) -> ShardEstimates
     return ShardEstimates(*(np.stack(column, axis=1) for column in zip(*columns, strict=True)))
 
 
-def take(traces: LossTraces, rows: Bool[np.ndarray, " draws"]) -> LossTraces:
+def take(traces: LossTraces, rows: Bool[np.ndarray, " draws"] | Int[np.ndarray, " chosen"]) -> LossTraces:
     """The traces of some draws."""
     return LossTraces(*(part[rows] if isinstance(part, np.ndarray) else part for part in traces))
 

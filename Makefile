@@ -1,0 +1,48 @@
+# Everything a newcomer needs; `make help` lists it.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+EXPERIMENT ?= tiny
+VENV := .venv
+BIN := $(VENV)/bin
+export DAGSTER_HOME := $(CURDIR)/.dagster_home
+export PYTHONPATH := $(CURDIR)
+
+.PHONY: help run test test-slow ui lint bench tiny-model clean install
+.DEFAULT_GOAL := help
+
+help: ## List the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: $(VENV)/.installed ## Create .venv with pinned dependencies
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+run: install ## Materialize every asset of the experiment that is not up to date (EXPERIMENT=tiny)
+	@$(BIN)/python -m assets.run --experiment $(EXPERIMENT)
+
+test: install ## Run the tests (a few minutes)
+	$(BIN)/python -m pytest -q
+
+test-slow: install ## Run the tests that take longer
+	$(BIN)/python -m pytest -q -m slow
+
+ui: install ## Open the Dagster UI on 127.0.0.1:3000
+	@mkdir -p $(DAGSTER_HOME) && cp dagster.yaml $(DAGSTER_HOME)/dagster.yaml
+	SUSC_EXPERIMENT=$(EXPERIMENT) $(BIN)/dagster dev -w workspace.yaml -h 127.0.0.1 -p 3000
+
+lint: install ## Check style, types and the import contract
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+bench: install ## Measure the estimators against the sample covariance
+	$(BIN)/python benchmarks/estimators.py
+
+tiny-model: install ## Train the embedded default model anew (about half an hour on 2 cores)
+	$(BIN)/python -m resources.train_tiny
+
+clean: ## Remove the environment; artifacts in data/ stay
+	rm -rf $(VENV) *.egg-info build

@@ -1,0 +1,76 @@
+"""Fixtures: a toy model with its tokenizer and a toy corpus on disk, and the experiment that uses them."""
+
+import numpy as np
+import pytest
+
+import toys
+from susc_pipeline.model import tiny
+
+WORDS = "if else for while return def class import self value index count token loss model layer head chain".split()
+
+
+def write_corpus(folder, n_documents=60):
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    for number in range(n_documents):
+        lines = [" ".join(rng.choice(WORDS, size=8)) + "(" + rng.choice(WORDS) + "):" for _ in range(30)]
+        (folder / f"document-{number:03d}.txt").write_text("\n".join(lines), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def toy_folders(tmp_path_factory):
+    """Folders of a corpus and of a Hugging Face model with its tokenizer."""
+    root = tmp_path_factory.mktemp("toy")
+    corpus = write_corpus(root / "corpus")
+    texts = [path.read_text() for path in sorted(corpus.iterdir())]
+    tokenizer = tiny.train_tokenizer(texts, vocabulary_size=300)
+    module = toys.toy_module(vocabulary=300, positions=32)
+    module.save_pretrained(root / "model")
+    tokenizer.save_pretrained(root / "model")
+    return corpus, root / "model"
+
+
+def write_toml(path, corpus, model):
+    """TOML file of an experiment that runs in seconds."""
+    path.write_text(
+        f"""name = "toy"
+seed = 3
+[model]
+source = "{model}"
+[corpus]
+kind = "files"
+path = "{corpus}"
+[tokens]
+context_length = 16
+contexts_per_shard = 10
+n_shards = 5
+n_ground_truth_shards = 3
+n_validation_shards = 1
+n_minibatch_contexts = 16
+n_observable_contexts = 4
+[sampling]
+step_size = 1.0
+n_chains = 4
+n_draws = 4
+n_burn_in = 1
+batch_size = 2
+localization = 50.0
+[representation]
+layers = [1, 2, 3]
+[aux]
+hidden_multiplier = 2
+max_epochs = 3
+[knn]
+n_neighbors = 10
+[clustering]
+teleport_probability = 0.05
+tolerance = 1e-4
+min_size = 5
+max_conductance = 0.9
+[leakage]
+n_neighbors = 5
+n_permutations = 5
+"""
+    )
+    return path

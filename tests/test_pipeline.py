@@ -1,0 +1,151 @@
+"""The whole graph on a toy model, through the same command that users run, in a process of its own."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import duckdb
+import polars as pl
+import pytest
+
+import conftest
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+SHARDS = [f"shard-{number:05d}" for number in range(5)]
+ONCE = ["language_model", "sampling_contexts", "pca_basis", "reliability", "aux_model", "aux_correlation"]
+ONCE += ["whitening_basis", "leakage", "knn_graph", "clusters", "cluster_members", "unwhitened_cluster_members"]
+BY_SHARD = ["token_shards", "predicted_susceptibilities", "whitened_susceptibilities"]
+GROUND_TRUTH = ["sgld_samples", "ground_truth_susceptibilities", "activations"]
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "assets.run", *map(str, arguments)]
+
+
+def environment(root):
+    return os.environ | {
+        "PYTHONPATH": str(CHECKOUT),
+        "SUSC_STORE": str(root / "data"),
+        "DAGSTER_HOME": str(root / "dagster"),
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+def run(root, *arguments):
+    return subprocess.run(
+        command(*arguments), cwd=CHECKOUT, env=environment(root), capture_output=True, text=True, timeout=280
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(toy_folders, tmp_path_factory):
+    """A store in which everything has been materialized, with the output of the command."""
+    root = tmp_path_factory.mktemp("run")
+    toml = conftest.write_toml(root / "toy.toml", *toy_folders)
+    done = run(root, "--experiment", toml)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    return root, toml, done.stdout
+
+
+def manifests(root):
+    found = {}
+    for path in sorted((root / "data" / "toy").rglob("*.manifest.json")):
+        content = json.loads(path.read_text())
+        found[content["asset"], content["shard"]] = content
+    return found
+
+
+def test_every_asset_and_shard_is_materialized_and_nothing_temporary_is_left(finished):
+    root, _, output = finished
+    expected = {(name, None) for name in ONCE} | {(n, s) for n in BY_SHARD for s in SHARDS}
+    expected |= {(n, s) for n in GROUND_TRUTH for s in SHARDS[:3]}
+    assert set(manifests(root)) == expected
+    assert not list((root / "data").rglob("*.tmp"))
+    assert "shard-00004" in output and "make ui" in output
+
+
+def test_a_second_run_does_nothing(finished):
+    root, toml, _ = finished
+    before = manifests(root)
+    again = run(root, "--experiment", toml)
+    assert again.returncode == 0 and "up to date" in again.stdout and "done in" not in again.stdout
+    assert manifests(root) == before
+
+
+def test_the_warehouse_answers_what_the_readme_asks(finished):
+    root, _, _ = finished
+    with duckdb.connect(str(root / "data" / "toy" / "warehouse.duckdb"), read_only=True) as connection:
+        assert connection.sql("select count(*) from predictions").fetchall() == [(5 * 10 * 15,)]
+        members = connection.sql("select * from member_contexts order by cluster, rank").pl()
+        stored = pl.read_parquet(root / "data" / "toy" / "cluster_members.parquet")
+        assert members.height == stored.height
+        one = connection.sql(
+            "select m.token, m.before, v.text from member_contexts m join predictions p using (context_id, position) "
+            "join vocabulary v on v.token_id = p.token_id"
+        ).pl()
+        assert (one["token"] == one["text"]).all()
+
+
+def test_a_changed_setting_reruns_just_what_it_concerns(finished, tmp_path):
+    root, toml, _ = finished
+    copy = tmp_path / "copy"
+    shutil.copytree(root, copy)
+    toml = copy / "toy.toml"
+    toml.write_text(toml.read_text().replace("max_conductance = 0.9", "max_conductance = 0.8"))
+    done = run(copy, "--experiment", toml)
+    assert done.returncode == 0, done.stderr
+    assert "clusters" in done.stdout and "knn_graph ..." not in done.stdout and "sgld_samples" not in done.stdout
+
+
+def test_a_backfill_gives_the_same_bytes_in_another_order_and_mixed_shards_are_refused(finished, tmp_path):
+    root, toml, _ = finished
+    copy = tmp_path / "copy"
+    shutil.copytree(root, copy)
+    toml = copy / "toy.toml"
+    before = manifests(copy)
+    original = toml.read_text()
+    toml.write_text(original.replace("localization = 50.0", "localization = 60.0"))
+    for name in ("sgld_samples", "ground_truth_susceptibilities"):
+        done = run(copy, "--experiment", toml, "--select", name, "--shard", SHARDS[1])
+        assert done.returncode == 0, done.stderr
+    refused = run(copy, "--experiment", toml, "--select", "pca_basis")
+    assert refused.returncode == 1
+    assert "ground_truth_susceptibilities mixes shards" in refused.stderr and "again: " in refused.stderr
+    toml.write_text(original)
+    for name in ("sgld_samples", "ground_truth_susceptibilities"):
+        run(copy, "--experiment", toml, "--select", name, "--shard", SHARDS[1])
+    after = manifests(copy)
+    key = ("ground_truth_susceptibilities", SHARDS[1])
+    assert after[key]["sha256"] == before[key]["sha256"]
+
+
+def test_a_killed_run_keeps_its_finished_components(toy_folders, tmp_path):
+    toml = conftest.write_toml(tmp_path / "toy.toml", *toy_folders)
+    toml.write_text(toml.read_text().replace("n_draws = 4", "n_draws = 40"))
+    arguments = command("--experiment", toml, "--shard", SHARDS[0], "--select", "sgld_samples")
+    assert run(tmp_path, "--experiment", toml, "--select", "language_model", "token_shards", "sampling_contexts").returncode == 0
+    process = subprocess.Popen(arguments, cwd=CHECKOUT, env=environment(tmp_path), stdout=subprocess.DEVNULL)
+    folder = tmp_path / "data" / "toy" / "sgld_samples" / SHARDS[0]
+    deadline = time.monotonic() + 60
+    while len(list(folder.glob("*/*.parquet"))) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = {path.name: path.stat().st_mtime_ns for path in folder.glob("*/*.parquet")}
+    assert 3 <= len(kept) < 11
+    assert run(tmp_path, "--experiment", toml, "--shard", SHARDS[0], "--select", "sgld_samples").returncode == 0
+    now = {path.name: path.stat().st_mtime_ns for path in folder.glob("*/*.parquet")}
+    assert len(now) == 11 and all(now[name] == changed for name, changed in kept.items())
+
+
+def test_mistakes_are_one_line_with_the_remedy(tmp_path, toy_folders):
+    unknown = run(tmp_path, "--experiment", "huge")
+    assert unknown.returncode == 1 and "unknown experiment 'huge'; known are" in unknown.stderr
+    toml = tmp_path / "bad.toml"
+    toml.write_text('name = "bad"\n[sampling]\nstep_sise = 1\n')
+    assert "unknown key 'sampling.step_sise'" in run(tmp_path, "--experiment", toml).stderr
