@@ -63,7 +63,9 @@ def reliability(
         for kind, labels, found in (("component", names, by_component), ("pc", pcs, by_pc))
     ]
     frame = pl.concat(frames)
-    means = {f"mean_{kind}": float(f["reliability"].mean()) for kind, f in zip(("component", "pc"), frames, strict=True)}
+    means = {
+        f"mean_{kind}": float(f["reliability"].mean()) for kind, f in zip(("component", "pc"), frames, strict=True)
+    }
     return dg.MaterializeResult(value=frame, metadata={**means, "reliability": plots.reliability(frame)})
 
 
@@ -86,7 +88,9 @@ def aux_model(
     Trained on the training shards; stopped early by half of the withheld documents, whose chains are their own: noise
     of shared draws is a function of the token, and a model stopped on it would go on learning it.
     """
-    data = evaluation.split(activations, ground_truth_susceptibilities, pca_basis, tokens.training_keys(experiment.tokens))
+    data = evaluation.split(
+        activations, ground_truth_susceptibilities, pca_basis, tokens.training_keys(experiment.tokens)
+    )
     width = experiment.aux.hidden_multiplier * language_model.load(experiment.model).model.hidden_size
     rng = np.random.default_rng(seeds.sequence(experiment.seed, "aux_model"))
     report = progress.reporter(context, "epochs")
@@ -123,7 +127,9 @@ def aux_correlation(
     Beside it the noise ceiling of the same tokens, the 95 % interval over documents, the 95 % point of a permutation
     null, and the r of a ridge regression on the same data.
     """
-    data = evaluation.split(activations, ground_truth_susceptibilities, pca_basis, tokens.training_keys(experiment.tokens))
+    data = evaluation.split(
+        activations, ground_truth_susceptibilities, pca_basis, tokens.training_keys(experiment.tokens)
+    )
     rng = np.random.default_rng(seeds.sequence(experiment.seed, "aux_correlation"))
     frame = evaluation.correlation_table(data, aux_model, pca_basis, rng)
     means = {f"mean_{name}": float(frame[name].mean()) for name in ("r", "ceiling", "ridge_r")}

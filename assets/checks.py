@@ -22,9 +22,7 @@ def _result(passed: bool, sentence: str, **metadata: float) -> dg.AssetCheckResu
 
 
 @dg.asset_check(asset=ground_truth.sgld_samples, partitions_def=GROUND_TRUTH_SHARDS)
-def chains_are_sound(
-    sgld_samples: TraceFolder, experiment: dg.ResourceParam[ExperimentConfig]
-) -> dg.AssetCheckResult:
+def chains_are_sound(sgld_samples: TraceFolder, experiment: dg.ResourceParam[ExperimentConfig]) -> dg.AssetCheckResult:
     """Chains of a component agree (R-hat), and their loss lies above that at w*: the LLC is positive."""
     r_hats, coefficients = [], []
     for file in sorted(sgld_samples.path.glob("*.parquet")):
@@ -57,7 +55,9 @@ def susceptibilities_are_finite(ground_truth_susceptibilities: pl.DataFrame) -> 
     """No susceptibility is nan or infinite, and every component varies over tokens."""
     values = schema.matrix(ground_truth_susceptibilities["susceptibility"])
     n_bad, n_constant = int(np.sum(~np.isfinite(values))), int(np.sum(values.std(axis=0) == 0))
-    sentence = f"{n_bad} values are not finite and {n_constant} components constant; if any, materialize sgld_samples again"
+    sentence = (
+        f"{n_bad} values are not finite and {n_constant} components constant; if any, materialize sgld_samples again"
+    )
     return _result(n_bad == 0 and n_constant == 0, sentence, not_finite=n_bad, constant_components=n_constant)
 
 

@@ -7,8 +7,8 @@ from scipy import sparse
 
 from assets import plots, progress
 from assets.partitions import EVERY_SHARD, version
-from resources.storage import LanguageModelFolder
 from resources.language_model import token_texts
+from resources.storage import LanguageModelFolder
 from susc_pipeline import schema, seeds
 from susc_pipeline.clustering import agreement, knn, reading, search
 from susc_pipeline.config import ExperimentConfig

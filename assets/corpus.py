@@ -4,7 +4,8 @@ import dagster as dg
 import polars as pl
 
 from assets.partitions import SHARDS, version
-from resources import corpus, language_model as language_models
+from resources import corpus
+from resources import language_model as language_models
 from resources.storage import LanguageModelFolder
 from susc_pipeline import tokens
 from susc_pipeline.config import ExperimentConfig

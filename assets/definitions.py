@@ -22,7 +22,9 @@ def build_definitions(**overrides: object) -> dg.Definitions:
     store = Store(experiments.store_root(partitions.EXPERIMENT))
     resources = {"experiment": partitions.EXPERIMENT, "store": store, "io_manager": ArtifactIOManager(store)}
     jobs = [
-        dg.define_asset_job("ground_truth", dg.AssetSelection.assets("sgld_samples", "ground_truth_susceptibilities", "activations")),
+        dg.define_asset_job(
+            "ground_truth", dg.AssetSelection.assets("sgld_samples", "ground_truth_susceptibilities", "activations")
+        ),
         dg.define_asset_job("basis", dg.AssetSelection.groups(basis.GROUP)),
         dg.define_asset_job("upsample", dg.AssetSelection.assets("predicted_susceptibilities")),
         dg.define_asset_job("whiten", dg.AssetSelection.assets("whitened_susceptibilities")),

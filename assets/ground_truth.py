@@ -47,7 +47,9 @@ def sgld_samples(
                 seed = seeds.sequence(experiment.seed, "sgld_samples", shard, component.name)
                 sampled = chains.sample(model, component, experiment.sampling, contexts, seed)
                 traces.write(component.name, chains.frame(component.name, sampled))
-    picture = plots.loss_traces({c.name: chains.of_frame(traces.read(c.name)) for c in found[:: max(1, len(found) // 6)]})
+    picture = plots.loss_traces(
+        {c.name: chains.of_frame(traces.read(c.name)) for c in found[:: max(1, len(found) // 6)]}
+    )
     return dg.MaterializeResult(value=traces, metadata={"components": len(found), "loss_traces": picture})
 
 
@@ -96,5 +98,9 @@ def activations(
     ids = schema.token_ids(token_shards)
     found = gpt_neox.activations(model, ids, layers=experiment.representation.layers)
     frame = schema.with_vectors(schema.token_key_frame(token_shards), half_precision=True, activation=found.features)
-    metadata = {"dagster/row_count": frame.height, "features": found.features.shape[1], "mean_loss": float(found.losses.mean())}
+    metadata = {
+        "dagster/row_count": frame.height,
+        "features": found.features.shape[1],
+        "mean_loss": float(found.losses.mean()),
+    }
     return dg.MaterializeResult(value=frame, metadata=metadata)

@@ -104,7 +104,9 @@ def correlation(frame: pl.DataFrame) -> dg.MarkdownMetadataValue:
     pc, r = frame["pc"].to_numpy(), frame["r"].to_numpy()
     error = np.maximum(np.stack([r - frame["low"].to_numpy(), frame["high"].to_numpy() - r]), 0)
     panel.bar(pc, r, yerr=error, color=BLUE, error_kw={"linewidth": 1}, label="auxiliary model, 95 % interval")
-    panel.plot(pc, frame["ceiling"].to_numpy(), "_", color=ORANGE, markersize=10, markeredgewidth=2, label="noise ceiling")
+    panel.plot(
+        pc, frame["ceiling"].to_numpy(), "_", color=ORANGE, markersize=10, markeredgewidth=2, label="noise ceiling"
+    )
     panel.plot(pc, frame["null_95"].to_numpy(), ":", color=GREY, label="95 % of permutations")
     panel.plot(pc, frame["ridge_r"].to_numpy(), "x", color="black", markersize=4, label="ridge regression")
     panel.set(xlabel="principal component", ylabel="Pearson r, withheld documents", ylim=(min(0, r.min()), 1.05))
@@ -116,7 +118,9 @@ def leakage(frame: pl.DataFrame) -> dg.MarkdownMetadataValue:
     """CKA and Jaccard by layer, for ground truth and predictions, beside chance."""
     figure = Figure(figsize=(7, 2.6), layout="constrained")
     for panel, measure in zip(figure.subplots(1, 2), ("cka", "jaccard"), strict=True):
-        for colour, (name,) in zip((BLUE, ORANGE), frame.select("space").unique(maintain_order=True).iter_rows(), strict=False):
+        for colour, (name,) in zip(
+            (BLUE, ORANGE), frame.select("space").unique(maintain_order=True).iter_rows(), strict=False
+        ):
             one = frame.filter(space=name)
             panel.plot(one["layer"], one[measure], "o-", color=colour, label=name.replace("_", " "))
         panel.plot(one["layer"], one[f"{measure}_chance"], ":", color=GREY, label="chance")

@@ -10,7 +10,8 @@ from resources.storage import LanguageModelFolder
 from susc_pipeline import schema, seeds, tokens
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.model import gpt_neox
-from susc_pipeline.representation import auxiliary, leakage as leakages, moments, whitening
+from susc_pipeline.representation import auxiliary, moments, whitening
+from susc_pipeline.representation import leakage as leakages
 from susc_pipeline.representation.auxiliary import AuxModel
 from susc_pipeline.representation.whitening import WhiteningBasis
 
@@ -99,4 +100,6 @@ def leakage(
     layers = experiment.representation.layers
     spaces = {"ground_truth": truth, "prediction": predicted}
     frame = leakages.table(active, spaces, layers=layers, settings=experiment.leakage, rng=rng)
-    return dg.MaterializeResult(value=frame, metadata={"dagster/row_count": frame.height, "leakage": plots.leakage(frame)})
+    return dg.MaterializeResult(
+        value=frame, metadata={"dagster/row_count": frame.height, "leakage": plots.leakage(frame)}
+    )

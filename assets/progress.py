@@ -30,6 +30,6 @@ def reporter(context: dg.AssetExecutionContext, what: str) -> Callable[[int, int
             rate = done / (now - started)
             line = f"{done}/{total} {what}, {rate:.3g} a second, {(total - done) / rate:.0f} s to go"
             context.log.info(line)
-            print(f"      {line}", flush=True)
+            print(f"\n      {line} ", end="", flush=True)
 
     return report

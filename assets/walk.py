@@ -86,7 +86,7 @@ def materialize(module: ModuleType, home: Path, *, selected: list[str], shard: s
             if is_current(store, module.defs, unit):
                 continue
             started = time.monotonic()
-            print(f"[{number + 1}/{len(todo)}] {unit} ...", flush=True)
+            print(f"[{number + 1}/{len(todo)}] {unit} ", end="", flush=True)
             result = dg.materialize(
                 everything,
                 selection=dg.AssetSelection.assets(*unit.assets),
@@ -100,9 +100,9 @@ def materialize(module: ModuleType, home: Path, *, selected: list[str], shard: s
                 raise ValueError(f"{unit}: {_failure(result)}")
             for check in result.get_asset_check_evaluations():
                 if not check.passed:
-                    print(f"      check {check.check_name} failed: {check.description}", flush=True)
+                    print(f"\n      check {check.check_name} failed: {check.description}", flush=True)
             taken = time.monotonic() - started
-            print(f"[{number + 1}/{len(todo)}] {unit} done in {taken:.1f} s", flush=True)
+            print(f"done in {taken:.1f} s", flush=True)
             seconds["+".join(unit.assets)] = seconds.get("+".join(unit.assets), 0.0) + taken
             n_done += 1
     if n_done:

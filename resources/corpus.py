@@ -5,12 +5,11 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
+from resources import language_model
 from susc_pipeline import corpus, tokens
 from susc_pipeline.config import CorpusSettings, ModelSettings
 from susc_pipeline.corpus import Document
 from susc_pipeline.tokens import TokenizedDocument
-
-from resources import language_model
 
 
 def documents(settings: CorpusSettings) -> Iterator[Document]:

@@ -23,7 +23,9 @@ def load(name_or_path: str | None = None) -> ExperimentConfig:
     wanted = name_or_path or os.environ.get("SUSC_EXPERIMENT", "tiny")
     path = Path(wanted) if wanted.endswith(".toml") else EXPERIMENTS / f"{wanted}.toml"
     if not path.is_file():
-        raise ValueError(f"unknown experiment {wanted!r}; known are {', '.join(known())}, or give the path of a .toml file")
+        raise ValueError(
+            f"unknown experiment {wanted!r}; known are {', '.join(known())}, or give the path of a .toml file"
+        )
     return ExperimentConfig.from_toml(path)
 
 

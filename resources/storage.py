@@ -138,7 +138,9 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(content, path)
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise StoreError(f"no space left to write {path}; nothing was changed, free some space and try again") from error
+            raise StoreError(
+                f"no space left to write {path}; nothing was changed, free some space and try again"
+            ) from error
         raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -277,7 +279,9 @@ class ArtifactIOManager(dg.IOManager):
             by_lineage.setdefault(manifest["lineage"], []).append(name)
         if len(by_lineage) > 1:
             current = context.upstream_output.asset_spec.code_version if context.upstream_output else None
-            stale = [name for name, m in found.items() if m["code_version"] != current] or min(by_lineage.values(), key=len)
+            stale = [name for name, m in found.items() if m["code_version"] != current] or min(
+                by_lineage.values(), key=len
+            )
             raise StoreError(
                 f"{asset} mixes shards made with different settings or inputs; materialize again: {', '.join(stale)}"
             )

@@ -36,9 +36,15 @@ def refresh(store: Store, loaded: LoadedModel) -> None:
     The file is replaced as a whole, so that readers of the old one and concurrent writers are not disturbed.
     """
     texts = token_texts(loaded.tokenizer, loaded.model.vocabulary_size)
-    vocabulary = pl.DataFrame({"token_id": range(len(texts)), "text": texts}, schema={"token_id": pl.Int32, "text": pl.String})
+    vocabulary = pl.DataFrame(
+        {"token_id": range(len(texts)), "text": texts}, schema={"token_id": pl.Int32, "text": pl.String}
+    )
     write_table(vocabulary, store.table("vocabulary"))
-    sources = {name: store.path(asset) / "*.parquet" for name, asset in TABLES.items() if any(store.path(asset).glob("*.parquet"))}
+    sources = {
+        name: store.path(asset) / "*.parquet"
+        for name, asset in TABLES.items()
+        if any(store.path(asset).glob("*.parquet"))
+    }
     singles = (*SINGLE_TABLES, "vocabulary")
     sources |= {name: store.table(name) for name in singles if store.table(name).is_file()}
     with replacing(store.root / "warehouse.duckdb") as temporary, duckdb.connect(str(temporary)) as connection:

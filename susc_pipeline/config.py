@@ -200,8 +200,13 @@ class ExperimentConfig:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        plain = self.name.replace("-", "").replace("_", "").replace(".", "").isalnum() and self.name[0] != "."
-        require(plain, "name", self.name, "letters, digits, dots, dashes and underscores, for it names a folder")
+        plain = self.name.replace("-", "").replace("_", "").replace(".", "").isalnum() and not self.name.startswith(".")
+        require(
+            bool(self.name) and plain,
+            "name",
+            self.name,
+            "letters, digits, dots, dashes and underscores, for it names a folder",
+        )
 
     @staticmethod
     def from_toml(path: Path) -> "ExperimentConfig":
@@ -242,7 +247,9 @@ def _build(kind: type[Section], content: object, where: str) -> Section:
             raise ValueError(f"unknown key {name!r}; known are {', '.join(sorted(known))}")
         section = dataclasses.is_dataclass(known[key])
         values[key] = _build(known[key], value, name) if section else _value(known[key], value, name)
-    missing = [f.name for f in dataclasses.fields(typing.cast(typing.Any, kind)) if _is_required(f) and f.name not in values]
+    missing = [
+        f.name for f in dataclasses.fields(typing.cast(typing.Any, kind)) if _is_required(f) and f.name not in values
+    ]
     if missing:
         raise ValueError(f"key {missing[0]!r} is missing; add it")
     return kind(**values)

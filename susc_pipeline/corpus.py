@@ -8,9 +8,10 @@ import gzip
 import hashlib
 import io
 import json
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 import polars as pl
 import zstandard
@@ -40,9 +41,9 @@ def python_standard_library(folder: Path) -> Iterator[Document]:
     """Sources of the standard library under `folder`, in order of path; tests and site-packages are left out."""
     for path in sorted(folder.rglob("*.py")):
         relative = path.relative_to(folder)
-        # lib2to3, idlelib and turtledemo hold files in other encodings on purpose; strict decoding names them.
         if LEFT_OUT_FOLDERS.isdisjoint(relative.parts):
-            text = path.read_bytes().decode("utf-8", errors="ignore")
+            with tokenize.open(path) as source:  # honours a file's own encoding declaration, PEP 263
+                text = source.read()
             if text.strip():
                 yield Document(relative.as_posix(), text)
 
@@ -125,7 +126,7 @@ def _read_records(path: Path, name: str, text_column: str) -> Iterator[Document]
             yield Document(f"{name}#{number:09d}", _text_of(record, text_column, where))
 
 
-def _open_text(path: Path) -> IO[str]:
+def _open_text(path: Path) -> io.TextIOWrapper:
     if path.name.endswith(".gz"):
         return io.TextIOWrapper(gzip.open(path), encoding="utf-8")
     if path.name.endswith(".zst"):

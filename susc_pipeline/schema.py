@@ -119,7 +119,9 @@ def stack(frames: dict[str, pl.LazyFrame], column: str) -> StackedTokens:
     """The vectors under `column` of every shard; sorted by shard, for no order of loading may change a number."""
     shards = sorted(frames)
     loaded = [frames[shard].select(*TOKEN_KEY, column).collect() for shard in shards]
-    names = pl.concat([pl.Series("shard", [shard] * frame.height, dtype=pl.String) for shard, frame in zip(shards, loaded)])
+    names = pl.concat(
+        [pl.Series("shard", [shard] * frame.height, dtype=pl.String) for shard, frame in zip(shards, loaded)]
+    )
     keys = pl.concat([frame.select(*TOKEN_KEY) for frame in loaded])
     return StackedTokens(names, keys, np.concatenate([matrix(frame[column]) for frame in loaded]))
 

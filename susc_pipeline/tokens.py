@@ -75,7 +75,8 @@ def contexts_of_shard(
     """
     number = shard_keys(settings).index(shard)
     assigned = _assign(documents, settings, seed).shards[number]
-    return _contexts(assigned, settings, settings.contexts_per_shard, number * settings.contexts_per_shard, shard)
+    first = number * settings.contexts_per_shard
+    return _contexts(assigned, settings, seed, settings.contexts_per_shard, first, shard)
 
 
 def sampling_contexts(documents: list[TokenizedDocument], settings: TokenSettings, seed: int) -> pl.DataFrame:
@@ -85,9 +86,9 @@ def sampling_contexts(documents: list[TokenizedDocument], settings: TokenSetting
     """
     assignment = _assign(documents, settings, seed)
     first = settings.n_shards * settings.contexts_per_shard
-    pool = _contexts(assignment.minibatch, settings, settings.n_minibatch_contexts, first, "minibatch")
+    pool = _contexts(assignment.minibatch, settings, seed, settings.n_minibatch_contexts, first, "minibatch")
     first += settings.n_minibatch_contexts
-    fixed = _contexts(assignment.observable, settings, settings.n_observable_contexts, first, "observable")
+    fixed = _contexts(assignment.observable, settings, seed, settings.n_observable_contexts, first, "observable")
     roles = [pl.lit(role).alias("role") for role in ("minibatch", "observable")]
     return pl.concat([pool.with_columns(roles[0]), fixed.with_columns(roles[1])])
 
@@ -111,14 +112,20 @@ def _assign(documents: list[TokenizedDocument], settings: TokenSettings, seed: i
 
 
 def _contexts(
-    documents: list[TokenizedDocument], settings: TokenSettings, n_contexts: int, first_id: int, purpose: str
+    documents: list[TokenizedDocument],
+    settings: TokenSettings,
+    seed: int,
+    n_contexts: int,
+    first_id: int,
+    purpose: str,
 ) -> pl.DataFrame:
     length = settings.context_length
-    # The first context of every document comes before the second of any: many documents, little of each.
+    # Places in a document are drawn, or every context would be a head of a file; and one of each document is taken
+    # before a second of any: many documents, little of each.
     available = [
-        (turn, rank, turn * length)
+        (turn, rank, int(place) * length)
         for rank, document in enumerate(documents)
-        for turn in range(min(len(document.token_ids) // length, settings.max_contexts_per_document))
+        for turn, place in enumerate(_places(document, settings, seed))
     ]
     if len(available) < n_contexts:
         raise ValueError(
@@ -127,7 +134,18 @@ def _contexts(
             f"({settings.max_contexts_per_document}), or add text"
         )
     rows = [
-        (first_id + number, documents[rank].document_id, start, documents[rank].token_ids[start : start + length].tolist())
+        (
+            first_id + number,
+            documents[rank].document_id,
+            start,
+            documents[rank].token_ids[start : start + length].tolist(),
+        )
         for number, (_, rank, start) in enumerate(sorted(available)[:n_contexts])
     ]
     return pl.DataFrame(rows, schema=schema.CONTEXTS, orient="row")
+
+
+def _places(document: TokenizedDocument, settings: TokenSettings, seed: int) -> Int[np.ndarray, " places"]:
+    """Numbers of the document's contexts that may be used, in the order of their use."""
+    rng = np.random.default_rng(seeds.sequence(seed, "places", document.document_id))
+    return rng.permutation(len(document.token_ids) // settings.context_length)[: settings.max_contexts_per_document]

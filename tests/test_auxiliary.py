@@ -21,15 +21,15 @@ class World(NamedTuple):
     truth: np.ndarray
 
 
-def planted(kind: str, *, signal_fraction: float = 1.0, seed: int = 0) -> World:
-    """Features of unlike scale; scores that are a linear map of them, or one of products and absolute values."""
-    rng = np.random.default_rng(seed)
-    z = rng.standard_normal((3200, N_FEATURES))
-    features = z if kind == "linear" else np.abs(z[:, ::2]) + z[:, ::2] * z[:, 1::2]
+def planted(kind: str, *, signal_fraction: float = 1.0, n_features: int = N_FEATURES) -> World:
+    """Features of unlike scale; scores that are a linear map of them, or one of their absolute values."""
+    rng = np.random.default_rng(0)
+    z = rng.standard_normal((3200, n_features))
+    features = z if kind == "linear" else np.abs(z[:, ::2])
     truth = features @ rng.standard_normal((features.shape[1], N_PCS))
     truth = (truth - truth.mean(axis=0)) / truth.std(axis=0) * np.sqrt(signal_fraction)
     noise = rng.standard_normal(truth.shape) * np.sqrt(1 - signal_fraction)
-    activations = z * 10.0 ** rng.uniform(-1, 2, N_FEATURES) + rng.uniform(-9, 9, N_FEATURES)
+    activations = z * 10.0 ** rng.uniform(-1, 2, n_features) + rng.uniform(-9, 9, n_features)
     return World(activations.astype(np.float32), truth + noise, truth)
 
 
@@ -84,9 +84,9 @@ def test_noise_is_not_learned():
 
 
 def test_weight_decay_is_what_keeps_noise_from_being_learned():
-    world = planted("linear", signal_fraction=0.3)
+    world = planted("linear", signal_fraction=0.1, n_features=128)
     undecayed = trained(world, settings=dataclasses.replace(SETTINGS, weight_decay=0.0))
-    assert model_correlation(trained(world).model, world) > model_correlation(undecayed.model, world) + 0.01
+    assert model_correlation(trained(world).model, world) > model_correlation(undecayed.model, world) + 0.03
 
 
 def test_same_seed_same_model_and_another_seed_another():
@@ -115,7 +115,7 @@ def test_the_best_epoch_is_kept_and_training_stops_after_patience():
     assert training.history.best_epoch == int(np.argmin(losses)) == len(losses) - 3
     data = split(world)
     predicted = auxiliary.predict(training.model, data["stopping_activations"])
-    assert auxiliary.unexplained_share(predicted, data["stopping_targets"]) == min(losses)
+    assert metrics.unexplained_share(predicted, data["stopping_targets"]) == min(losses)
 
 
 def test_progress_is_called_after_each_epoch():
@@ -154,22 +154,12 @@ def test_decay_per_epoch_does_not_depend_on_the_number_of_steps():
     for n_steps in (8, 800):
         model = auxiliary.initialized(*planted("linear")[:2], HIDDEN_WIDTH, np.random.default_rng(0))
         optimizer = auxiliary.build_optimizer(model, AuxSettings(weight_decay=0.5), n_steps_per_epoch=n_steps)
-        norm = float(model.encoder.weight.norm())
+        norm = float(model.encoder.weight.detach().norm())
         for parameter in model.parameters():
             parameter.grad = torch.zeros_like(parameter)
         for _ in range(n_steps):
             optimizer.step()
-        assert float(model.encoder.weight.norm()) == pytest.approx(norm * np.exp(-0.5), rel=0.02)
-
-
-def test_unexplained_share_does_not_depend_on_scale_and_offset_and_is_one_minus_r_squared():
-    rng = np.random.default_rng(0)
-    target = rng.standard_normal((200, 1))
-    predicted = 0.5 * target + rng.standard_normal((200, 1))
-    r = np.corrcoef(predicted[:, 0], target[:, 0])[0, 1]
-    assert auxiliary.unexplained_share(7.0 * predicted - 3.0, target) == pytest.approx(1 - r**2, rel=1e-12)
-    assert auxiliary.unexplained_share(-predicted, target) == 1.0
-    assert auxiliary.unexplained_share(np.zeros((200, 1)), target) == 1.0
+        assert float(model.encoder.weight.detach().norm()) == pytest.approx(norm * np.exp(-0.5), rel=0.02)
 
 
 def test_predictions_do_not_depend_on_the_batch_size():
@@ -218,19 +208,31 @@ def test_ridge_solves_the_normal_equations():
     np.testing.assert_allclose(ridge.predict(model, data["activations"]), expected, atol=1e-6)
 
 
-def test_ridge_chooses_a_larger_penalty_for_noisier_targets():
-    few = {name: array[:60] for name, array in split(planted("linear", signal_fraction=1.0)).items()}
-    noisy = {name: array[:60] for name, array in split(planted("linear", signal_fraction=0.1)).items()}
-    assert ridge.fit(**noisy).penalty > ridge.fit(**few).penalty
+def test_ridge_keeps_the_penalty_with_the_lowest_stopping_loss():
+    """On 40 tokens of 16 features, 80 % noise: neither the smallest nor the largest penalty."""
+    data = {name: array[:40] for name, array in split(planted("linear", signal_fraction=0.2)).items()}
+    losses = {}
+    for penalty in ridge.PENALTIES:
+        predicted = ridge.predict(ridge.fit(**data, penalties=[penalty]), data["stopping_activations"])
+        losses[penalty] = metrics.unexplained_share(predicted, data["stopping_targets"])
+    assert ridge.fit(**data).penalty == min(losses, key=losses.__getitem__)
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("hidden_multiplier", 0), ("batch_size", 0), ("patience", 0), ("averaging_steps", 0), ("max_epochs", 0)]
-    + [("l1_penalty", -1.0), ("weight_decay", float("nan")), ("learning_rate", 0.0)],
+    [
+        ("hidden_multiplier", 0),
+        ("batch_size", 0),
+        ("patience", 0),
+        ("averaging_steps", 0),
+        ("max_epochs", 0),
+        ("l1_penalty", -1.0),
+        ("weight_decay", float("nan")),
+        ("learning_rate", 0.0),
+    ],
 )
 def test_settings_out_of_range_are_named(field, value):
-    with pytest.raises(ValueError, match=f"aux.{field} must be"):
+    with pytest.raises(ValueError, match=rf"aux\.{field} must be"):
         AuxSettings(**{field: value})
 
 
@@ -250,7 +252,7 @@ def test_bad_training_sets_are_refused():
 
 def test_divergence_names_the_learning_rate():
     settings = dataclasses.replace(SETTINGS, learning_rate=1e30, weight_decay=0.0, max_epochs=3)
-    with pytest.raises(ValueError, match="lower aux.learning_rate"):
+    with pytest.raises(ValueError, match=r"lower aux\.learning_rate"):
         trained(planted("linear"), settings=settings)
 
 

@@ -34,7 +34,9 @@ def test_restricted_chains_move_nothing_else_bitwise():
 def test_the_same_seed_gives_the_same_traces_and_another_seed_others():
     _, model, contexts = world()
     component = components.by_name(model, "L1H0")
-    first, again, other = (chains.sample(model, component, SETTINGS, contexts, seeds.sequence(s, "x")) for s in (1, 1, 2))
+    first, again, other = (
+        chains.sample(model, component, SETTINGS, contexts, seeds.sequence(s, "x")) for s in (1, 1, 2)
+    )
     np.testing.assert_array_equal(first.token_losses, again.token_losses)
     assert np.abs(first.token_losses - other.token_losses).max() > 1e-3
 
@@ -113,7 +115,9 @@ def test_a_diverging_chain_is_named_with_step_and_remedy():
     _, model, contexts = world()
     component = components.by_name(model, "L0H1")
     wild = dataclasses.replace(SETTINGS, sampler="sgld", step_size=50.0, localization=1.0)
-    with pytest.raises(chains.ChainDivergedError, match=r"chain \d of L0H1 diverged at step \d+.*lower sampling.step_size"):
+    with pytest.raises(
+        chains.ChainDivergedError, match=r"chain \d of L0H1 diverged at step \d+.*lower sampling.step_size"
+    ):
         chains.sample(model, component, wild, contexts, seeds.sequence(0))
 
 

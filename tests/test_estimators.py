@@ -24,7 +24,9 @@ def gaussian_traces(rng, *, n_chains=8, per_chain=50, n_tokens=6):
     observable = w @ g + 0.5 * (w**2) @ curvature
     gradient = g + curvature * w
     token = w @ g_tokens.T
-    direction = np.stack([gradient[c * per_chain : (c + 1) * per_chain].mean(axis=0) for c in range(n_chains)]) / localization
+    direction = (
+        np.stack([gradient[c * per_chain : (c + 1) * per_chain].mean(axis=0) for c in range(n_chains)]) / localization
+    )
     v = np.repeat(direction, per_chain, axis=0)
     traces = toys.traces_of(
         observable,
@@ -44,7 +46,9 @@ def test_the_restricted_estimate_equals_a_slow_loop():
     for token in range(n_tokens):
         excess = [float(traces.token_losses[d, token]) - traces.mean_loss[d] for d in range(n_draws)]
         for d in range(n_draws):
-            slow[token] -= (traces.mean_loss[d] - traces.mean_loss.mean()) * (excess[d] - np.mean(excess)) / (n_draws - 1)
+            slow[token] -= (
+                (traces.mean_loss[d] - traces.mean_loss.mean()) * (excess[d] - np.mean(excess)) / (n_draws - 1)
+            )
     np.testing.assert_allclose(estimators.restricted(traces).value, slow, atol=1e-6)
 
 

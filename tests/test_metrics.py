@@ -74,6 +74,17 @@ def test_null_is_wide_where_tokens_of_a_document_are_alike():
     assert null.std() > 2 / np.sqrt(399)
 
 
+def test_unexplained_share_does_not_depend_on_scale_and_offset_and_is_one_minus_r_squared():
+    rng = np.random.default_rng(0)
+    target = rng.standard_normal((200, 1))
+    predicted = 0.5 * target + rng.standard_normal((200, 1))
+    r = np.corrcoef(predicted[:, 0], target[:, 0])[0, 1]
+    assert metrics.unexplained_share(7.0 * predicted - 3.0, target) == pytest.approx(1 - r**2, rel=1e-12)
+    assert metrics.unexplained_share(-predicted, target) == 1.0
+    assert metrics.unexplained_share(np.zeros((200, 1)), target) == 1.0
+    assert np.isnan(metrics.unexplained_share(np.full((200, 1), np.inf), target))
+
+
 def test_same_seed_same_numbers():
     a, b = correlated(np.random.default_rng(9), 0.5)
     first, again = (metrics.permutation_null(a, b, DOCUMENTS, np.random.default_rng(1)) for _ in range(2))

@@ -83,7 +83,9 @@ def test_a_small_perturbation_of_a_bfloat16_model_is_not_rounded_away():
     component = Component("unembed")
     inputs = perturbation.prepare(model, component, token_ids, stream)
     exact = gpt_neox.GPTNeoX.from_module(toys.toy_module())
-    deltas = 1e-2 * torch.randn(1, components.n_parameters(model, component), generator=torch.Generator().manual_seed(1))
+    deltas = 1e-2 * torch.randn(
+        1, components.n_parameters(model, component), generator=torch.Generator().manual_seed(1)
+    )
     change = perturbation.losses(model, component, inputs, deltas) - perturbation.losses(
         model, component, inputs, torch.zeros_like(deltas)
     )

@@ -9,11 +9,10 @@ import sys
 import time
 from pathlib import Path
 
+import conftest
 import duckdb
 import polars as pl
 import pytest
-
-import conftest
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 SHARDS = [f"shard-{number:05d}" for number in range(5)]
@@ -128,7 +127,12 @@ def test_a_killed_run_keeps_its_finished_components(toy_folders, tmp_path):
     toml = conftest.write_toml(tmp_path / "toy.toml", *toy_folders)
     toml.write_text(toml.read_text().replace("n_draws = 4", "n_draws = 40"))
     arguments = command("--experiment", toml, "--shard", SHARDS[0], "--select", "sgld_samples")
-    assert run(tmp_path, "--experiment", toml, "--select", "language_model", "token_shards", "sampling_contexts").returncode == 0
+    assert (
+        run(
+            tmp_path, "--experiment", toml, "--select", "language_model", "token_shards", "sampling_contexts"
+        ).returncode
+        == 0
+    )
     process = subprocess.Popen(arguments, cwd=CHECKOUT, env=environment(tmp_path), stdout=subprocess.DEVNULL)
     folder = tmp_path / "data" / "toy" / "sgld_samples" / SHARDS[0]
     deadline = time.monotonic() + 60

@@ -92,9 +92,7 @@ def test_llc_of_a_sum_of_even_powers_is_the_sum_of_inverse_powers(powers):
     for number in range(12000):
         gradient = power / 2 * state.delta ** (power - 1)
         noise = torch.randn(delta.shape, generator=generator, dtype=torch.float64)
-        state = samplers.sgld(
-            state, gradient, noise, step_size=2e-5, n_beta=n_beta, localization=localization
-        )
+        state = samplers.sgld(state, gradient, noise, step_size=2e-5, n_beta=n_beta, localization=localization)
         if number >= 9000:
             trace.append((state.delta**power).sum(dim=1) / 2)
     found = diagnostics.local_learning_coefficient(torch.stack(trace, dim=1).numpy(), init_loss=0.0, n_beta=n_beta)

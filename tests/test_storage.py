@@ -21,7 +21,9 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 
 
 def test_tables_come_back_as_they_were(tmp_path):
-    frame = pl.DataFrame({"a": [1, 2], "v": [[1.0, 2.0], [3.0, 4.0]]}, schema={"a": pl.Int32, "v": pl.Array(pl.Float16, 2)})
+    frame = pl.DataFrame(
+        {"a": [1, 2], "v": [[1.0, 2.0], [3.0, 4.0]]}, schema={"a": pl.Int32, "v": pl.Array(pl.Float16, 2)}
+    )
     path = Store(tmp_path).table("asset", "shard-00001")
     storage.write_table(frame, path)
     assert storage.scan_table(path).collect().equals(frame)

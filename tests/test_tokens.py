@@ -43,7 +43,9 @@ def test_context_ids_are_unique_and_texts_are_those_of_the_document():
     for frame in everything(docs).values():
         for row in frame.iter_rows(named=True):
             seen.append(row["context_id"])
-            np.testing.assert_array_equal(by_name[row["document_id"]][row["start"] : row["start"] + 8], row["token_ids"])
+            np.testing.assert_array_equal(
+                by_name[row["document_id"]][row["start"] : row["start"] + 8], row["token_ids"]
+            )
     assert len(seen) == len(set(seen)) == 4 * 5 + 6 + 2
 
 

@@ -8,7 +8,7 @@ leaving / (leaving + staying), as published for susceptibility clusters. It equa
 while the set holds at most half of the graph's volume, and is 0 for the whole graph, where the textbook's is undefined.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, no_type_check
 
 import numba
 import numpy as np
@@ -78,6 +78,7 @@ def sweep_cut(
 
 
 @numba.njit(cache=True, nogil=True)
+@no_type_check  # numba cannot compile the wrapper that checks shapes in tests
 def sweep(indptr, indices, weights, degrees, is_member, ordering, max_volume, profile):
     """Number of prefixes within max_volume; their conductances are written to `profile`.
 

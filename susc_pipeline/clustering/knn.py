@@ -96,9 +96,7 @@ def approximate_neighbors(
     return without_self(*index.neighbor_graph)
 
 
-def without_self(
-    indices: Int[np.ndarray, "tokens found"], distances: Float[np.ndarray, "tokens found"]
-) -> Neighbors:
+def without_self(indices: Int[np.ndarray, "tokens found"], distances: Float[np.ndarray, "tokens found"]) -> Neighbors:
     """Neighbours with the token itself taken out, or the farthest where it was not found among its duplicates."""
     is_self = indices == np.arange(len(indices))[:, None]
     is_self[~is_self.any(axis=1), -1] = True
@@ -121,10 +119,22 @@ def graph_of_neighbors(neighbors: Neighbors, *, kernel: str) -> sparse.csr_array
     return graph
 
 
-def edge_weights(neighbors, sources, targets, distances, kernel):
+def edge_weights(
+    neighbors: Neighbors,
+    sources: Int[np.ndarray, " edges"],
+    targets: Int[np.ndarray, " edges"],
+    distances: Float[np.ndarray, " edges"],
+    kernel: str,
+) -> Float[np.ndarray, " edges"]:
+    """Weight of each edge by its length.
+
+    self_tuning: exp(-d^2 / (s_i s_j)) with s the distance to a token's farthest neighbour (Zelnik-Manor and Perona 2004);
+    gaussian: exp(-d^2 / median(s)^2); inverse_distance: 1 / d; unit: 1.
+    """
     distances = distances.astype(np.float64)
     scale = neighbors.distances.max(axis=1, where=neighbors.indices >= 0, initial=0).astype(np.float64)
-    floor = np.median(scale) * 1e-3
+    # Where most points are duplicates the median is zero; the root keeps products of two scales above zero.
+    floor = max(np.median(scale) * 1e-3, np.sqrt(np.finfo(np.float64).tiny))
     scale = np.maximum(scale, floor)
     if kernel == "self_tuning":
         return np.exp(-(distances**2) / (scale[sources] * scale[targets]))

@@ -9,7 +9,7 @@ The plain walk A D^-1 with teleport probability b = 2a / (1 + a) has the same fi
 so the pushes below are those of the plain walk: the same guarantee for fewer pushes.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, no_type_check
 
 import numba
 import numpy as np
@@ -60,7 +60,7 @@ def personalized_pagerank(
     Returns p >= 0 with p + pagerank(a, r) = pagerank(a, s) and 0 <= r(v) <= tolerance * d(v): the guarantee of
     Andersen, Chung & Lang (2006, theorem 1). Work is at most 1 / (b * tolerance) units of weighted degree, whatever the
     size of the graph. Vertices come in the order of their first push; those never pushed have value 0 and are left out.
-    The tolerance is per unit of weighted degree: doubling all weights does what halving the tolerance... see knn.py.
+    The tolerance is per unit of weighted degree: doubling all weights and halving the tolerance changes nothing.
     """
     check_push(graph, seed, teleport_probability, tolerance)
     if workspace is None:
@@ -76,14 +76,19 @@ def personalized_pagerank(
 def check_push(graph: sparse.csr_array, seed: int, teleport_probability: float, tolerance: float) -> None:
     """Refuse a seed outside the graph and parameters for which the pushes would not end."""
     if not 0 <= seed < graph.shape[0]:
-        raise ValueError(f"seed must be a vertex of the graph, 0 ... {graph.shape[0] - 1}, got {seed}; give another seed")
+        raise ValueError(
+            f"seed must be a vertex of the graph, 0 ... {graph.shape[0] - 1}, got {seed}; give another seed"
+        )
     if not 0 < teleport_probability < 1:
-        raise ValueError(f"teleport_probability must lie between 0 and 1, got {teleport_probability}; 0.001 is published")
+        raise ValueError(
+            f"teleport_probability must lie between 0 and 1, got {teleport_probability}; 0.001 is published"
+        )
     if not tolerance > 0:
         raise ValueError(f"tolerance must be positive, got {tolerance}; with 0 the pushes never end")
 
 
 @numba.njit(cache=True, nogil=True)
+@no_type_check  # numba cannot compile the wrapper that checks shapes in tests
 def push(indptr, indices, weights, degrees, residual, pagerank, queue, support, seed, teleport, tolerance):
     """Number of vertices pushed; the PageRank is left in `pagerank`, the vertices in `support`, the residual zeroed.
 

@@ -57,7 +57,13 @@ class Example(NamedTuple):
 
 
 def examples(
-    members: pl.DataFrame, contexts: pl.DataFrame, texts: list[str], *, cluster: int, n_examples: int, n_around: int = 10
+    members: pl.DataFrame,
+    contexts: pl.DataFrame,
+    texts: list[str],
+    *,
+    cluster: int,
+    n_examples: int,
+    n_around: int = 10,
 ) -> list[Example]:
     """The most central members of a cluster, at most one from each context, in their contexts.
 
@@ -74,7 +80,10 @@ def examples(
     found = []
     for position, ids in joined.select("position", "token_ids").iter_rows():
         words = [texts[token] for token in ids]
-        before, after = words[max(0, position - n_around) : position], words[position + 1 : position + 1 + n_around // 3]
+        before, after = (
+            words[max(0, position - n_around) : position],
+            words[position + 1 : position + 1 + n_around // 3],
+        )
         found.append(Example("".join(before), words[position], "".join(after)))
     return found
 
@@ -82,5 +91,10 @@ def examples(
 def labels(members: pl.DataFrame, tokens: StackedTokens) -> np.ndarray:
     """Cluster of each token, -1 where it is in none."""
     keys = tokens.keys.select("context_id", "position")
-    joined = keys.join(members.select("context_id", "position", "cluster"), how="left", on=["context_id", "position"], maintain_order="left")
+    joined = keys.join(
+        members.select("context_id", "position", "cluster"),
+        how="left",
+        on=["context_id", "position"],
+        maintain_order="left",
+    )
     return joined["cluster"].fill_null(-1).to_numpy().astype(np.int32)

@@ -25,7 +25,7 @@ class SearchSettings:
     """Tokens of a cluster, at least."""
     max_size: int = 10_000
     """Tokens of a cluster, at most."""
-    max_conductance: float = 0.5
+    max_conductance: float = 0.4
     """Share of a cluster's edge weight that leaves it, at most."""
     main_body_fraction: float = 0.99
     """Share of the graph's volume from which on a set is the main body of the cloud, not a cluster."""
@@ -34,7 +34,9 @@ class SearchSettings:
         """Check the values."""
         for name in ("teleport_probability", "max_conductance", "main_body_fraction"):
             if not 0 < getattr(self, name) < 1:
-                raise ValueError(f"{name} must lie between 0 and 1, got {getattr(self, name)}; change it in [clustering]")
+                raise ValueError(
+                    f"{name} must lie between 0 and 1, got {getattr(self, name)}; change it in [clustering]"
+                )
         if not self.tolerance > 0:
             raise ValueError(f"tolerance must be positive, got {self.tolerance}; 1e-7 is published")
         if not 1 <= self.min_size <= self.max_size:
@@ -62,7 +64,6 @@ class Clustering(NamedTuple):
     """Vertex that the cluster was found from."""
 
 
-
 def find_clusters(
     graph: sparse.csr_array,
     settings: SearchSettings,
@@ -73,10 +74,10 @@ def find_clusters(
     """Clusters found from seeds in a random order until every vertex is visited.
 
     From an unvisited seed: personalised PageRank, vertices ordered by falling PageRank over degree, the prefix of least
-    conductance. It is recorded if it is at most `max_conductance`, holds the seed's side of the cut (at least `min_size`
-    vertices not yet in a cluster, at most `max_size`) and is not the main body; a vertex stays with the cluster that
-    took it first. The members are then visited. Otherwise the seed alone is marked visited: marking everything that was
-    touched, the published wording, is faster but lost clusters on planted data (trials in the README).
+    conductance, less the vertices that an earlier cluster took: a vertex belongs to one cluster at most. What is left is
+    a cluster if it keeps at least half of the prefix, has `min_size` vertices, and its own conductance is at most
+    `max_conductance`; prefixes over `max_size` vertices or over `main_body_fraction` of the graph's volume do not
+    compete. Members are then visited, so later seeds start elsewhere; of a seed without a cluster, the seed alone is.
     """
     n_vertices = graph.shape[0]
     degrees = pagerank.weighted_degrees(graph)
@@ -93,7 +94,7 @@ def find_clusters(
         found = _cluster_from(graph, int(seed), settings, degrees, push_space, sweep_space)
         visited[seed] = True
         fresh = found[labels[found] == UNCLUSTERED]
-        if len(fresh) >= settings.min_size and 2 * len(fresh) >= len(found):
+        if _is_cluster(graph, fresh, found, settings):
             labels[fresh] = len(members)
             visited[fresh] = True
             members.append(fresh)
@@ -122,6 +123,12 @@ def _cluster_from(graph, seed, settings, degrees, push_space, sweep_space) -> np
     )
     is_cluster = cut.size > 0 and cut.conductance <= settings.max_conductance
     return ordering[: cut.size] if is_cluster else ordering[:0]
+
+
+def _is_cluster(graph, fresh, found, settings) -> bool:
+    if len(fresh) < settings.min_size or 2 * len(fresh) < len(found):
+        return False
+    return len(fresh) == len(found) or conductance.conductance(graph, fresh) <= settings.max_conductance
 
 
 def _describe(graph, degrees, labels, members, seeds) -> Clustering:

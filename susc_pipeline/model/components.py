@@ -63,7 +63,9 @@ def weights(model: GPTNeoX, component: Component) -> dict[str, Tensor]:
         ValueError: the component is none of this model.
     """
     if component not in enumerate_components(model):
-        raise ValueError(f"the model has no component {component.name!r}: {model.n_layers} layers x {model.n_heads} heads")
+        raise ValueError(
+            f"the model has no component {component.name!r}: {model.n_layers} layers x {model.n_heads} heads"
+        )
     match component.kind:
         case "embed":
             return {"embedding": model.embedding}

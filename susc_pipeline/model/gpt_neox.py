@@ -76,7 +76,9 @@ class GPTNeoX:
             ValueError: not a GPT-NeoX, or one with a feature that this code does not compute.
         """
         if not isinstance(module, GPTNeoXForCausalLM):
-            raise ValueError(f"the model must be a GPTNeoXForCausalLM, got {type(module).__name__}; choose another model")
+            raise ValueError(
+                f"the model must be a GPTNeoXForCausalLM, got {type(module).__name__}; choose another model"
+            )
         config = module.config
         rope = config.rope_parameters
         if config.hidden_act != "gelu" or rope.get("rope_type", "default") != "default":
@@ -233,7 +235,9 @@ def activations(
         ValueError: a layer that the model has not.
     """
     if not set(layers) <= set(range(1, model.n_layers + 1)):
-        raise ValueError(f"representation.layers must lie between 1 and {model.n_layers}, got {list(layers)}; correct it")
+        raise ValueError(
+            f"representation.layers must lie between 1 and {model.n_layers}, got {list(layers)}; correct it"
+        )
     batches = [_batch(model, batch, layers) for batch in torch.as_tensor(token_ids).split(batch_size)]
     features = torch.cat([batch.features for batch in batches])
     losses = torch.cat([batch.losses for batch in batches])

@@ -97,7 +97,7 @@ def _linear(
     weight: tuple[Tensor, Tensor | None],
     bias: tuple[Tensor, Tensor | None] | None,
 ) -> Float[Tensor, "chains contexts positions outputs"]:
-    """x times (weight + delta), plus (bias + delta), chain by chain."""
+    """X times (weight + delta), plus (bias + delta), chain by chain."""
     trained, delta = weight
     rows = x.flatten(1, 2)
     if delta is None:

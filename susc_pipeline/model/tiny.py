@@ -56,7 +56,9 @@ def train_tokenizer(texts: Iterable[str], *, vocabulary_size: int) -> PreTrained
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END_OF_TEXT, clean_up_tokenization_spaces=False)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=END_OF_TEXT, clean_up_tokenization_spaces=False
+    )
 
 
 def build_model(recipe: TinyRecipe) -> GPTNeoXForCausalLM:

@@ -1,1 +1,1 @@
-"""From susceptibilities to coordinates: moments, PCA, the auxiliary model, whitening, leak checks. Nothing is imported here."""
+"""From susceptibilities to coordinates: moments, PCA, auxiliary model, whitening, leak checks. Nothing is imported here."""

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from susc_pipeline.representation import moments
+from susc_pipeline.representation import metrics, moments
 
 KIND = "aux_model"
 BLOCK_SIZE = 4096
@@ -100,7 +100,10 @@ class AuxModel(nn.Module):
 
 
 class History(NamedTuple):
-    """Losses after each epoch, as shares of the training targets' variance, and the epoch (from 0) that was kept."""
+    """Losses after each epoch, as shares of the targets' variance, and the epoch (from 0) that was kept.
+
+    The training loss is the plain squared error; for the stopping loss see `metrics.unexplained_share`.
+    """
 
     training_loss: list[float]
     stopping_loss: list[float]
@@ -150,10 +153,11 @@ def train(
     best = copy.deepcopy(averaged.module)
     for epoch in range(settings.max_epochs):
         training_loss.append(train_epoch(model, averaged, optimizer, activations, targets, settings, rng))
-        stopping_loss.append(unexplained_share(predict(averaged.module, stopping_activations), stopping_targets))
+        predicted = predict(averaged.module, stopping_activations)
+        stopping_loss.append(metrics.unexplained_share(predicted, stopping_targets))
         if not math.isfinite(stopping_loss[-1]):
             rate = settings.learning_rate
-            raise ValueError(f"stopping loss is {stopping_loss[-1]} after epoch {epoch + 1}; lower aux.learning_rate ({rate:g})")
+            raise ValueError(f"stopping loss is nan after epoch {epoch + 1}; lower aux.learning_rate ({rate:g})")
         if progress is not None:
             progress(epoch + 1, stopping_loss[-1])
         if epoch == 0 or stopping_loss[-1] < stopping_loss[best_epoch]:
@@ -228,23 +232,6 @@ def train_epoch(
     return total / len(order)
 
 
-def unexplained_share(
-    predicted: Float[np.ndarray, "tokens pcs"], targets: Float[np.ndarray, "tokens pcs"]
-) -> float:
-    """Share of the targets' variance that remains when the prediction of each PC is given its best scale and offset.
-
-    1 - sum_pc max(cov, 0)^2 / var_predicted / sum_pc var_target. Scale does not count, because whitening sets it anew;
-    in the plain squared error the noise that every model learns from its training shards hides that the correlation
-    still rises, so that training would end after the first epoch.
-    """
-    predicted = predicted - predicted.mean(axis=0, dtype=np.float64)
-    targets = targets - targets.mean(axis=0, dtype=np.float64)
-    covariance = np.maximum(np.einsum("tp,tp->p", predicted, targets), 0.0)
-    variance = np.einsum("tp,tp->p", predicted, predicted)
-    explained = np.divide(covariance**2, variance, out=np.zeros_like(variance), where=covariance > 0)
-    return float(1.0 - explained.sum() / np.einsum("tp,tp->", targets, targets))
-
-
 @torch.no_grad()
 def predict(
     model: AuxModel, activations: Float[np.ndarray, "tokens features"], *, batch_size: int = BLOCK_SIZE
@@ -263,7 +250,7 @@ def check_training_set(
     """Refuse sets whose sizes differ or are below 2, values that are not finite, and targets that do not vary."""
     if len(activations) != len(targets) or len(targets) < 2:
         sizes = f"{len(activations)} activations and {len(targets)} targets"
-        raise ValueError(f"training and stopping sets must pair at least 2 tokens, got {sizes}; withhold other documents")
+        raise ValueError(f"training and stopping sets must pair at least 2 tokens, got {sizes}; add documents")
     if not np.isfinite(targets).all():
         n_bad = int(np.sum(~np.isfinite(targets)))
         raise ValueError(f"targets must be finite, got {n_bad} nan or infinite; repair the susceptibilities")
@@ -271,13 +258,14 @@ def check_training_set(
         raise ValueError("targets must vary, got the same scores for every token; check the chains and the PCA basis")
     starts = range(0, len(activations), BLOCK_SIZE)
     if not all(np.isfinite(activations[start : start + BLOCK_SIZE]).all() for start in starts):
-        raise ValueError("activations must be finite, got nan or infinity; float16 ends at 65504: store them as float32")
+        raise ValueError("activations must be finite, got nan or infinity; float16 ends at 65504, store float32")
 
 
 def save(model: AuxModel, folder: Path) -> None:
     """Write config.json and model.safetensors into the folder, which is made if need be."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}, folder / "model.safetensors")
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(tensors, folder / "model.safetensors")
     n_pcs, hidden_width = model.decoder.weight.shape
     config = {"kind": KIND, "n_features": model.encoder.in_features, "hidden_width": hidden_width, "n_pcs": n_pcs}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

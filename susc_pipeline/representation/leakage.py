@@ -62,7 +62,9 @@ def cka_chance(
     return Chance(float(np.mean(values)), float(low), float(high))
 
 
-def neighbour_sets(points: Float[np.ndarray, "tokens features"], *, n_neighbors: int) -> Int[np.ndarray, "tokens neighbors"]:
+def neighbour_sets(
+    points: Float[np.ndarray, "tokens features"], *, n_neighbors: int
+) -> Int[np.ndarray, "tokens neighbors"]:
     """The nearest other tokens of each token by Euclidean distance, in no order, by comparing all pairs."""
     if not 1 <= n_neighbors < len(points):
         rule = f"between 1 and the number of other tokens ({len(points) - 1})"

@@ -3,6 +3,7 @@
 Tokens of one document share their context, so the unit that is resampled or moved is the document, never the token.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -41,6 +42,24 @@ def unit_columns(x: Float[np.ndarray, "tokens columns"]) -> Float64[np.ndarray, 
         columns = np.flatnonzero(norm <= rounding).tolist()
         raise ValueError(f"a correlation needs columns that vary, got constant columns {columns}; drop them")
     return centred / norm
+
+
+def unexplained_share(predicted: Float[np.ndarray, "tokens pcs"], targets: Float[np.ndarray, "tokens pcs"]) -> float:
+    """Share of the targets' variance that remains when the prediction of each PC is given its best scale and offset.
+
+    1 - (sum over PCs of max(covariance, 0)^2 / predicted variance) / (sum over PCs of the targets' variance); nan where
+    a prediction is not finite. Scale does not count, because whitening sets it anew;
+    in the plain squared error the noise that every model learns from its training shards hides that the correlation
+    still rises, so that training would end after the first epoch.
+    """
+    if not np.isfinite(predicted).all():
+        return math.nan
+    predicted = predicted - predicted.mean(axis=0, dtype=np.float64)
+    targets = targets - targets.mean(axis=0, dtype=np.float64)
+    covariance = np.maximum(np.einsum("tp,tp->p", predicted, targets), 0.0)
+    variance = np.einsum("tp,tp->p", predicted, predicted)
+    explained = np.divide(covariance**2, variance, out=np.zeros_like(variance), where=covariance > 0)
+    return float(1.0 - explained.sum() / np.einsum("tp,tp->", targets, targets))
 
 
 def document_bootstrap(

@@ -1,4 +1,4 @@
-"""Moments: count, mean and scatter of a matrix's rows, merged across shards. What is fitted to them is in pca.py and whitening.py.
+"""Count, mean and scatter of a matrix's rows, merged across shards. What is fitted to them is in pca.py, whitening.py.
 
 Merging is the pairwise update of Chan, Golub and LeVeque (1983), in float64 whatever the dtype of the data.
 """
@@ -57,7 +57,7 @@ def of(x: Float[np.ndarray, "tokens features"]) -> Moments:
         raise ValueError("moments need at least 1 token, got 0; leave empty shards out")
     n_bad = int(np.sum(~np.isfinite(x)))
     if n_bad:
-        raise ValueError(f"moments need finite values, got {n_bad} nan or infinite; drop those tokens or repair the shard")
+        raise ValueError(f"moments need finite values, got {n_bad} nan or infinite; drop those tokens")
     mean = x.mean(axis=0, dtype=np.float64)
     centred = x - mean
     return Moments(len(x), mean, centred.T @ centred)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float64
 
-from susc_pipeline.representation import auxiliary, moments
+from susc_pipeline.representation import auxiliary, metrics, moments
 
 PENALTIES = tuple(10.0**power for power in range(-4, 4))
 
@@ -44,12 +44,10 @@ def fit(
     for penalty in penalties:
         weights = vectors @ (projected / (np.maximum(variance, 0.0) + penalty)[:, None]) / scale[:, None]
         candidates.append(RidgeModel(weights, centre - mean @ weights, float(penalty)))
-    losses = [auxiliary.unexplained_share(predict(model, stopping_activations), stopping_targets) for model in candidates]
+    losses = [metrics.unexplained_share(predict(model, stopping_activations), stopping_targets) for model in candidates]
     return candidates[int(np.argmin(losses))]
 
 
-def predict(
-    model: RidgeModel, activations: Float[np.ndarray, "tokens features"]
-) -> Float64[np.ndarray, "tokens pcs"]:
+def predict(model: RidgeModel, activations: Float[np.ndarray, "tokens features"]) -> Float64[np.ndarray, "tokens pcs"]:
     """PC scores of activations."""
     return activations.astype(np.float64) @ model.weights + model.intercept

@@ -1,7 +1,7 @@
 """Whitening: PCA of the predicted PC scores, each direction scaled to unit variance. The first PCA is in pca.py.
 
-An auxiliary model predicts a noisy PC with little variance, so the predicted matrix has nearly null directions; scaled
-to unit variance they would fill the distances between tokens with rounding or noise. Directions below a floor are dropped.
+An auxiliary model predicts a noisy PC with little variance, so the predicted matrix has nearly null directions. Scaled
+to unit variance they would fill the distances between tokens with noise; directions below a floor are dropped.
 """
 
 import json
@@ -49,7 +49,7 @@ def fit(moments: Moments, *, relative_floor: float) -> WhiteningBasis:
         ValueError: the scores do not vary at all.
     """
     if not 0 <= relative_floor < 1:
-        raise ValueError(f"relative_floor must be in [0, 1), got {relative_floor:g}; 1e-3 is the default of experiments")
+        raise ValueError(f"relative_floor must be in [0, 1), got {relative_floor:g}; 1e-3 is the usual value")
     if moments.is_constant.all():
         raise ValueError("predicted scores must vary to be whitened, got only constant columns; check the aux model")
     axes = pca.principal_axes(moments.covariance)

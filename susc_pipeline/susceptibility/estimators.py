@@ -80,9 +80,7 @@ def bayesian_influence(traces: LossTraces) -> Susceptibility:
     return _mean_and_error(-_covariance_terms(traces.mean_loss, losses), _blocks(traces))
 
 
-def two_chain(
-    traces: LossTraces, full_excess: Float[np.ndarray, " tokens"]
-) -> Float[np.ndarray, " tokens"]:
+def two_chain(traces: LossTraces, full_excess: Float[np.ndarray, " tokens"]) -> Float[np.ndarray, " tokens"]:
     """The estimator with two kinds of chains: -(E_C[phi (l - L)] - E_C[phi] E_full[l - L]) (Gordon et al.; devinterp).
 
     Args:
@@ -146,9 +144,7 @@ def _covariance_terms(
     return weights[:, None] * (losses - losses.mean(axis=0))
 
 
-def _mean_and_error(
-    terms: Float[np.ndarray, "draws tokens"], blocks: Int[np.ndarray, " draws"]
-) -> Susceptibility:
+def _mean_and_error(terms: Float[np.ndarray, "draws tokens"], blocks: Int[np.ndarray, " draws"]) -> Susceptibility:
     """Mean over draws, and its error from the spread between blocks, which are taken to be independent."""
     _, block, counts = np.unique(blocks, return_inverse=True, return_counts=True)
     sums = np.zeros((len(counts), terms.shape[1]))

@@ -1,4 +1,4 @@
-"""Split-half reliability of susceptibilities, per component and per PC, and the noise ceiling. Estimation is in estimators.py.
+"""Split-half reliability of susceptibilities, per component and per PC, and the noise ceiling. No estimation of them.
 
 Notation: a measured column is signal + sampling noise; its reliability is the signal's share of its variance. Two halves
 of the chains give two measurements with the same signal and independent noise, so that their correlation estimates the
@@ -17,7 +17,7 @@ from susc_pipeline.representation.pca import PCABasis
 
 
 class Reliability(NamedTuple):
-    """For each column: correlation of the halves, reliability of the whole, and the largest correlation to be hoped for."""
+    """For each column: correlation of the halves, reliability of the whole, and what a perfect predictor would reach."""
 
     half_correlation: Float64[np.ndarray, " columns"]
     reliability: Float64[np.ndarray, " columns"]
@@ -34,7 +34,7 @@ def split_half(
             splits before they are corrected.
     """
     if not halves:
-        raise ValueError("split_half needs at least 1 split, got 0; estimate susceptibilities from two halves of the chains")
+        raise ValueError("split_half needs at least 1 split, got 0; estimate from two halves of the chains")
     half_correlation = np.mean([metrics.correlation_per_column(a, b) for a, b in halves], axis=0)
     reliability = spearman_brown(half_correlation, factor=2.0)
     return Reliability(half_correlation, reliability, noise_ceiling(reliability))
@@ -52,9 +52,7 @@ def split_half_scores(
     return split_half([(pca.transform(a, basis), pca.transform(b, basis)) for a, b in halves])
 
 
-def spearman_brown(
-    correlation: Float[np.ndarray, " columns"], *, factor: float
-) -> Float64[np.ndarray, " columns"]:
+def spearman_brown(correlation: Float[np.ndarray, " columns"], *, factor: float) -> Float64[np.ndarray, " columns"]:
     """Reliability of a measurement `factor` times as long: f r / (1 + (f - 1) r) (Spearman 1910; Brown 1910).
 
     A negative correlation is returned as it is. It says that the reliability is near zero; the formula would stretch

@@ -1,0 +1,58 @@
+"""Experiments are read strictly; digests change with what they cover and nothing else."""
+
+import dataclasses
+
+import pytest
+
+from resources import experiment
+from susc_pipeline.config import ExperimentConfig
+
+
+def written(tmp_path, text):
+    path = tmp_path / "e.toml"
+    path.write_text(text)
+    return ExperimentConfig.from_toml(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name = ", "is not a TOML file"),
+        ("seed = 1", "key 'name' is missing"),
+        ('name = "x"\nsede = 1', "unknown key 'sede'; known are"),
+        ('name = "x"\n[sampler]\nstep = 1', "unknown key 'sampler'"),
+        ('name = "x"\n[sampling]\nn_draws = true', "sampling.n_draws must be of type int, got True"),
+        ('name = "x"\n[sampling]\nn_draws = "many"', "sampling.n_draws must be of type int, got 'many'"),
+        ('name = "x"\n[sampling]\nn_draws = 1', "sampling.n_draws must be at least 2"),
+        ('name = "x"\n[sampling]\nsampler = "hmc"', "sampling.sampler must be one of"),
+        ('name = "x"\n[sampling]\nstep_size = -1', "sampling.step_size must be positive, got -1.0"),
+        ('name = "x"\ntokens = 3', "tokens must be a section, got 3"),
+        ('name = "x"\n[tokens]\nn_ground_truth_shards = 99', "between 2 and tokens.n_shards"),
+        ('name = "x"\n[corpus]\nkind = "files"', "corpus.path must be given"),
+        ('name = "x"\n[representation]\nlayers = [1, "2"]', r"layers\[1\] must be of type int"),
+        ('name = "../x"', "name must be letters"),
+        ('name = ""', "name must be letters"),
+    ],
+)
+def test_mistakes_are_named_with_the_rule(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message):
+        written(tmp_path, text)
+
+
+def test_digests_cover_their_sections_the_seed_and_not_the_device(tmp_path):
+    base = written(tmp_path, 'name = "x"')
+    other = dataclasses.replace(base, sampling=dataclasses.replace(base.sampling, n_draws=99))
+    assert base.digest("tokens") == other.digest("tokens") and base.digest("sampling") != other.digest("sampling")
+    assert base.digest() != other.digest() and base.digest("tokens") != dataclasses.replace(base, seed=5).digest(
+        "tokens"
+    )
+    moved = dataclasses.replace(base, model=dataclasses.replace(base.model, device="cuda:1"))
+    assert moved.digest() == base.digest()
+
+
+def test_every_experiment_that_comes_with_the_project_loads():
+    assert {"tiny", "pythia-14m", "pythia-70m", "pythia-160m", "pythia-410m", "pythia-1.4b"} <= set(experiment.known())
+    for name in experiment.known():
+        assert experiment.load(name).name == name
+    with pytest.raises(ValueError, match="unknown experiment 'huge'; known are pythia-1.4b"):
+        experiment.load("huge")

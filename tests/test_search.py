@@ -1,0 +1,123 @@
+"""Sweep cuts against brute force; the search finds bells of a barbell and planted clusters, whatever the vertex order."""
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy import sparse
+
+import planted
+from susc_pipeline.clustering import agreement, conductance, knn, pagerank, search
+from susc_pipeline.clustering.knn import KNNSettings
+from susc_pipeline.clustering.search import SearchSettings
+
+
+def random_graph(n_vertices, rng):
+    upper = np.triu(rng.random((n_vertices, n_vertices)) * (rng.random((n_vertices, n_vertices)) < 0.5), 1)
+    return sparse.csr_array((upper + upper.T).astype(np.float32))
+
+
+def barbell(size):
+    matrix = np.zeros((2 * size, 2 * size), np.float32)
+    matrix[:size, :size] = matrix[size:, size:] = 1
+    matrix[size - 1, size] = matrix[size, size - 1] = 1
+    np.fill_diagonal(matrix, 0)
+    return sparse.csr_array(matrix)
+
+
+def brute_force(graph, members):
+    matrix = graph.toarray().astype(np.float64)
+    inside = np.isin(np.arange(len(matrix)), members)
+    volume = matrix[inside].sum()
+    return matrix[np.ix_(inside, ~inside)].sum() / volume if volume > 0 else 1.0
+
+
+def test_conductance_and_sweep_equal_brute_force():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        graph = random_graph(int(rng.integers(3, 12)), rng)
+        ordering = rng.permutation(graph.shape[0])
+        expected = [brute_force(graph, ordering[: k + 1]) for k in range(len(ordering))]
+        cut = conductance.sweep_cut(graph, ordering, min_size=2)
+        np.testing.assert_allclose(cut.profile, expected, atol=1e-6)
+        assert cut.conductance == pytest.approx(min(expected[1:]), abs=1e-6)
+        assert conductance.conductance(graph, ordering[:2]) == pytest.approx(expected[1], abs=1e-6)
+
+
+def test_the_sweep_of_pagerank_finds_the_best_cut_of_a_barbell():
+    graph = barbell(6)
+    vector = pagerank.personalized_pagerank(graph, 2, teleport_probability=0.05, tolerance=1e-9)
+    order = vector.vertices[np.argsort(-vector.values / pagerank.weighted_degrees(graph)[vector.vertices])]
+    cut = conductance.sweep_cut(graph, order, max_size=8)
+    best = min(brute_force(graph, subset) for size in range(1, 8) for subset in itertools.combinations(range(12), size))
+    assert set(order[: cut.size]) == set(range(6)) and cut.conductance == pytest.approx(best)
+
+
+def test_a_barbell_gives_its_two_bells():
+    settings = SearchSettings(teleport_probability=0.05, tolerance=1e-6, min_size=5, main_body_fraction=0.6)
+    found = search.find_clusters(barbell(20), settings, np.random.default_rng(0))
+    assert {frozenset(m.tolist()) for m in found.members} == {frozenset(range(20)), frozenset(range(20, 40))}
+    np.testing.assert_allclose(found.conductance, 1 / (20 * 19 + 1))
+    assert all(found.labels[m].tolist() == [k] * 20 for k, m in enumerate(found.members))
+
+
+def test_planted_clusters_are_found_and_little_else():
+    world = planted.plant(6000, 16, 20, np.random.default_rng(1), size_range=(30, 200))
+    graph = knn.knn_graph(world.points, KNNSettings(n_neighbors=30), np.random.default_rng(0))
+    settings = SearchSettings(teleport_probability=0.01, tolerance=1e-5)
+    found = search.find_clusters(graph, settings, np.random.default_rng(0))
+    matched = agreement.best_match_jaccard(world.labels.astype(np.int32), found.labels)
+    assert np.mean(matched >= 0.8) >= 0.9, np.sort(matched)
+    assert np.mean(agreement.best_match_jaccard(found.labels, world.labels.astype(np.int32)) < 0.3) <= 0.1
+
+
+def test_the_same_seed_gives_the_same_clusters_and_no_vertex_is_in_two():
+    world = planted.plant(2000, 8, 8, np.random.default_rng(2), size_range=(30, 100))
+    graph = knn.knn_graph(world.points, KNNSettings(n_neighbors=15), np.random.default_rng(0))
+    settings = SearchSettings(teleport_probability=0.01, tolerance=1e-5)
+    a, b = (search.find_clusters(graph, settings, np.random.default_rng(4)) for _ in range(2))
+    np.testing.assert_array_equal(a.labels, b.labels)
+    together = np.concatenate(a.members)
+    assert len(together) == len(set(together.tolist())) == int((a.labels >= 0).sum())
+
+
+def test_progress_counts_to_the_number_of_vertices():
+    seen = []
+    settings = SearchSettings(min_size=5, tolerance=1e-4, teleport_probability=0.1)
+    search.find_clusters(barbell(20), settings, np.random.default_rng(0), progress=lambda *a: seen.append(a))
+    assert seen and all(total == 40 for _, total in seen)
+
+
+def test_graphs_are_symmetric_with_the_stated_mean_degree():
+    points = np.random.default_rng(0).normal(size=(300, 5)).astype(np.float32)
+    for kernel in knn.KERNELS:
+        graph = knn.knn_graph(points, KNNSettings(n_neighbors=10, kernel=kernel), np.random.default_rng(0))
+        assert abs(graph - graph.T).max() < 1e-6 and not graph.diagonal().any()
+        assert graph.sum() / 300 == pytest.approx(10, rel=1e-4)
+
+
+def test_duplicate_points_do_not_break_the_graph():
+    points = np.repeat(np.random.default_rng(0).normal(size=(20, 3)), 15, axis=0).astype(np.float32)
+    graph = knn.knn_graph(points, KNNSettings(n_neighbors=10), np.random.default_rng(0))
+    assert np.isfinite(graph.data).all() and graph.nnz > 0
+
+
+def test_bad_points_and_settings_are_refused():
+    points = np.zeros((10, 3), np.float32)
+    with pytest.raises(ValueError, match="n_neighbors must be less than the number of points, got 45 for 10 points"):
+        knn.knn_graph(points, KNNSettings(), np.random.default_rng(0))
+    points[3, 1] = np.nan
+    with pytest.raises(ValueError, match="points must be finite, got 1 of 10"):
+        knn.knn_graph(points, KNNSettings(n_neighbors=3), np.random.default_rng(0))
+    with pytest.raises(ValueError, match="kernel must be one of.*'cosine'"):
+        KNNSettings(kernel="cosine")
+    with pytest.raises(ValueError, match="max_conductance must lie between 0 and 1, got 2"):
+        SearchSettings(max_conductance=2.0)
+
+
+def test_agreement_of_a_clustering_with_itself_is_one_and_with_noise_about_zero():
+    rng = np.random.default_rng(0)
+    a, b = (rng.integers(-1, 5, size=4000).astype(np.int32) for _ in range(2))
+    assert agreement.adjusted_rand_index(a, a) == 1 and abs(agreement.adjusted_rand_index(a, b)) < 0.01
+    np.testing.assert_array_equal(agreement.best_match_jaccard(a, a), np.ones(5))
+    assert agreement.best_match_jaccard(a, np.full(4000, -1, np.int32)).tolist() == [0] * 5
