@@ -50,8 +50,9 @@ def reliability(
     pca_basis: PCABasis,
     experiment: dg.ResourceParam[ExperimentConfig],
 ) -> dg.MaterializeResult[pl.DataFrame]:
-    """Split-half reliability (Spearman-Brown) of every component and PC over all ground-truth tokens, and the noise
-    ceiling, its root: the highest correlation with the measured values that any prediction can reach.
+    """Split-half reliability (Spearman-Brown) of every component and PC over all ground-truth tokens.
+
+    Its root is the noise ceiling: the highest correlation with the measured values that any prediction can reach.
     """
     names = [c.name for c in components.enumerate_components(language_model.load(experiment.model).model)]
     a, b = (schema.stack(ground_truth_susceptibilities, column).values for column in ("half_a", "half_b"))

@@ -82,10 +82,10 @@ def leakage(
     predicted_susceptibilities: dict[str, pl.LazyFrame],
     experiment: dg.ResourceParam[ExperimentConfig],
 ) -> dg.MaterializeResult[pl.DataFrame]:
-    """How alike activations and susceptibilities are on withheld tokens, layer by layer: linear CKA and shared nearest
-    neighbours, for the ground truth and for the predictions, beside the level of chance.
+    """How alike activations and susceptibilities are on withheld tokens, by layer: linear CKA and shared neighbours.
 
-    If predictions were activations in disguise, theirs would be far above the ground truth's.
+    For the ground truth and for the predictions, beside the level of chance (published on Pythia-1.4B: CKA up to 0.15
+    and 0.275, Jaccard below 0.05 and 0.19). Of predictions that were activations in disguise both would be near 1.
     """
     shards = tokens.validation_keys(experiment.tokens)
     truth, active, predicted = (

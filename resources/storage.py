@@ -289,5 +289,4 @@ class ArtifactIOManager(dg.IOManager):
 
     @staticmethod
     def _reader(context: dg.InputContext | dg.OutputContext) -> str:
-        step = context.step_context if isinstance(context, dg.InputContext) else context.step_context
-        return f"{step.run_id} {step.step.key}"
+        return f"{context.step_context.run_id} {context.step_context.step.key}"

@@ -23,8 +23,8 @@ library_name: transformers
 A GPT-NeoX of {n_parameters:,} parameters ({n_layers} layers x {n_heads} heads, width {hidden_size}, parallel residual, rotary
 positions, untied unembedding, byte-level BPE of {vocabulary_size} entries), trained by `susc_pipeline/model/tiny.py` on
 the sources of the standard library of Python {python} ({n_training_documents} files, {n_training_tokens:,} tokens,
-{n_steps} steps of {tokens_per_step:,} tokens, {minutes:.0f} minutes on {n_threads} CPU threads). One file in ten, chosen by a hash of its path,
-was held out.
+{n_steps} steps of {tokens_per_step:,} tokens, {minutes:.0f} minutes on {n_threads} CPU threads).
+One file in ten, chosen by a hash of its path, was held out.
 
 | on {n_held_out_documents} held-out files, {n_held_out_tokens:,} tokens | nats per token |
 |---|---|

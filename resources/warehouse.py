@@ -14,15 +14,15 @@ TABLES = {
     "activations": "activations",
 }
 SINGLE_TABLES = ("sampling_contexts", "reliability", "aux_correlation", "leakage", "clusters", "cluster_members")
-MEMBER_CONTEXTS = """
+TEXT_OF = """(select coalesce(string_agg(v.text, '' order by w.place), '') from (
+        select unnest(c.token_ids[{first}:{last}]) as id, generate_subscripts(c.token_ids[{first}:{last}], 1) as place
+    ) w join vocabulary v on v.token_id = w.id)"""
+# DuckDB counts list entries from one, positions count from zero.
+MEMBER_CONTEXTS = f"""
 create view member_contexts as
 select m.cluster, m.rank, t.text as token,
-    (select coalesce(string_agg(v.text, '' order by w.place), '') from (select unnest(c.token_ids[greatest(1, m.position - 15):m.position]) as id,
-        generate_subscripts(c.token_ids[greatest(1, m.position - 15):m.position], 1) as place) w
-        join vocabulary v on v.token_id = w.id) as before,
-    (select coalesce(string_agg(v.text, '' order by w.place), '') from (select unnest(c.token_ids[m.position + 2:m.position + 6]) as id,
-        generate_subscripts(c.token_ids[m.position + 2:m.position + 6], 1) as place) w
-        join vocabulary v on v.token_id = w.id) as after,
+    {TEXT_OF.format(first="greatest(1, m.position - 15)", last="m.position")} as before,
+    {TEXT_OF.format(first="m.position + 2", last="m.position + 6")} as after,
     c.document_id, m.context_id, m.position, m.shard
 from cluster_members m
 join contexts c using (context_id)

@@ -75,7 +75,7 @@ def hub_dataset(name: str, *, revision: str, split: str, text_column: str, max_d
         ValueError: the optional package `datasets` is missing, or the dataset has no such column.
     """
     try:
-        from datasets import load_dataset  # optional, and slow to import
+        from datasets import load_dataset  # pyright: ignore[reportMissingImports]  # optional, and slow to import
     except ImportError as error:
         raise ValueError(
             f"corpus {name!r} is a Hub dataset, which needs the package datasets; pip install 'susc-pipeline[hub]'"

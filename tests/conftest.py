@@ -6,7 +6,7 @@ import pytest
 import toys
 from susc_pipeline.model import tiny
 
-WORDS = ["if", "else", "for", "while", "return", "def", "class", "import", "self", "value", "index", "count", "token", "loss", "model", "layer", "head", "chain"]
+WORDS = "if else for while return def class import self value index count token loss model layer head chain".split()
 
 
 def write_corpus(folder, n_documents=60):

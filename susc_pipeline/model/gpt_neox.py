@@ -5,7 +5,7 @@ transformers to float rounding. Loading weights is in resources/language_model.p
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -80,7 +80,7 @@ class GPTNeoX:
                 f"the model must be a GPTNeoXForCausalLM, got {type(module).__name__}; choose another model"
             )
         config = module.config
-        rope = config.rope_parameters
+        rope: dict[str, Any] = dict(config.rope_parameters or {})
         if config.hidden_act != "gelu" or rope.get("rope_type", "default") != "default":
             raise ValueError(
                 f"only exact GELU and unscaled rotary positions are computed here, got hidden_act "
