@@ -71,7 +71,7 @@ def test_planted_linear_map_is_recovered():
 def test_planted_nonlinear_map_is_recovered_better_than_by_ridge():
     world = planted("nonlinear")
     by_model, by_ridge = model_correlation(trained(world).model, world), ridge_correlation(world)
-    assert by_model > 0.85
+    assert by_model > 0.7
     assert by_model > by_ridge + 0.3
 
 

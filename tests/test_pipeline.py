@@ -80,14 +80,13 @@ def test_the_warehouse_answers_what_the_readme_asks(finished):
     root, _, _ = finished
     with duckdb.connect(str(root / "data" / "toy" / "warehouse.duckdb"), read_only=True) as connection:
         assert connection.sql("select count(*) from predictions").fetchall() == [(5 * 10 * 15,)]
-        members = connection.sql("select * from member_contexts order by cluster, rank").pl()
-        stored = pl.read_parquet(root / "data" / "toy" / "cluster_members.parquet")
-        assert members.height == stored.height
-        one = connection.sql(
-            "select m.token, m.before, v.text from member_contexts m join predictions p using (context_id, position) "
-            "join vocabulary v on v.token_id = p.token_id"
-        ).pl()
-        assert (one["token"] == one["text"]).all()
+        members = connection.sql("select count(*) from member_contexts").fetchall()
+        assert members == [(pl.read_parquet(root / "data" / "toy" / "cluster_members.parquet").height,)]
+        same = connection.sql(
+            "select count(*), count(*) filter (m.token = v.text) from member_contexts m "
+            "join predictions p using (context_id, position) join vocabulary v on v.token_id = p.token_id"
+        ).fetchall()
+        assert same == [(members[0][0], members[0][0])]
 
 
 def test_a_changed_setting_reruns_just_what_it_concerns(finished, tmp_path):
@@ -125,7 +124,7 @@ def test_a_backfill_gives_the_same_bytes_in_another_order_and_mixed_shards_are_r
 
 def test_a_killed_run_keeps_its_finished_components(toy_folders, tmp_path):
     toml = conftest.write_toml(tmp_path / "toy.toml", *toy_folders)
-    toml.write_text(toml.read_text().replace("n_draws = 4", "n_draws = 40"))
+    toml.write_text(toml.read_text().replace("n_draws = 4", "n_draws = 12"))
     arguments = command("--experiment", toml, "--shard", SHARDS[0], "--select", "sgld_samples")
     assert (
         run(
