@@ -40,7 +40,7 @@ def sgld_samples(
     contexts = chains.sampling_contexts(model, shard=schema.token_ids(token_shards), **roles)
     inputs = [store.manifest(*key) for key in (("language_model",), ("token_shards", shard), ("sampling_contexts",))]
     traces = store.traces(shard, f"{version(1, 'sampling')}-{'-'.join(m['sha256'][:8] for m in inputs if m)}")
-    found = components.enumerate_components(model)
+    found = components.enumerate_components(model) + experiment.sampling.all_weights * [components.ALL_WEIGHTS]
     with store.lock("sgld_samples", shard):
         for component in progress.track(context, found, f"components of {shard}"):
             if not traces.has(component.name):
@@ -71,7 +71,9 @@ def ground_truth_susceptibilities(
     """
     names = [c.name for c in components.enumerate_components(language_model.load(experiment.model).model)]
     traces = (chains.of_frame(sgld_samples.read(name)) for name in names)
-    found = estimators.estimate_shard(traces, kind=experiment.susceptibility.estimator)
+    reference = chains.of_frame(sgld_samples.read("all_weights")) if experiment.sampling.all_weights else None
+    kind = experiment.susceptibility.estimator
+    found = estimators.estimate_shard(traces, kind=kind, all_weights=reference)
     keys = schema.token_key_frame(token_shards)
     frame = schema.with_vectors(
         keys,

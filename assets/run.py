@@ -35,9 +35,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(selected: list[str], shard: str | None) -> None:
     """Materialize what is missing or stale, in order of the graph, and say what there is to see."""
+    warnings.filterwarnings("ignore", module="dagster")  # previews of features that a pinned Dagster cannot withdraw
     from assets import definitions, walk  # the experiment in force is read when these are imported
 
-    warnings.filterwarnings("ignore", module="dagster")
     home = dagster_home()
     started = time.monotonic()
     n_done = walk.materialize(definitions, home, selected=selected, shard=shard)

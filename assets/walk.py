@@ -1,6 +1,8 @@
 """The walk over the asset graph: which artifacts are up to date, their materialization in order, and the report."""
 
 import json
+import os
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +20,7 @@ from resources.storage import LanguageModelFolder, Store, write_json
 from susc_pipeline.clustering import reading
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "ERROR"}}}}
+PROCESS_TAG = "susc/process"
 
 
 class Unit(NamedTuple):
@@ -82,6 +85,7 @@ def materialize(module: ModuleType, home: Path, *, selected: list[str], shard: s
     seconds: dict[str, float] = {}
     n_done = 0
     with dg.DagsterInstance.from_config(str(home)) as instance:
+        bury_dead_runs(instance)
         for number, unit in enumerate(todo):
             if is_current(store, module.defs, unit):
                 continue
@@ -91,6 +95,7 @@ def materialize(module: ModuleType, home: Path, *, selected: list[str], shard: s
                 everything,
                 selection=dg.AssetSelection.assets(*unit.assets),
                 partition_key=unit.shard,
+                tags={PROCESS_TAG: process_name(os.getpid())},
                 instance=instance,
                 resources=module.defs.resources,
                 run_config=QUIET,
@@ -110,6 +115,35 @@ def materialize(module: ModuleType, home: Path, *, selected: list[str], shard: s
         old = json.loads(previous.read_text()) if previous.is_file() else {}
         write_json({**old, **{name: round(value, 2) for name, value in seconds.items()}}, previous)
     return n_done
+
+
+def process_name(pid: int) -> str:
+    """A process of this machine, as recorded with the runs that it carries out."""
+    return f"{socket.gethostname()} {pid}"
+
+
+def bury_dead_runs(instance: dg.DagsterInstance) -> None:
+    """Mark runs as failed whose process is gone, and free their pool slots.
+
+    A killed process cannot say that it ended: its run would show as started for ever, and hold its slot of the pool,
+    for which the next run would wait. Dagster's daemon watches over its own runs only.
+    """
+    unfinished = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING])
+    for run in instance.get_runs(unfinished):
+        host, _, pid = run.tags.get(PROCESS_TAG, "").rpartition(" ")
+        if host == socket.gethostname() and not _is_alive(int(pid)):
+            instance.report_run_failed(run, f"the process {pid} that ran it was killed; finished files were kept")
+            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's, but there
+        return True
+    return True
 
 
 def _failure(result: dg.ExecuteInProcessResult) -> str:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 from transformers import AutoTokenizer, GPTNeoXForCausalLM, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
 
 from susc_pipeline.config import ModelSettings
 from susc_pipeline.model import tiny
@@ -73,6 +74,7 @@ def load(folder: Path, settings: ModelSettings) -> LoadedModel:
 def _load(folder: Path, dtype: str, device: str, changed: int) -> LoadedModel:
     del changed  # part of the key: a folder written anew is loaded anew
     _check(folder)
+    transformers_logging.disable_progress_bar()  # it would tear the lines that the walk prints
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     module = GPTNeoXForCausalLM.from_pretrained(
         folder, dtype=getattr(torch, dtype), use_safetensors=True, local_files_only=True

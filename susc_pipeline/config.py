@@ -20,7 +20,7 @@ from susc_pipeline.representation.auxiliary import AuxSettings
 from susc_pipeline.representation.leakage import LeakageSettings
 from susc_pipeline.sampling.samplers import SAMPLERS
 
-ESTIMATORS = ("restricted", "first_order", "stein", "bif")
+ESTIMATORS = ("restricted", "first_order", "stein", "two_chain", "bif")
 Section = typing.TypeVar("Section")
 
 
@@ -132,6 +132,8 @@ class SamplingSettings:
     """Steps discarded before the first draw."""
     n_steps_between_draws: int = 2
     """Steps from one draw to the next."""
+    all_weights: bool = False
+    """Whether to sample chains of the whole model besides; the estimator `two_chain` needs them."""
     evaluation_batch_size: int = 64
     """Contexts times chains evaluated at once; bounds memory, changes no number beyond rounding."""
 
@@ -153,7 +155,7 @@ class SusceptibilitySettings:
     """How the draws become a number for each token."""
 
     estimator: str = "restricted"
-    """One of restricted, first_order, stein, bif; see susceptibility/estimators.py for what each costs and leaves out."""
+    """One of restricted, first_order, stein, two_chain, bif; see susceptibility/estimators.py for what each costs and leaves out."""
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -207,6 +209,9 @@ class ExperimentConfig:
             self.name,
             "letters, digits, dots, dashes and underscores, for it names a folder",
         )
+
+        needed = self.susceptibility.estimator != "two_chain" or self.sampling.all_weights
+        require(needed, "sampling.all_weights", False, "true for susceptibility.estimator 'two_chain'")
 
     @staticmethod
     def from_toml(path: Path) -> "ExperimentConfig":

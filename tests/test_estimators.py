@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import toys
+from susc_pipeline.config import ESTIMATORS
 from susc_pipeline.susceptibility import estimators
 
 
@@ -57,10 +58,16 @@ def test_order_of_draws_and_constants_change_nothing():
     order = np.random.default_rng(1).permutation(len(traces.mean_loss))
     shuffled = estimators.take(traces, order)
     shifted = traces._replace(token_losses=traces.token_losses + np.float32(2.0), init_loss=5.0)
-    for kind in estimators.ESTIMATORS:
-        expected = estimators.estimate(traces, kind=kind).value
-        np.testing.assert_allclose(estimators.estimate(shuffled, kind=kind).value, expected, atol=1e-6)
-        np.testing.assert_allclose(estimators.estimate(shifted, kind=kind).value, expected, atol=1e-6)
+    whole = random_traces(seed=9)
+    whole_shifted = whole._replace(token_losses=whole.token_losses + np.float32(2.0))
+    for kind in ESTIMATORS:
+        expected = estimators.estimate(traces, kind=kind, all_weights=whole).value
+        found = estimators.estimate(shuffled, kind=kind, all_weights=whole).value
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+        if kind == "two_chain":  # it knows the mean of the observable, which init_loss decides
+            shifted = shifted._replace(init_loss=0.0)
+        found = estimators.estimate(shifted, kind=kind, all_weights=whole_shifted).value
+        np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["restricted", "first_order", "stein"])
@@ -97,9 +104,21 @@ def test_standard_errors_cover(kind):
 def test_two_chain_equals_restricted_when_the_full_chains_are_the_same():
     traces = random_traces()
     n_draws = len(traces.mean_loss)
-    excess = traces.token_losses.astype(np.float64) - traces.mean_loss[:, None]
-    found = estimators.two_chain(traces, excess.mean(axis=0))
+    found = estimators.two_chain(traces, traces).value
     np.testing.assert_allclose(found, estimators.restricted(traces).value * (n_draws - 1) / n_draws, atol=1e-6)
+
+
+def test_two_chain_equals_a_slow_loop_and_needs_its_second_chains():
+    traces, whole = random_traces(), random_traces(seed=8)
+    reference = (whole.token_losses.astype(np.float64) - whole.mean_loss[:, None]).mean(axis=0)
+    phi = traces.mean_loss - traces.init_loss
+    excess = traces.token_losses.astype(np.float64) - traces.mean_loss[:, None]
+    for token in range(excess.shape[1]):
+        mixed = sum(phi[d] * excess[d, token] for d in range(len(phi))) / len(phi)
+        slow = -(mixed - phi.mean() * reference[token])
+        assert estimators.two_chain(traces, whole).value[token] == pytest.approx(slow, abs=1e-9)
+    with pytest.raises(ValueError, match="sampling.all_weights = true"):
+        estimators.estimate(traces, kind="two_chain")
 
 
 def test_susceptibility_is_the_derivative_of_the_observable_under_a_reweighted_posterior():

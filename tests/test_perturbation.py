@@ -34,7 +34,7 @@ def test_every_perturbed_component_equals_a_full_forward_pass(parallel, bias):
     token_ids = torch.as_tensor(toys.toy_tokens())
     stream = gpt_neox.residual_stream(model, token_ids)
     generator = torch.Generator().manual_seed(3)
-    for component in components.enumerate_components(model):
+    for component in [*components.enumerate_components(model), components.ALL_WEIGHTS]:
         trained = components.weights(model, component)
         deltas = 0.3 * torch.randn(2, components.n_parameters(model, component), generator=generator)
         inputs = perturbation.prepare(model, component, token_ids, stream)

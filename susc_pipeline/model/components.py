@@ -11,11 +11,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from susc_pipeline.model import gpt_neox
 from susc_pipeline.model.gpt_neox import GPTNeoX
 
 
 class Component(NamedTuple):
-    """One part of the model: `head`, `mlp`, `embed` or `unembed`; layer and head count from zero, -1 where none."""
+    """One part of the model: `head`, `mlp`, `embed` or `unembed`; layer and head count from zero, -1 where none.
+
+    The kind `all_weights` is the whole model, layer norms included; it is no part, and not enumerated with them.
+    """
 
     kind: str
     layer: int = -1
@@ -31,6 +35,9 @@ class Component(NamedTuple):
                 return f"L{self.layer}MLP"
             case _:
                 return self.kind
+
+
+ALL_WEIGHTS = Component("all_weights")
 
 
 def enumerate_components(model: GPTNeoX) -> list[Component]:
@@ -62,6 +69,8 @@ def weights(model: GPTNeoX, component: Component) -> dict[str, Tensor]:
     Raises:
         ValueError: the component is none of this model.
     """
+    if component == ALL_WEIGHTS:
+        return gpt_neox.named_weights(model)
     if component not in enumerate_components(model):
         raise ValueError(
             f"the model has no component {component.name!r}: {model.n_layers} layers x {model.n_heads} heads"

@@ -4,6 +4,7 @@ The forward pass is our own, so that perturbation.py can resume it above a compo
 transformers to float rounding. Loading weights is in resources/language_model.py.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -103,6 +104,33 @@ class GPTNeoX:
         )
 
 
+def named_weights(model: GPTNeoX) -> dict[str, Tensor]:
+    """Every weight of the model under a name of its own, in a fixed order."""
+    named = {"embedding": model.embedding, "unembedding": model.unembedding}
+    norms = [("final_norm", model.final_norm)]
+    for number, layer in enumerate(model.layers):
+        for field, value in zip(Layer._fields, layer, strict=True):
+            if isinstance(value, tuple):
+                norms.append((f"{number}.{field}", value))
+            elif value is not None:
+                named[f"{number}.{field}"] = value
+    return named | {f"{name}.{part}": value for name, pair in norms for part, value in zip(("scale", "shift"), pair)}
+
+
+def with_weights(model: GPTNeoX, named: dict[str, Tensor]) -> GPTNeoX:
+    """The same model with other weights, under the names that `named_weights` gives."""
+
+    def pair(name: str) -> tuple[Tensor, Tensor]:
+        return named[f"{name}.scale"], named[f"{name}.shift"]
+
+    layers = tuple(
+        Layer(*(pair(f"{n}.{f}") if f.endswith("norm") else named.get(f"{n}.{f}") for f in Layer._fields))
+        for n in range(model.n_layers)
+    )
+    ends = {name: named[name] for name in ("embedding", "unembedding")}
+    return dataclasses.replace(model, layers=layers, final_norm=pair("final_norm"), **ends)
+
+
 def _norm(module: torch.nn.LayerNorm) -> tuple[Tensor, Tensor]:
     return module.weight.detach(), module.bias.detach()
 
@@ -198,6 +226,16 @@ def residual_stream(
     for layer in model.layers:
         stream.append(run_layer(stream[-1], layer, model))
     return torch.stack(stream)
+
+
+def differentiable_losses(
+    model: GPTNeoX, token_ids: Int[Tensor, "contexts positions"]
+) -> Float[Tensor, "contexts predicted"]:
+    """Loss of each token but the first, in nats, through which gradients reach every weight."""
+    x = functional.embedding(token_ids, model.embedding)
+    for layer in model.layers:
+        x = run_layer(x, layer, model)
+    return cross_entropy(normalize(x, model.final_norm, model), token_ids, model.unembedding)
 
 
 @torch.no_grad()

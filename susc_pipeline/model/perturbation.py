@@ -39,7 +39,7 @@ def prepare(
     stream: Float[Tensor, "depths contexts positions hidden"],
 ) -> ComponentInputs:
     """Inputs of a component from the residual stream of the contexts."""
-    if component.kind == "embed":
+    if component.kind in ("embed", "all_weights"):
         return ComponentInputs(token_ids, stream[0], stream[0])
     if component.kind == "unembed":
         normed = gpt_neox.normalize(stream[-1], model.final_norm, model)
@@ -77,6 +77,11 @@ def losses(
     token_ids, normed, rest = (tensor[None] if shared else tensor for tensor in inputs)
     chains_ids = token_ids.expand(len(deltas), -1, -1)
     match component.kind:
+        case "all_weights":
+            changed = ({name: trained[name] + delta[chain] for name, delta in named.items()} for chain in range(len(deltas)))
+            models = (gpt_neox.with_weights(model, weights) for weights in changed)
+            pairs = zip(models, chains_ids, strict=True)
+            return torch.stack([gpt_neox.differentiable_losses(moved, ids) for moved, ids in pairs])
         case "unembed":
             return _unembed(trained["unembedding"], named["unembedding"], normed, chains_ids)
         case "embed":

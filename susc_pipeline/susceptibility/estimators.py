@@ -11,6 +11,8 @@ susceptibility is minus their covariance over the local posterior. Four estimato
   response of both losses, smoothed over the posterior, says. It needs no covariance over draws and so has almost no
   Monte-Carlo error, but leaves out terms of second order in the perturbation.
 - `stein`: first_order plus the sample covariance of what v does not explain: v.score as a control variate. Unbiased.
+- `two_chain`: as restricted, but the mean of the excess is that of chains in which all weights move, so that the
+  estimate holds phi's mean times how much the component alone moves the excess (Gordon et al.; devinterp).
 - `bif`: as restricted, but with the token's own loss in place of the excess.
 """
 
@@ -20,10 +22,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from susc_pipeline.config import ESTIMATORS
 from susc_pipeline.sampling.chains import LossTraces
 
 BLOCKS_PER_CHAIN = 8
-ESTIMATORS = ("restricted", "first_order", "stein", "bif")
 
 
 class Susceptibility(NamedTuple):
@@ -33,9 +35,19 @@ class Susceptibility(NamedTuple):
     standard_error: Float[np.ndarray, " tokens"]
 
 
-def estimate(traces: LossTraces, *, kind: str) -> Susceptibility:
-    """Susceptibilities of one component by one of ESTIMATORS."""
+def estimate(traces: LossTraces, *, kind: str, all_weights: LossTraces | None = None) -> Susceptibility:
+    """Susceptibilities of one component by one of ESTIMATORS.
+
+    Args:
+        traces: of chains in which the component alone moves.
+        kind: the estimator.
+        all_weights: of chains in which all weights move; `two_chain` needs them.
+    """
     match kind:
+        case "two_chain":
+            if all_weights is None:
+                raise ValueError("estimator two_chain needs chains of all weights; set sampling.all_weights = true")
+            return two_chain(traces, all_weights)
         case "restricted":
             return restricted(traces)
         case "first_order":
@@ -80,29 +92,38 @@ def bayesian_influence(traces: LossTraces) -> Susceptibility:
     return _mean_and_error(-_covariance_terms(traces.mean_loss, losses), _blocks(traces))
 
 
-def two_chain(traces: LossTraces, full_excess: Float[np.ndarray, " tokens"]) -> Float[np.ndarray, " tokens"]:
-    """The estimator with two kinds of chains: -(E_C[phi (l - L)] - E_C[phi] E_full[l - L]) (Gordon et al.; devinterp).
+def two_chain(traces: LossTraces, all_weights: LossTraces) -> Susceptibility:
+    """The estimator with two kinds of chains: -(E_C[phi (l - L)] - E_C[phi] E_all[l - L]) (Gordon et al.; devinterp).
 
     Args:
         traces: of chains in which the component alone moves.
-        full_excess: mean of the excess loss over chains in which all weights move.
+        all_weights: of chains in which all weights move, over the same tokens.
     """
     observable = traces.mean_loss - traces.init_loss
-    excess = traces.token_losses.astype(np.float64) - traces.mean_loss[:, None]
-    return -(observable @ excess / len(observable) - observable.mean() * full_excess)
+    reference = _mean_and_error(_excess(all_weights), _blocks(all_weights))
+    terms = -(observable[:, None] * (_excess(traces) - reference.value))
+    found = _mean_and_error(terms, _blocks(traces))
+    return Susceptibility(found.value, np.hypot(found.standard_error, observable.mean() * reference.standard_error))
 
 
-def halves(traces: LossTraces, *, kind: str) -> tuple[Float[np.ndarray, " tokens"], Float[np.ndarray, " tokens"]]:
+def halves(
+    traces: LossTraces, *, kind: str, all_weights: LossTraces | None = None
+) -> tuple[Float[np.ndarray, " tokens"], Float[np.ndarray, " tokens"]]:
     """The estimate from either half of the chains: those of even and those of odd rank.
 
     Raises:
         ValueError: fewer than two chains.
     """
+    parts = [(_half(traces, rank), _half(all_weights, rank) if all_weights else None) for rank in (0, 1)]
+    a, b = (estimate(part, kind=kind, all_weights=reference).value for part, reference in parts)
+    return a, b
+
+
+def _half(traces: LossTraces, rank: int) -> LossTraces:
     chains_present = np.unique(traces.chain)
     if len(chains_present) < 2:
         raise ValueError(f"split halves need at least 2 chains, got {len(chains_present)}; raise sampling.n_chains")
-    first = np.isin(traces.chain, chains_present[::2])
-    return estimate(take(traces, first), kind=kind).value, estimate(take(traces, ~first), kind=kind).value
+    return take(traces, np.isin(traces.chain, chains_present[rank::2]))
 
 
 class ShardEstimates(NamedTuple):
@@ -114,9 +135,12 @@ class ShardEstimates(NamedTuple):
     half_b: Float[np.ndarray, "tokens components"]
 
 
-def estimate_shard(traces: Iterable[LossTraces], *, kind: str) -> ShardEstimates:
+def estimate_shard(
+    traces: Iterable[LossTraces], *, kind: str, all_weights: LossTraces | None = None
+) -> ShardEstimates:
     """Estimates for the traces of one component after another; only one component's traces are held at a time."""
-    columns = [(*estimate(one, kind=kind), *halves(one, kind=kind)) for one in traces]
+    extra = {"kind": kind, "all_weights": all_weights}
+    columns = [(*estimate(one, **extra), *halves(one, **extra)) for one in traces]
     return ShardEstimates(*(np.stack(column, axis=1) for column in zip(*columns, strict=True)))
 
 
