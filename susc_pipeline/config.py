@@ -155,7 +155,7 @@ class SusceptibilitySettings:
     """How the draws become a number for each token."""
 
     estimator: str = "restricted"
-    """One of restricted, first_order, stein, two_chain, bif; see susceptibility/estimators.py for what each costs and leaves out."""
+    """One of restricted, first_order, stein, two_chain, bif; susceptibility/estimators.py says what each leaves out."""
 
     def __post_init__(self) -> None:
         """Check the values."""

@@ -78,7 +78,9 @@ def losses(
     chains_ids = token_ids.expand(len(deltas), -1, -1)
     match component.kind:
         case "all_weights":
-            changed = ({name: trained[name] + delta[chain] for name, delta in named.items()} for chain in range(len(deltas)))
+            changed = (
+                {name: trained[name] + delta[chain] for name, delta in named.items()} for chain in range(len(deltas))
+            )
             models = (gpt_neox.with_weights(model, weights) for weights in changed)
             pairs = zip(models, chains_ids, strict=True)
             return torch.stack([gpt_neox.differentiable_losses(moved, ids) for moved, ids in pairs])

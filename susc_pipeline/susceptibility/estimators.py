@@ -135,9 +135,7 @@ class ShardEstimates(NamedTuple):
     half_b: Float[np.ndarray, "tokens components"]
 
 
-def estimate_shard(
-    traces: Iterable[LossTraces], *, kind: str, all_weights: LossTraces | None = None
-) -> ShardEstimates:
+def estimate_shard(traces: Iterable[LossTraces], *, kind: str, all_weights: LossTraces | None = None) -> ShardEstimates:
     """Estimates for the traces of one component after another; only one component's traces are held at a time."""
     extra = {"kind": kind, "all_weights": all_weights}
     columns = [(*estimate(one, **extra), *halves(one, **extra)) for one in traces]

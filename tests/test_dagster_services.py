@@ -1,0 +1,143 @@
+"""Dagster as users start it: its own checks of the definitions, and the UI's server and daemon running a backfill."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import conftest
+import pytest
+
+pytestmark = pytest.mark.slow
+CHECKOUT = Path(__file__).resolve().parent.parent
+BIN = Path(sys.executable).parent
+BACKFILL = """mutation($shards: [String!]) { launchPartitionBackfill(backfillParams: {
+  assetSelection: [{path: ["token_shards"]}], partitionNames: $shards}) {
+  __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }"""
+STATUS = """query($id: String!) { partitionBackfillOrError(backfillId: $id) {
+  __typename ... on PartitionBackfill { status } } }"""
+STALENESS = """query { assetNodes { assetKey { path } staleStatus } }"""
+LOADED = """query { workspaceOrError { __typename ... on Workspace { locationEntries { loadStatus
+  locationOrLoadError { __typename } } } } }"""
+
+
+def environment(root, toml):
+    return os.environ | {
+        "SUSC_EXPERIMENT": str(toml),
+        "SUSC_STORE": str(root / "data"),
+        "DAGSTER_HOME": str(root / "dagster"),
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def ask(port, query, **variables):
+    body = json.dumps({"query": query, "variables": variables}).encode()
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/graphql", body, headers={"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=60) as response:
+        answer = json.load(response)
+    assert "errors" not in answer, answer["errors"]
+    return answer["data"]
+
+
+def wait_for(condition, seconds, what):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            if found := condition():
+                return found
+        except OSError:  # the server is not up yet
+            pass
+        time.sleep(1)
+    pytest.fail(f"{what} did not happen within {seconds} s")
+
+
+@pytest.fixture
+def served(toy_folders, tmp_path):
+    """A function that starts `dagster dev` on the toy experiment from a foreign directory, and gives its port."""
+    toml = conftest.write_toml(tmp_path / "toy.toml", *toy_folders)
+    home = tmp_path / "dagster"
+    home.mkdir()
+    (home / "dagster.yaml").write_bytes((CHECKOUT / "dagster.yaml").read_bytes())
+    (tmp_path / "elsewhere").mkdir()
+    started = []
+
+    def serve():
+        port = free_port()
+        command = [BIN / "dagster", "dev", "-w", CHECKOUT / "workspace.yaml", "-h", "127.0.0.1", "-p", str(port)]
+        log = (tmp_path / "server.log").open("ab")
+        process = subprocess.Popen(
+            list(map(str, command)),
+            cwd=tmp_path / "elsewhere",
+            env=environment(tmp_path, toml),
+            start_new_session=True,
+            stdout=log,
+            stderr=log,
+        )
+        started.append(process)
+
+        def loaded():
+            entries = ask(port, LOADED)["workspaceOrError"]["locationEntries"]
+            kinds = {entry["locationOrLoadError"]["__typename"] for entry in entries if entry["locationOrLoadError"]}
+            return kinds == {"RepositoryLocation"}
+
+        wait_for(loaded, 120, "loading the definitions")
+        return port
+
+    def stop():
+        for process in started:
+            os.killpg(process.pid, signal.SIGTERM)
+            try:
+                process.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+        started.clear()
+
+    yield tmp_path, toml, serve, stop
+    stop()
+
+
+@pytest.mark.parametrize(
+    "command", [["dagster", "definitions", "validate", "-w", "workspace.yaml"], ["dg", "check", "defs"]]
+)
+def test_dagster_finds_nothing_wrong_with_the_definitions(command, tmp_path):
+    env = os.environ | {"DAGSTER_HOME": str(tmp_path), "SUSC_STORE": str(tmp_path / "data")}
+    done = subprocess.run(
+        [BIN / command[0], *command[1:]], cwd=CHECKOUT, env=env, capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+
+
+def test_a_backfill_from_the_ui_runs_and_a_changed_experiment_shows_as_stale(served):
+    root, toml, serve, stop = served
+    first = [sys.executable, "-m", "assets.run", "--experiment", str(toml), "--select", "language_model"]
+    assert subprocess.run(first, cwd=CHECKOUT, env=environment(root, toml), timeout=200).returncode == 0
+    port = serve()
+    shards = ["shard-00000", "shard-00002"]
+    launched = ask(port, BACKFILL, shards=shards)["launchPartitionBackfill"]
+    assert launched["__typename"] == "LaunchBackfillSuccess", launched
+
+    def finished():
+        status = ask(port, STATUS, id=launched["backfillId"])["partitionBackfillOrError"]["status"]
+        return status if status not in ("REQUESTED", "COMPLETING") else None
+
+    assert wait_for(finished, 240, "the backfill") == "COMPLETED_SUCCESS"
+    written = sorted(path.stem for path in (root / "data" / "toy" / "token_shards").glob("*.parquet"))
+    assert written == shards
+    stop()
+    toml.write_text(toml.read_text().replace('source = "', 'revision = "other"\nsource = "'))
+    port = serve()
+    stale = {node["assetKey"]["path"][-1]: node["staleStatus"] for node in ask(port, STALENESS)["assetNodes"]}
+    assert stale["language_model"] == "STALE"

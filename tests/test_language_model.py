@@ -1,0 +1,104 @@
+"""Models from folders: what cannot be used is refused with the reason and the remedy; the embedded one is as stated."""
+
+import json
+import re
+import shutil
+import sysconfig
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer, GPTNeoXForCausalLM
+
+from resources import language_model
+from susc_pipeline import corpus
+from susc_pipeline.config import ModelSettings
+from susc_pipeline.model import tiny
+
+
+@pytest.fixture
+def folder(toy_folders, tmp_path):
+    return shutil.copytree(toy_folders[1], tmp_path / "model")
+
+
+def locate(folder):
+    return language_model.locate(ModelSettings(source=str(folder)))
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
+def test_a_missing_file_is_named(folder, name):
+    (folder / name).unlink()
+    with pytest.raises(ValueError, match=f"has no {name}; save model and tokenizer there"):
+        locate(folder)
+
+
+def test_pickled_weights_are_never_loaded(folder):
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="no .safetensors file; convert the weights, pickled ones are never loaded"):
+        locate(folder)
+
+
+def test_another_architecture_is_refused(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "llama"}))
+    with pytest.raises(ValueError, match="must be of model_type gpt_neox, got 'llama'; choose a GPT-NeoX"):
+        locate(folder)
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "vocab_size": 100}))
+    weights = load_file(folder / "model.safetensors")
+    cut = {k: (v[:100].contiguous() if v.shape[0] == 300 else v) for k, v in weights.items()}
+    save_file(cut, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"300 tokens, but the model only 100; use the tokenizer that belongs"):
+        language_model.load(folder, ModelSettings())
+
+
+def test_an_unknown_name_says_what_it_may_be(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ValueError, match="(?s)neither `embedded` nor a local folder.*correct the name or give a folder"):
+        language_model.locate(ModelSettings(source="nobody/nothing-at-all"))
+
+
+def test_a_folder_written_anew_is_loaded_anew(folder):
+    first = language_model.load(folder, ModelSettings()).model
+    weights = load_file(folder / "model.safetensors")
+    save_file({k: v + 1 for k, v in weights.items()}, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").touch()
+    second = language_model.load(folder, ModelSettings()).model
+    assert torch.allclose(second.embedding, first.embedding + 1)
+
+
+def test_token_texts_of_half_a_character_are_shown_and_not_raised(folder):
+    loaded = language_model.load(folder, ModelSettings())
+    texts = language_model.token_texts(loaded.tokenizer, loaded.model.vocabulary_size)
+    assert len(texts) == 300 and "\N{REPLACEMENT CHARACTER}" in "".join(texts)
+
+
+def test_the_embedded_model_is_small_safe_and_carries_its_figures():
+    files = list(language_model.EMBEDDED.rglob("*"))
+    assert sum(f.stat().st_size for f in files) < 8 * 2**20
+    assert not [f for f in files if f.suffix in (".bin", ".pt", ".pkl", ".py")]
+    card = (language_model.EMBEDDED / "README.md").read_text()
+    assert "trigram" in card and re.search(r"\d\.\d{3}", card)
+
+
+@pytest.mark.slow
+def test_the_embedded_model_has_the_held_out_loss_that_its_card_states():
+    tokenizer = AutoTokenizer.from_pretrained(language_model.EMBEDDED, local_files_only=True)
+    module = GPTNeoXForCausalLM.from_pretrained(language_model.EMBEDDED, local_files_only=True).eval()
+    documents = corpus.python_standard_library(Path(sysconfig.get_path("stdlib")))
+    held_out = (d.text for d in documents if corpus.is_held_out(d.document_id))
+    tokens = (np.asarray(tokenizer(text)["input_ids"], dtype=np.int64) for text in held_out)
+    recipe = tiny.TinyRecipe()
+    pieces = [
+        tiny.document_losses(module, ids, context_length=recipe.context_length).numpy()
+        for ids in tokens
+        if len(ids) > 2
+    ]
+    losses = np.concatenate(pieces)
+    stated = float(re.search(r"this model.*\| (\d\.\d+) \|", (language_model.EMBEDDED / "README.md").read_text())[1])
+    assert losses.mean() == pytest.approx(stated, abs=0.03)  # the standard library differs between patch releases
