@@ -90,4 +90,4 @@ def _load(folder: Path, dtype: str, device: str, changed: int) -> LoadedModel:
 
 def token_texts(tokenizer: PreTrainedTokenizerBase, vocabulary_size: int) -> list[str]:
     """Readable text of every token id; bytes that are no UTF-8 by themselves appear as the replacement character."""
-    return [tokenizer.decode([token], clean_up_tokenization_spaces=False) for token in range(vocabulary_size)]
+    return [str(tokenizer.decode([token], clean_up_tokenization_spaces=False)) for token in range(vocabulary_size)]

@@ -59,7 +59,9 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(folder):
 
 def test_an_unknown_name_says_what_it_may_be(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(ValueError, match="(?s)neither `embedded` nor a local folder.*correct the name or give a folder"):
+    with pytest.raises(
+        ValueError, match="(?s)neither `embedded` nor a local folder.*correct the name or give a folder"
+    ):
         language_model.locate(ModelSettings(source="nobody/nothing-at-all"))
 
 

@@ -1,6 +1,7 @@
 """Points to a symmetric weighted k-nearest-neighbour graph (CSR). Whitening is in representation, clusters in search.py."""
 
 import json
+import typing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -93,7 +94,8 @@ def approximate_neighbors(
 
     seed = int(rng.integers(2**31))
     index = pynndescent.NNDescent(points, n_neighbors=n_neighbors + 1, random_state=seed)
-    return without_self(*index.neighbor_graph)
+    indices, distances = typing.cast("tuple[np.ndarray, np.ndarray]", index.neighbor_graph)
+    return without_self(indices, distances)
 
 
 def without_self(indices: Int[np.ndarray, "tokens found"], distances: Float[np.ndarray, "tokens found"]) -> Neighbors:

@@ -88,7 +88,7 @@ class GPTNeoX:
                 f"{config.hidden_act!r} and rope_type {rope.get('rope_type')!r}; choose another model"
             )
         head_size = config.hidden_size // config.num_attention_heads
-        core = module.gpt_neox
+        core: Any = module.gpt_neox
         return GPTNeoX(
             embedding=core.embed_in.weight.detach(),
             layers=tuple(_layer(layer) for layer in core.layers),
@@ -135,7 +135,7 @@ def _norm(module: torch.nn.LayerNorm) -> tuple[Tensor, Tensor]:
     return module.weight.detach(), module.bias.detach()
 
 
-def _layer(module: torch.nn.Module) -> Layer:
+def _layer(module: Any) -> Layer:
     def pair(linear) -> tuple[Tensor, Tensor | None]:
         return linear.weight.detach(), None if linear.bias is None else linear.bias.detach()
 

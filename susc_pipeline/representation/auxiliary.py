@@ -74,6 +74,8 @@ class AuxModel(nn.Module):
     input_scale: torch.Tensor
     target_mean: torch.Tensor
     target_scale: torch.Tensor
+    encoder: nn.Linear
+    decoder: nn.Linear
 
     def __init__(self, n_features: int, hidden_width: int, n_pcs: int) -> None:
         """An empty model; `initialized` or `load` fill it."""
@@ -187,7 +189,7 @@ def initialized(
     model.target_scale.fill_(float(np.sqrt(np.mean(outputs.standard_deviation**2))))
     generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
     for layer, gain in ((model.encoder, 1.0), (model.decoder, 0.1)):
-        nn.init.normal_(layer.weight, std=gain * layer.in_features**-0.5, generator=generator)
+        nn.init.normal_(layer.weight, std=gain * float(layer.in_features) ** -0.5, generator=generator)
         nn.init.zeros_(layer.bias)
     return model
 
