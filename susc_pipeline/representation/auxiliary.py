@@ -10,6 +10,7 @@ Withhold documents of *other shards* where there are enough: within a shard the 
 import copy
 import json
 import math
+import typing
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,8 +86,8 @@ class AuxModel(nn.Module):
         self.register_buffer("target_mean", torch.zeros(n_pcs))
         self.register_buffer("target_scale", torch.ones(()))
         # skip_init, because nn.Linear would draw its weights from the global generator.
-        self.encoder = nn.utils.skip_init(nn.Linear, n_features, hidden_width)
-        self.decoder = nn.utils.skip_init(nn.Linear, hidden_width, n_pcs)
+        self.encoder = typing.cast(nn.Linear, nn.utils.skip_init(nn.Linear, n_features, hidden_width))
+        self.decoder = typing.cast(nn.Linear, nn.utils.skip_init(nn.Linear, hidden_width, n_pcs))
 
     def encode(self, activations: Float[torch.Tensor, "tokens features"]) -> Float32[torch.Tensor, "tokens hidden"]:
         """Hidden code: zero or positive."""
