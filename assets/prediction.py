@@ -19,7 +19,7 @@ GROUP = "d_prediction"
 
 
 @dg.asset(
-    partitions_def=SHARDS, group_name=GROUP, kinds={"pytorch", "parquet"}, code_version=version(1, "representation")
+    partitions_def=SHARDS, group_name=GROUP, kinds={"pytorch", "parquet"}, code_version=version(2, "representation")
 )
 def predicted_susceptibilities(
     language_model: LanguageModelFolder,
@@ -31,7 +31,8 @@ def predicted_susceptibilities(
     model = language_model.load(experiment.model).model
     found = gpt_neox.activations(model, schema.token_ids(token_shards), layers=experiment.representation.layers)
     keys = schema.token_key_frame(token_shards).with_columns(loss=pl.Series(found.losses))
-    frame = schema.with_vectors(keys, prediction=auxiliary.predict(aux_model, found.features))
+    inputs = np.concatenate([found.features, found.loss_gradients], axis=1)
+    frame = schema.with_vectors(keys, prediction=auxiliary.predict(aux_model, inputs))
     metadata = {"dagster/row_count": frame.height, "mean_loss": float(found.losses.mean())}
     return dg.MaterializeResult(value=frame, metadata=metadata)
 

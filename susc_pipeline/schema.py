@@ -98,10 +98,13 @@ def with_vectors(
     for name, values in columns.items():
         if len(values) != keys.height:
             raise ValueError(f"{name} must have one row for each of {keys.height} tokens, got {len(values)} rows")
-        if not np.isfinite(values).all():
-            n_bad = int(np.sum(~np.isfinite(values).all(axis=1)))
-            raise ValueError(f"{name} must be finite, got {n_bad} tokens with nan or infinity; nothing was stored")
-        precise = values.astype(np.float16 if half_precision else np.float32)
+        with np.errstate(over="ignore"):
+            precise = values.astype(np.float16 if half_precision else np.float32)
+        if not np.isfinite(precise).all():
+            n_bad = int(np.sum(~np.isfinite(precise).all(axis=1)))
+            raise ValueError(
+                f"{name} must be finite as {precise.dtype}, got {n_bad} tokens with nan or infinity; nothing was stored"
+            )
         element = pl.Float16 if half_precision else pl.Float32
         series.append(pl.Series(name, precise, dtype=pl.Array(element, values.shape[1])))
     return keys.with_columns(series)

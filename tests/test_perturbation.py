@@ -138,3 +138,13 @@ def test_activations_are_the_hidden_states_at_the_tokens_own_position():
         hidden = module(input_ids=torch.as_tensor(token_ids), output_hidden_states=True).hidden_states
     expected = torch.cat([hidden[1][:, 1:], hidden[2][:, 1:]], dim=-1).flatten(0, 1)
     np.testing.assert_allclose(ours.features, expected, atol=1e-5)
+
+
+def test_loss_gradients_are_those_of_autograd():
+    model = gpt_neox.GPTNeoX.from_module(toys.toy_module())
+    token_ids = torch.as_tensor(toys.toy_tokens())
+    stream = gpt_neox.residual_stream(model, token_ids)
+    normed = gpt_neox.normalize(stream[-1], model.final_norm, model).requires_grad_()
+    gpt_neox.cross_entropy(normed, token_ids, model.unembedding).sum().backward()
+    ours = gpt_neox.activations(model, token_ids.numpy(), layers=(1,), batch_size=2).loss_gradients
+    np.testing.assert_allclose(ours, normed.grad[:, :-1].flatten(0, 1), atol=1e-5)

@@ -216,6 +216,26 @@ def cross_entropy(
     return torch.cat(pieces).view(token_ids[..., 1:].shape)
 
 
+def loss_gradients(
+    normed: Float[Tensor, "*batch positions hidden"],
+    token_ids: Int[Tensor, "*batch positions"],
+    unembedding: Float[Tensor, "vocabulary hidden"],
+) -> Float[Tensor, "*batch predicted hidden"]:
+    """Gradient of each token's loss by the normed last residual it is predicted from.
+
+    That is the mean unembedding of what the model expected minus that of the token: a vector that says how the
+    model erred, where the loss is a number that says how much.
+    """
+    inputs = normed[..., :-1, :].reshape(-1, normed.shape[-1])
+    targets = token_ids[..., 1:].reshape(-1)
+    n_rows = max(1, LOGITS_AT_ONCE // len(unembedding))
+    pieces = [
+        (rows @ unembedding.T).float().softmax(dim=-1).to(rows.dtype) @ unembedding - unembedding[wanted]
+        for rows, wanted in zip(inputs.split(n_rows), targets.split(n_rows), strict=True)
+    ]
+    return torch.cat(pieces).view(*token_ids[..., 1:].shape, -1)
+
+
 @torch.no_grad()
 def residual_stream(
     model: GPTNeoX, token_ids: Int[Tensor, "contexts positions"]
@@ -243,7 +263,8 @@ def token_losses(
     model: GPTNeoX, token_ids: Int[Tensor, "contexts positions"], *, batch_size: int = 16
 ) -> Float[Tensor, "contexts predicted"]:
     """Loss of each token but the first at the trained weights, in nats."""
-    return torch.cat([_batch(model, batch, ()).losses for batch in token_ids.split(batch_size)])
+    check_tokens(model, token_ids)
+    return torch.cat([differentiable_losses(model, batch.to(model.device)) for batch in token_ids.split(batch_size)])
 
 
 class Activations(NamedTuple):
@@ -251,20 +272,17 @@ class Activations(NamedTuple):
 
     features: Float[np.ndarray, "tokens features"]
     """Residual stream at the token's own position, after each chosen layer, concatenated."""
+    loss_gradients: Float[np.ndarray, "tokens hidden"]
+    """Gradient of the token's loss by the last residual stream, as normed, of the position before."""
     losses: Float[np.ndarray, " tokens"]
     """Loss of the token, in nats."""
-
-
-class _Batch(NamedTuple):
-    features: Tensor
-    losses: Tensor
 
 
 @torch.no_grad()
 def activations(
     model: GPTNeoX, token_ids: Int[np.ndarray, "contexts positions"], *, layers: tuple[int, ...], batch_size: int = 16
 ) -> Activations:
-    """Residual stream after `layers` (1 = after the first) and loss of every token but the first of each context.
+    """Residual stream after `layers` (1 = after the first), loss and its gradient, of every token but a context's first.
 
     The stream is read at the position where the token is the input, not where it is predicted: the susceptibility of
     (x, y) depends on y, which the model has not seen one position earlier.
@@ -276,18 +294,18 @@ def activations(
         raise ValueError(
             f"representation.layers must lie between 1 and {model.n_layers}, got {list(layers)}; correct it"
         )
-    batches = [_batch(model, batch, layers) for batch in torch.as_tensor(token_ids).split(batch_size)]
-    features = torch.cat([batch.features for batch in batches])
-    losses = torch.cat([batch.losses for batch in batches])
-    return Activations(features.float().cpu().numpy(), losses.flatten().cpu().numpy())
+    parts = zip(*(_activations(model, batch, layers) for batch in torch.as_tensor(token_ids).split(batch_size)))
+    return Activations(*(torch.cat(part).float().cpu().numpy() for part in parts))
 
 
-def _batch(model: GPTNeoX, token_ids: Int[Tensor, "contexts positions"], layers: tuple[int, ...]) -> _Batch:
+def _activations(
+    model: GPTNeoX, token_ids: Int[Tensor, "contexts positions"], layers: tuple[int, ...]
+) -> tuple[Tensor, Tensor, Tensor]:
     token_ids = token_ids.to(model.device)
     stream = residual_stream(model, token_ids)
-    losses = cross_entropy(normalize(stream[-1], model.final_norm, model), token_ids, model.unembedding)
-    chosen = [stream[layer][:, 1:].flatten(0, 1) for layer in layers]
-    return _Batch(torch.cat(chosen, dim=-1) if chosen else losses, losses)
+    ends = normalize(stream[-1], model.final_norm, model), token_ids, model.unembedding
+    chosen = torch.cat([stream[layer][:, 1:] for layer in layers], dim=-1)
+    return chosen.flatten(0, 1), loss_gradients(*ends).flatten(0, 1), cross_entropy(*ends).flatten()
 
 
 def check_tokens(model: GPTNeoX, token_ids: Int[Tensor, "contexts positions"]) -> None:

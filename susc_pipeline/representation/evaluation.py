@@ -17,6 +17,7 @@ class Part(NamedTuple):
     """Tokens of one part of the ground truth."""
 
     activations: Float[np.ndarray, "tokens features"]
+    """The auxiliary model's input: residual stream, then loss gradient."""
     scores: Float[np.ndarray, "tokens pcs"]
     half_a: Float[np.ndarray, "tokens components"]
     half_b: Float[np.ndarray, "tokens components"]
@@ -53,14 +54,18 @@ def split(
 def _part(
     activations: dict[str, pl.LazyFrame], susceptibilities: dict[str, pl.LazyFrame], basis: PCABasis, shards: list[str]
 ) -> Part:
-    features = schema.stack({shard: activations[shard] for shard in shards}, "activation")
+    features, gradients = (
+        schema.stack({shard: activations[shard] for shard in shards}, column)
+        for column in ("activation", "loss_gradient")
+    )
     chosen = {shard: susceptibilities[shard] for shard in shards}
     values, half_a, half_b = (schema.stack(chosen, column) for column in ("susceptibility", "half_a", "half_b"))
     if not features.keys.equals(values.keys):
         raise ValueError("activations and susceptibilities are of different tokens; materialize both again")
     _, documents = np.unique(values.keys["document_id"].to_numpy(), return_inverse=True)
     scores = pca.transform(values.values, basis)
-    return Part(features.values, scores, half_a.values, half_b.values, documents)
+    inputs = np.concatenate([features.values, gradients.values], axis=1)
+    return Part(inputs, scores, half_a.values, half_b.values, documents)
 
 
 def _take(part: Part, rows: np.ndarray) -> Part:
