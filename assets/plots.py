@@ -1,7 +1,6 @@
 """Pictures and tables for the metadata of a materialization. Numbers are computed in the core, drawn here."""
 
 import base64
-import html
 import io
 
 import dagster as dg
@@ -15,6 +14,7 @@ from susc_pipeline.representation.auxiliary import History
 from susc_pipeline.sampling.chains import LossTraces
 
 matplotlib.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
+MARKUP = frozenset("&<>\"'\\`*_[]()|#~!{}")
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#777777"
 N_BEST = 10
 N_EXAMPLES = 4
@@ -110,7 +110,7 @@ def correlation(frame: pl.DataFrame) -> dg.MarkdownMetadataValue:
     panel.plot(pc, frame["null_95"].to_numpy(), ":", color=GREY, label="95 % of permutations")
     panel.plot(pc, frame["ridge_r"].to_numpy(), "x", color="black", markersize=4, label="ridge regression")
     panel.set(xlabel="principal component", ylabel="Pearson r, withheld documents", ylim=(min(0, r.min()), 1.05))
-    panel.legend(frameon=False, fontsize=7)
+    figure.legend(frameon=False, fontsize=7, ncols=4, loc="outside upper center")
     return _png(figure)
 
 
@@ -156,7 +156,5 @@ def best_clusters(
 def _plain(text: str) -> str:
     """Text from a corpus as one line that neither HTML nor Markdown takes for anything else."""
     visible = text.replace("\n", "⏎").replace("\t", "⇥").replace("\r", "␍")
-    escaped = html.escape(visible)
-    for character in "\\`*_[]()|#~!{}":
-        escaped = escaped.replace(character, f"&#{ord(character)};")
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in escaped)
+    printable = (c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in visible)
+    return "".join(f"&#{ord(c)};" if c in MARKUP else c for c in printable)
