@@ -147,11 +147,11 @@ def _is_alive(pid: int) -> bool:
 
 
 def _failure(result: dg.ExecuteInProcessResult) -> str:
-    """Message of the innermost error of a failed run."""
+    """Message of the error of a failed run, out of Dagster's wrapping; its own causes are told in it."""
     for event in result.all_events:
         data = event.event_specific_data
         error = getattr(data, "error", None)
-        while error is not None and error.cause is not None:
+        while error is not None and error.cause is not None and (error.cls_name or "").startswith("Dagster"):
             error = error.cause
         if error is not None:
             return error.message.strip().partition(": ")[2] or error.message.strip()

@@ -152,3 +152,6 @@ def test_mistakes_are_one_line_with_the_remedy(tmp_path, toy_folders):
     toml = tmp_path / "bad.toml"
     toml.write_text('name = "bad"\n[sampling]\nstep_sise = 1\n')
     assert "unknown key 'sampling.step_sise'" in run(tmp_path, "--experiment", toml).stderr
+    toml.write_text('name = "bad"\n[model]\nsource = "/nowhere"')
+    absent = run(tmp_path, "--experiment", toml)
+    assert absent.returncode == 1 and "'/nowhere' is neither `embedded` nor a local folder" in absent.stderr
