@@ -132,6 +132,8 @@ class SamplingSettings:
     """Steps discarded before the first draw."""
     n_steps_between_draws: int = 2
     """Steps from one draw to the next."""
+    slopes: bool = True
+    """Whether to run each chain twice and measure slopes of the losses too; `first_order` and `stein` need them."""
     all_weights: bool = False
     """Whether to sample chains of the whole model besides; the estimator `two_chain` needs them."""
     evaluation_batch_size: int = 64
@@ -210,6 +212,8 @@ class ExperimentConfig:
             "letters, digits, dots, dashes and underscores, for it names a folder",
         )
 
+        needed = self.susceptibility.estimator not in ("first_order", "stein") or self.sampling.slopes
+        require(needed, "sampling.slopes", False, "true for susceptibility.estimator 'first_order' or 'stein'")
         needed = self.susceptibility.estimator != "two_chain" or self.sampling.all_weights
         require(needed, "sampling.all_weights", False, "true for susceptibility.estimator 'two_chain'")
 

@@ -50,7 +50,10 @@ RELIABILITY = {
 }
 
 
-def loss_traces(n_tokens: int) -> dict[str, object]:
+SLOPES = ("score", "mean_slope", "token_slopes")
+
+
+def loss_traces(n_tokens: int, *, slopes: bool) -> dict[str, object]:
     """Losses under every draw of one component's chains: a row is a draw, steps are counted from the trained weights."""
     columns = {
         "component": pl.String,
@@ -64,7 +67,7 @@ def loss_traces(n_tokens: int) -> dict[str, object]:
         "token_losses": pl.Array(pl.Float32, n_tokens),
         "token_slopes": pl.Array(pl.Float32, n_tokens),
     }
-    return columns
+    return columns if slopes else {name: kind for name, kind in columns.items() if name not in SLOPES}
 
 
 def token_key_frame(contexts: pl.DataFrame) -> pl.DataFrame:

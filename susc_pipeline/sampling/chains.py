@@ -65,8 +65,8 @@ class LossTraces(NamedTuple):
     """Slope of the observable set's mean loss along v at the draw, in nats squared."""
     token_losses: Float[np.ndarray, "draws tokens"]
     """Loss of each token of the shard under the draw."""
-    token_slopes: Float[np.ndarray, "draws tokens"]
-    """Slope of each token's loss along v at the draw, in nats squared."""
+    token_slopes: Float[np.ndarray, "draws sloped_tokens"]
+    """Slope of each token's loss along v at the draw, in nats squared; no column where slopes were not measured."""
 
 
 class _Measurement(NamedTuple):
@@ -104,20 +104,23 @@ def sample(
     measured = perturbation.prepare(model, component, contexts.tokens, contexts.stream)
     zero = torch.zeros(1, components.n_parameters(model, component), device=model.device)
     init = _measure(model, component, measured, zero, contexts.n_observable, settings)
-    direction = _observable_direction(model, component, settings, pool, measured, contexts.n_observable, seed)
+    direction = None
+    if settings.slopes:
+        direction = _observable_direction(model, component, settings, pool, measured, contexts.n_observable, seed)
     rows = []
     for number, state in enumerate(draws(model, component, settings, pool, seed)):
         here = _measure(model, component, measured, state.delta, contexts.n_observable, settings)
         _check_losses(here.mean_loss, component, state.n_steps, model, settings)
-        # The sign alternates from draw to draw, so that curvature along v cancels in the mean over draws.
-        length = (-1) ** number * SLOPE_STEP / (direction.norm(dim=1, keepdim=True) * settings.localization**0.5)
-        moved = state.delta + length * direction
-        there = _measure(model, component, measured, moved, contexts.n_observable, settings)
-        mean_slope = (there.mean_loss - here.mean_loss) / length[:, 0]
-        pull = settings.localization * (state.delta * direction).sum(dim=1)
-        token_slopes = (there.token_losses - here.token_losses) / length
-        step = torch.full_like(pull, state.n_steps)
-        columns = (step, here.mean_loss, pull + settings.n_beta * mean_slope, mean_slope, *here[:1], token_slopes)
+        columns = (torch.full_like(here.mean_loss, state.n_steps), here.mean_loss, here.token_losses)
+        if direction is not None:
+            # The sign alternates from draw to draw, so that curvature along v cancels in the mean over draws.
+            length = (-1) ** number * SLOPE_STEP / (direction.norm(dim=1, keepdim=True) * settings.localization**0.5)
+            moved = state.delta + length * direction
+            there = _measure(model, component, measured, moved, contexts.n_observable, settings)
+            mean_slope = (there.mean_loss - here.mean_loss) / length[:, 0]
+            pull = settings.localization * (state.delta * direction).sum(dim=1)
+            token_slopes = (there.token_losses - here.token_losses) / length
+            columns += (pull + settings.n_beta * mean_slope, mean_slope, token_slopes)
         rows.append([column.cpu().numpy() for column in columns])
     return _traces(rows, float(init.mean_loss[0]))
 
@@ -127,17 +130,21 @@ def _traces(rows: list[list[np.ndarray]], init_loss: float) -> LossTraces:
     n_draws, n_chains = len(rows), len(rows[0][0])
     chain, draw = (a.ravel() for a in np.meshgrid(np.arange(n_chains), np.arange(n_draws), indexing="ij"))
     stacked = [np.stack(column, axis=1) for column in zip(*rows, strict=True)]
-    step, mean_loss, score, mean_slope, token_losses, token_slopes = (a.reshape(-1, *a.shape[2:]) for a in stacked)
+    step, mean_loss, token_losses, *slopes = (a.reshape(-1, *a.shape[2:]) for a in stacked)
+    if slopes:
+        score, mean_slope, token_slopes = slopes
+        measured = {"score": score.astype(np.float64), "mean_slope": mean_slope.astype(np.float64)}
+        measured["token_slopes"] = token_slopes
+    else:
+        measured = _no_slopes(len(step))
     return LossTraces(
         chain=chain,
         draw=draw,
         step=step.astype(np.int64),
         mean_loss=mean_loss.astype(np.float64),
         init_loss=init_loss,
-        score=score.astype(np.float64),
-        mean_slope=mean_slope.astype(np.float64),
         token_losses=token_losses,
-        token_slopes=token_slopes,
+        **measured,
     )
 
 
@@ -253,6 +260,7 @@ def _check_losses(
 def frame(component: str, traces: LossTraces) -> pl.DataFrame:
     """The traces as a table, as schema.loss_traces."""
     n_draws, n_tokens = traces.token_losses.shape
+    n_sloped = traces.token_slopes.shape[1]
     columns = {
         "component": [component] * n_draws,
         "chain": traces.chain,
@@ -260,21 +268,27 @@ def frame(component: str, traces: LossTraces) -> pl.DataFrame:
         "step": traces.step,
         "mean_loss": traces.mean_loss,
         "init_loss": np.full(n_draws, traces.init_loss),
-        "score": traces.score,
-        "mean_slope": traces.mean_slope,
         "token_losses": traces.token_losses,
-        "token_slopes": traces.token_slopes,
     }
-    return pl.DataFrame(columns, schema=pl.Schema(schema.loss_traces(n_tokens)))
+    if n_sloped:
+        columns |= {name: getattr(traces, name) for name in schema.SLOPES}
+    return pl.DataFrame(columns, schema=pl.Schema(schema.loss_traces(n_tokens, slopes=bool(n_sloped))))
 
 
 def of_frame(table: pl.DataFrame) -> LossTraces:
     """The traces that `frame` made a table of, in order of chain and draw."""
     ordered = table.sort("chain", "draw")
-    names = ("chain", "draw", "step", "mean_loss", "score", "mean_slope")
+    columns = {name: ordered[name].to_numpy() for name in ("chain", "draw", "step", "mean_loss")}
+    if "token_slopes" in table.columns:
+        columns |= {name: ordered[name].to_numpy() for name in ("score", "mean_slope")}
+        columns["token_slopes"] = schema.matrix(ordered["token_slopes"])
+    else:
+        columns |= _no_slopes(table.height)
     return LossTraces(
-        **{name: ordered[name].to_numpy() for name in names},
-        init_loss=float(ordered["init_loss"][0]),
-        token_losses=schema.matrix(ordered["token_losses"]),
-        token_slopes=schema.matrix(ordered["token_slopes"]),
+        **columns, init_loss=float(ordered["init_loss"][0]), token_losses=schema.matrix(ordered["token_losses"])
     )
+
+
+def _no_slopes(n_draws: int) -> dict[str, np.ndarray]:
+    zeros = np.zeros(n_draws)
+    return {"score": zeros, "mean_slope": zeros, "token_slopes": np.zeros((n_draws, 0), np.float32)}
