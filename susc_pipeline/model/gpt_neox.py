@@ -5,6 +5,7 @@ transformers to float rounding. Loading weights is in resources/language_model.p
 """
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,10 +13,12 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from transformers import GPTNeoXForCausalLM, PreTrainedModel
 
-LOGITS_AT_ONCE = 2**22
+LOGITS_AT_ONCE = 2**19  # what stays in the cache: of 2**17 to 2**22 the fastest on a CPU at 2,048 and 50,304 entries
+MIN_ROWS = 64
 
 
 class Layer(NamedTuple):
@@ -161,7 +164,7 @@ def attend(
     """Causal rotary attention of each head; the last axis holds query, key and value, one after another."""
     query, key, value = query_key_value.transpose(-3, -2).chunk(3, dim=-1)
     attended = functional.scaled_dot_product_attention(
-        _rotate(query, model), _rotate(key, model), value.contiguous(), is_causal=True
+        _rotate(query, model), _rotate(key, model), value, is_causal=True
     )
     return attended.transpose(-3, -2)
 
@@ -208,12 +211,59 @@ def cross_entropy(
     """Loss of each token but the first, in nats, from the normed last residual; never all logits at once."""
     inputs = normed[..., :-1, :].reshape(-1, normed.shape[-1])
     targets = token_ids[..., 1:].reshape(-1)
-    n_rows = max(1, LOGITS_AT_ONCE // len(unembedding))
-    pieces = [
-        functional.cross_entropy((rows @ unembedding.T).float(), wanted, reduction="none")
-        for rows, wanted in zip(inputs.split(n_rows), targets.split(n_rows), strict=True)
-    ]
-    return torch.cat(pieces).view(token_ids[..., 1:].shape)
+    return _CrossEntropy.apply(inputs, unembedding, targets).view(token_ids[..., 1:].shape)
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """Logits, loss and the gradient of the inputs, a few rows at a time while they are in the cache.
+
+    Nothing of the size of the vocabulary is kept for the backward pass (the idea of Liger's fused linear cross-entropy,
+    Hsu et al. 2024); only where the unembedding itself moves are the logits computed a second time.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, unembedding: Tensor, targets: Tensor) -> Tensor:
+        losses = torch.empty(len(inputs), device=inputs.device)
+        gradients = torch.empty_like(inputs) if ctx.needs_input_grad[0] else None
+        for rows, log_probabilities in _log_probabilities(inputs, unembedding):
+            wanted = targets[rows, None]
+            losses[rows] = -log_probabilities.gather(1, wanted)[:, 0]
+            if gradients is not None:
+                errors = _errors(log_probabilities, wanted)
+                gradients[rows] = errors.to(inputs.dtype) @ unembedding
+        ctx.save_for_backward(inputs, unembedding, targets, gradients)
+        return losses
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        inputs, unembedding, targets, gradients = ctx.saved_tensors
+        of_inputs = None if gradients is None else gradients * outer[:, None].to(gradients.dtype)
+        of_unembedding = None
+        if ctx.needs_input_grad[1]:
+            of_unembedding = torch.zeros_like(unembedding)
+            for rows, log_probabilities in _log_probabilities(inputs, unembedding):
+                errors = _errors(log_probabilities, targets[rows, None]).mul_(outer[rows, None])
+                of_unembedding.addmm_(errors.to(inputs.dtype).T, inputs[rows])
+        return of_inputs, of_unembedding, None
+
+
+def _log_probabilities(inputs: Tensor, unembedding: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Log-softmax of a few rows' logits at a time, in one buffer that the next rows overwrite."""
+    n_rows = max(MIN_ROWS, LOGITS_AT_ONCE // len(unembedding))
+    logits = torch.empty(min(n_rows, len(inputs)), len(unembedding), dtype=inputs.dtype, device=inputs.device)
+    found = torch.empty(logits.shape, device=inputs.device)
+    for start in range(0, len(inputs), n_rows):
+        rows = slice(start, min(start + n_rows, len(inputs)))
+        n = rows.stop - rows.start
+        torch.mm(inputs[rows], unembedding.T, out=logits[:n])
+        torch.log_softmax(logits[:n].float(), dim=1, out=found[:n])
+        yield rows, found[:n]
+
+
+def _errors(log_probabilities: Tensor, wanted: Int[Tensor, "rows 1"]) -> Tensor:
+    """Gradient of each row's loss by its logits, in place of the log probabilities."""
+    return log_probabilities.exp_().scatter_add_(1, wanted, torch.full_like(wanted, -1, dtype=log_probabilities.dtype))
 
 
 def loss_gradients(
@@ -228,10 +278,9 @@ def loss_gradients(
     """
     inputs = normed[..., :-1, :].reshape(-1, normed.shape[-1])
     targets = token_ids[..., 1:].reshape(-1)
-    n_rows = max(1, LOGITS_AT_ONCE // len(unembedding))
     pieces = [
-        (rows @ unembedding.T).float().softmax(dim=-1).to(rows.dtype) @ unembedding - unembedding[wanted]
-        for rows, wanted in zip(inputs.split(n_rows), targets.split(n_rows), strict=True)
+        _errors(log_probabilities, targets[rows, None]).to(inputs.dtype) @ unembedding
+        for rows, log_probabilities in _log_probabilities(inputs, unembedding)
     ]
     return torch.cat(pieces).view(*token_ids[..., 1:].shape, -1)
 
