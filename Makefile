@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export DAGSTER_HOME := $(CURDIR)/.dagster_home
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: help run test test-slow ui lint bench tiny-model clean install
+.PHONY: help run test test-slow test-peer ui lint bench bench-sampling tiny-model clean install
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -38,8 +38,18 @@ lint: install ## Check style, types and the import contract
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
+$(VENV)/.peer: $(VENV)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,peer]'
+	touch $@
+
+test-peer: $(VENV)/.peer ## Replay the reference library's chains (installs it)
+	$(BIN)/python -m pytest -q tests/test_peer.py
+
 bench: install ## Measure the estimators against the sample covariance
 	$(BIN)/python benchmarks/estimators.py
+
+bench-sampling: $(VENV)/.peer ## Measure sampling against the reference library (half an hour; installs it)
+	$(BIN)/python benchmarks/sampling.py
 
 tiny-model: install ## Train the embedded default model anew (about half an hour on 2 cores)
 	$(BIN)/python -m resources.train_tiny

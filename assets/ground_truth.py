@@ -1,16 +1,22 @@
 """Sampled susceptibilities: chains around w*, their covariances, and what the model's own activations were."""
 
+import dataclasses
+
 import dagster as dg
+import numpy as np
 import polars as pl
 
 from assets import plots, progress
-from assets.partitions import GROUND_TRUTH_SHARDS, version
+from assets.partitions import GROUND_TRUTH_SHARDS, WITHHELD, version
 from resources.storage import LanguageModelFolder, Store, TraceFolder
 from susc_pipeline import schema, seeds
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.model import components, gpt_neox
+from susc_pipeline.model.gpt_neox import GPTNeoX
+from susc_pipeline.sampling import calibration as calibrations
 from susc_pipeline.sampling import chains
 from susc_pipeline.susceptibility import estimators
+from susc_pipeline.susceptibility import reliability as reliabilities
 
 GROUP = "b_ground_truth"
 
@@ -36,8 +42,7 @@ def sgld_samples(
     Baker et al. 2025). One file a component, so an interrupted shard goes on where it stopped.
     """
     shard, model = context.partition_key, language_model.load(experiment.model).model
-    roles = {role: schema.token_ids(sampling_contexts.filter(role=role)) for role in ("minibatch", "observable")}
-    contexts = chains.sampling_contexts(model, shard=schema.token_ids(token_shards), **roles)
+    contexts = _contexts(model, schema.token_ids(token_shards), sampling_contexts)
     inputs = [store.manifest(*key) for key in (("language_model",), ("token_shards", shard), ("sampling_contexts",))]
     traces = store.traces(shard, f"{version(1, 'sampling')}-{'-'.join(m['sha256'][:8] for m in inputs if m)}")
     found = components.enumerate_components(model) + experiment.sampling.all_weights * [components.ALL_WEIGHTS]
@@ -87,6 +92,75 @@ def ground_truth_susceptibilities(
 
 
 @dg.asset(
+    ins={name: dg.AssetIn(partition_mapping=WITHHELD) for name in ("token_shards", "ground_truth_susceptibilities")},
+    group_name=GROUP,
+    kinds={"pytorch", "numpy"},
+    code_version=version(1, "sampling", "susceptibility"),
+    pool="sampling",
+)
+def negative_control(
+    context: dg.AssetExecutionContext,
+    language_model: LanguageModelFolder,
+    token_shards: dict[str, pl.LazyFrame],
+    ground_truth_susceptibilities: dict[str, pl.LazyFrame],
+    sampling_contexts: pl.DataFrame,
+    experiment: dg.ResourceParam[ExperimentConfig],
+) -> dg.MaterializeResult[pl.DataFrame]:
+    """Susceptibilities with n_beta = 0, chains that do not know the loss, beside the real ones of a withheld shard.
+
+    What the two share is the geometry of the weights and not the posterior. Empty unless sampling.negative_control.
+    """
+    if not experiment.sampling.negative_control:
+        return dg.MaterializeResult(value=pl.DataFrame(schema=schema.CONTROL), metadata={"dagster/row_count": 0})
+    model = language_model.load(experiment.model).model
+    (shard,) = token_shards
+    contexts = _contexts(model, schema.token_ids(token_shards[shard].collect()), sampling_contexts)
+    settings = dataclasses.replace(experiment.sampling, n_beta=0.0)
+    found = components.enumerate_components(model)
+    traces = (
+        chains.sample(model, c, settings, contexts, seeds.sequence(experiment.seed, "negative_control", c.name))
+        for c in progress.track(context, found, "components")
+    )
+    kind = experiment.susceptibility.estimator
+    control = estimators.estimate_shard(traces, kind="restricted" if kind == "two_chain" else kind)
+    real = estimators.shard_of_frame(ground_truth_susceptibilities[shard].collect())
+    frame = reliabilities.control_table([c.name for c in found], real, control)
+    mean = float(frame["disattenuated"].mean())
+    return dg.MaterializeResult(value=frame, metadata={"dagster/row_count": frame.height, "mean_disattenuated": mean})
+
+
+@dg.asset(
+    group_name=GROUP, kinds={"pytorch", "numpy"}, code_version=version(1, "sampling", "calibration"), pool="sampling"
+)
+def calibration(
+    context: dg.AssetExecutionContext,
+    language_model: LanguageModelFolder,
+    sampling_contexts: pl.DataFrame,
+    experiment: dg.ResourceParam[ExperimentConfig],
+) -> dg.MaterializeResult[pl.DataFrame]:
+    """A sweep of step size, n_beta and localization on a few components: diagnostics, verdicts, a recommendation.
+
+    Nothing reads it: it is for the person who chooses the settings of sgld_samples.
+    """
+    model = language_model.load(experiment.model).model
+    roles = {role: schema.token_ids(sampling_contexts.filter(role=role)) for role in ("observable", "minibatch")}
+    contexts = calibrations.contexts_of(model, **roles, n_contexts=experiment.calibration.n_contexts)
+    found = calibrations.sweep(
+        model,
+        contexts,
+        experiment.sampling,
+        experiment.calibration,
+        estimator=experiment.susceptibility.estimator.replace("two_chain", "restricted"),
+        seed=experiment.seed,
+        progress=progress.reporter(context, "settings"),
+    )
+    best = calibrations.recommended(found.table)
+    picture = plots.calibration(found.table)
+    metadata = {"recommended": dg.MetadataValue.json(best or {}), "sound": found.table.filter(verdict="good").height}
+    return dg.MaterializeResult(value=found.table, metadata={**metadata, "verdicts": picture})
+
+
+@dg.asset(
     partitions_def=GROUND_TRUTH_SHARDS,
     group_name=GROUP,
     kinds={"pytorch", "parquet"},
@@ -111,3 +185,8 @@ def activations(
         "mean_loss": float(found.losses.mean()),
     }
     return dg.MaterializeResult(value=frame, metadata=metadata)
+
+
+def _contexts(model: GPTNeoX, shard: np.ndarray, reserved: pl.DataFrame) -> chains.SamplingContexts:
+    roles = {role: schema.token_ids(reserved.filter(role=role)) for role in ("minibatch", "observable")}
+    return chains.sampling_contexts(model, shard=shard, **roles)

@@ -114,6 +114,25 @@ def correlation(frame: pl.DataFrame) -> dg.MarkdownMetadataValue:
     return _png(figure)
 
 
+def calibration(table: pl.DataFrame) -> dg.MarkdownMetadataValue:
+    """Verdicts by component: step size and n_beta down, localization across; a number is the halves' correlation."""
+    names = table["component"].unique(maintain_order=True).to_list()
+    columns = table["localization"].unique().sort().to_list()
+    rows = table.select("step_size", "n_beta").unique().sort("step_size", "n_beta").rows()
+    figure = Figure(figsize=(2.6 * len(names) + 1, 0.32 * len(rows) + 1.2), layout="constrained")
+    panels = np.atleast_1d(figure.subplots(1, len(names), sharey=True))
+    for panel, name in zip(panels, names, strict=True):
+        for row in table.filter(component=name).iter_rows(named=True):
+            x, y = columns.index(row["localization"]), rows.index((row["step_size"], row["n_beta"]))
+            good = row["verdict"] == "good"
+            text = f"{row['half_correlation']:.2f}" if good else row["verdict"]
+            panel.text(x, y, text, ha="center", va="center", fontsize=7, color=BLUE if good else ORANGE)
+        panel.set(xlim=(-0.6, len(columns) - 0.4), ylim=(len(rows) - 0.4, -0.6), title=name, xlabel="localization")
+        panel.set_xticks(range(len(columns)), [f"{value:g}" for value in columns])
+    panels[0].set_yticks(range(len(rows)), [f"step {step:g}, n_beta {n_beta:g}" for step, n_beta in rows], fontsize=7)
+    return _png(figure)
+
+
 def leakage(frame: pl.DataFrame) -> dg.MarkdownMetadataValue:
     """CKA and Jaccard by layer, for ground truth and predictions, beside chance."""
     figure = Figure(figsize=(7, 2.6), layout="constrained")

@@ -4,14 +4,11 @@
 halves of the chains, the spread over tokens, and the mean standard error.
 """
 
-import sys
 import sysconfig
 import time
 from pathlib import Path
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from resources import language_model
 from susc_pipeline import corpus, schema, seeds, tokens

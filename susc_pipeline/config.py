@@ -134,6 +134,8 @@ class SamplingSettings:
     """Steps from one draw to the next."""
     slopes: bool = True
     """Whether to run each chain twice and measure slopes of the losses too; `first_order` and `stein` need them."""
+    negative_control: bool = False
+    """Whether to sample the first withheld shard with n_beta = 0 too: what survives that is no effect of the loss."""
     all_weights: bool = False
     """Whether to sample chains of the whole model besides; the estimator `two_chain` needs them."""
     evaluation_batch_size: int = 64
@@ -150,6 +152,37 @@ class SamplingSettings:
         require(self.n_burn_in >= 0, "sampling.n_burn_in", self.n_burn_in, "zero or more")
         for name in ("batch_size", "n_steps_between_draws", "evaluation_batch_size"):
             require(getattr(self, name) >= 1, f"sampling.{name}", getattr(self, name), "at least 1")
+
+
+@dataclass(frozen=True)
+class CalibrationSettings:
+    """The sweep that shows which sampler settings are sound; nothing else reads its result."""
+
+    step_sizes: tuple[float, ...] = (1.0, 2.0)
+    """Step sizes tried."""
+    n_betas: tuple[float, ...] = (10.0, 30.0, 100.0)
+    """Weights of the mean loss tried."""
+    localizations: tuple[float, ...] = (100.0, 300.0, 1000.0)
+    """Pulls to the trained weights tried."""
+    components: tuple[str, ...] = ()
+    """Components tried; none named: the embedding, a head and an MLP of the middle layer, the unembedding."""
+    n_contexts: int = 4
+    """Contexts whose token losses are measured."""
+    n_chains: int = 4
+    """Chains of a component and setting."""
+    n_draws: int = 6
+    """Draws of each chain."""
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        for name in ("step_sizes", "n_betas", "localizations"):
+            require(len(getattr(self, name)) >= 1, f"calibration.{name}", getattr(self, name), "at least one value")
+        require(min(self.step_sizes) > 0, "calibration.step_sizes", self.step_sizes, "positive")
+        require(min(self.n_betas) >= 0, "calibration.n_betas", self.n_betas, "zero or more")
+        require(min(self.localizations) > 0, "calibration.localizations", self.localizations, "positive")
+        require(self.n_contexts >= 1, "calibration.n_contexts", self.n_contexts, "at least 1")
+        require(self.n_chains >= 2, "calibration.n_chains", self.n_chains, "at least 2, for split halves")
+        require(self.n_draws >= 4, "calibration.n_draws", self.n_draws, "at least 4, for R-hat")
 
 
 @dataclass(frozen=True)
@@ -195,6 +228,7 @@ class ExperimentConfig:
     corpus: CorpusSettings = field(default_factory=CorpusSettings)
     tokens: TokenSettings = field(default_factory=TokenSettings)
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
+    calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
     susceptibility: SusceptibilitySettings = field(default_factory=SusceptibilitySettings)
     representation: RepresentationSettings = field(default_factory=RepresentationSettings)
     aux: AuxSettings = field(default_factory=AuxSettings)

@@ -41,6 +41,30 @@ MEMBERS = {
     "context_id": pl.Int64,
     "position": pl.Int32,
 }
+CALIBRATION = {
+    "component": pl.String,
+    "step_size": pl.Float64,
+    "n_beta": pl.Float64,
+    "localization": pl.Float64,
+    "curvature": pl.Float64,  # largest Hessian eigenvalue at the trained weights, from below
+    "max_step_size": pl.Float64,  # stability limit of the sampler
+    "r_hat": pl.Float64,  # of the mean loss
+    "effective_share": pl.Float64,  # effective sample size over the number of draws
+    "rise": pl.Float64,  # of the mean loss over that at the trained weights, in nats
+    "llc": pl.Float64,
+    "llc_error": pl.Float64,
+    "acceptance": pl.Float64,  # of a Metropolis test of the step
+    "half_correlation": pl.Float64,  # over tokens, of the susceptibilities from two halves of the chains
+    "verdict": pl.String,
+    "remedy": pl.String,
+}
+CONTROL = {
+    "component": pl.String,
+    "correlation": pl.Float64,  # over tokens, of the susceptibility with that at n_beta = 0
+    "reliability": pl.Float64,  # of the susceptibility, same tokens
+    "control_reliability": pl.Float64,
+    "disattenuated": pl.Float64,  # correlation over the root of both reliabilities
+}
 RELIABILITY = {
     "kind": pl.String,  # component or pc
     "name": pl.String,

@@ -56,6 +56,13 @@ n_draws = 4
 n_burn_in = 1
 batch_size = 2
 localization = 50.0
+negative_control = true
+[calibration]
+step_sizes = [0.5, 50.0]
+n_betas = [5.0]
+localizations = [50.0]
+components = ["L0H1"]
+n_draws = 4
 [representation]
 layers = [1, 2, 3]
 [aux]

@@ -10,7 +10,7 @@ import toys
 from susc_pipeline import seeds
 from susc_pipeline.config import SamplingSettings
 from susc_pipeline.model import components, gpt_neox, perturbation
-from susc_pipeline.sampling import chains, samplers
+from susc_pipeline.sampling import chains, samplers, stability
 from susc_pipeline.susceptibility import estimators
 
 SETTINGS = SamplingSettings(n_chains=4, n_draws=4, n_burn_in=2, batch_size=2, step_size=0.5, localization=100.0)
@@ -99,22 +99,27 @@ def test_slopes_are_the_derivative_of_the_losses_along_the_direction():
     traces = chains.sample(model, component, SETTINGS, contexts, seeds.sequence(9))
     pool = perturbation.prepare(model, component, contexts.minibatch_tokens, contexts.minibatch_stream)
     measured = perturbation.prepare(model, component, contexts.tokens, contexts.stream)
-    states = list(chains.draws(model, component, SETTINGS, pool, seeds.sequence(9)))
+    n_weights = components.n_parameters(model, component)
+    steps = chains.random_steps(SETTINGS, seeds.sequence(9), n_pool=8, n_weights=n_weights, device=model.device)
+    states = list(chains.draws(model, component, SETTINGS, pool, steps))
     observable = measured.take(slice(5, None))
-    gradient = torch.stack([chains.gradients(model, component, observable, s.delta)[0] for s in states])
+    gradient = torch.stack([perturbation.gradients(model, component, observable, s.delta)[0] for s in states])
     direction = gradient.mean(dim=0) / SETTINGS.localization
     exact = (gradient[1] * direction).sum(dim=1).numpy()  # slope of the mean loss at the second draw
     np.testing.assert_allclose(traces.mean_slope.reshape(4, -1)[:, 1], exact, rtol=0.2)
-    shard_gradient = chains.gradients(model, component, measured.take(slice(0, 5)), states[1].delta)[0]
+    shard_gradient = perturbation.gradients(model, component, measured.take(slice(0, 5)), states[1].delta)[0]
     mean_token_slope = traces.token_slopes.reshape(4, 4, -1)[:, 1].mean(axis=1)
     expected = (shard_gradient * direction).sum(dim=1).numpy()
     np.testing.assert_allclose(mean_token_slope, expected, rtol=0.3, atol=0.05 * np.abs(exact).max())
 
 
-def test_a_diverging_chain_is_named_with_step_and_remedy():
+def test_a_diverging_chain_is_named_with_step_and_remedy(monkeypatch):
     _, model, contexts = world()
     component = components.by_name(model, "L0H1")
     wild = dataclasses.replace(SETTINGS, sampler="sgld", step_size=50.0, localization=1.0)
+    with pytest.raises(stability.UnstableStepError, match="sampling.step_size must be at most .* for L0H1 .*got 50"):
+        chains.sample(model, component, wild, contexts, seeds.sequence(0))
+    monkeypatch.setattr(stability, "check", lambda *_: None)  # what curvature at w* does not foresee
     with pytest.raises(
         chains.ChainDivergedError, match=r"chain \d of L0H1 diverged at step \d+.*lower sampling.step_size"
     ):

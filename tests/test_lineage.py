@@ -20,6 +20,8 @@ PARENTS = {
     "sgld_samples": {"language_model", "token_shards", "sampling_contexts"},
     "ground_truth_susceptibilities": {"language_model", "token_shards", "sgld_samples"},
     "activations": {"language_model", "token_shards"},
+    "calibration": {"language_model", "sampling_contexts"},
+    "negative_control": {"language_model", "token_shards", "sampling_contexts", "ground_truth_susceptibilities"},
     "pca_basis": {"ground_truth_susceptibilities"},
     "reliability": {"language_model", "ground_truth_susceptibilities", "pca_basis"},
     "aux_model": {"language_model", "ground_truth_susceptibilities", "activations", "pca_basis"},

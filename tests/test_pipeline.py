@@ -16,8 +16,9 @@ import pytest
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 SHARDS = [f"shard-{number:05d}" for number in range(5)]
-ONCE = ["language_model", "sampling_contexts", "pca_basis", "reliability", "aux_model", "aux_correlation"]
-ONCE += ["whitening_basis", "leakage", "knn_graph", "clusters", "cluster_members", "unwhitened_cluster_members"]
+ONCE = ["language_model", "sampling_contexts", "calibration", "negative_control", "pca_basis", "reliability"]
+ONCE += ["aux_model", "aux_correlation", "whitening_basis", "leakage", "knn_graph"]
+ONCE += ["clusters", "cluster_members", "unwhitened_cluster_members"]
 BY_SHARD = ["token_shards", "predicted_susceptibilities", "whitened_susceptibilities"]
 GROUND_TRUTH = ["sgld_samples", "ground_truth_susceptibilities", "activations"]
 

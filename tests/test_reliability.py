@@ -5,6 +5,7 @@ import pytest
 
 from susc_pipeline.representation import metrics, moments, pca
 from susc_pipeline.susceptibility import reliability
+from susc_pipeline.susceptibility.estimators import ShardEstimates
 
 PLANTED = np.array([0.1, 0.3, 0.5, 0.8, 0.95])
 N_TOKENS = 20_000
@@ -102,3 +103,17 @@ def test_bad_input_is_refused(truth):
         reliability.spearman_brown(np.ones(2), factor=0.0)
     with pytest.raises(ValueError, match=r"constant columns \[0, 1, 2, 3, 4\]"):
         reliability.split_half([(truth, np.zeros_like(truth))])
+
+
+def test_a_control_that_shares_the_signal_correlates_once_noise_is_taken_off():
+    rng = np.random.default_rng(0)
+    signal = rng.normal(size=(4000, 2))
+    other = np.stack([signal[:, 0], rng.normal(size=4000)], axis=1)
+
+    def measured(truth):
+        a, b = (truth + rng.normal(size=truth.shape) for _ in range(2))
+        return ShardEstimates((a + b) / 2, np.ones_like(a), a, b)
+
+    table = reliability.control_table(["shared", "own"], measured(signal), measured(other))
+    assert table["disattenuated"].to_list() == pytest.approx([1.0, 0.0], abs=0.06)
+    assert table["reliability"].to_list() == pytest.approx([2 / 3, 2 / 3], abs=0.05)

@@ -81,6 +81,16 @@ def test_the_same_seed_gives_the_same_clusters_and_no_vertex_is_in_two():
     assert len(together) == len(set(together.tolist())) == int((a.labels >= 0).sum())
 
 
+def test_threads_change_no_cluster_and_waste_little():
+    world = planted.plant(4000, 8, 20, np.random.default_rng(3), size_range=(20, 80))
+    graph = knn.knn_graph(world.points, KNNSettings(n_neighbors=15), np.random.default_rng(0))
+    settings = SearchSettings(teleport_probability=0.01, tolerance=1e-5)
+    alone, many = (search.find_clusters(graph, settings, np.random.default_rng(4), n_threads=n) for n in (1, 5))
+    np.testing.assert_array_equal(alone.labels, many.labels)
+    np.testing.assert_array_equal(alone.seed, many.seed)
+    assert len(alone.members) > 5 and many.n_wasted < 0.05 * 4000
+
+
 def test_progress_counts_to_the_number_of_vertices():
     seen = []
     settings = SearchSettings(min_size=5, tolerance=1e-4, teleport_probability=0.1)

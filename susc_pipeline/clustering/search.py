@@ -1,6 +1,9 @@
 """The search for clusters: seed, PageRank, sweep, cluster, until every vertex is visited. Graphs come from knn.py."""
 
+import os
+import queue
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,6 +14,7 @@ from scipy import sparse
 from susc_pipeline.clustering import conductance, pagerank
 
 UNCLUSTERED = -1
+SEEDS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,8 @@ class Clustering(NamedTuple):
     """Mean edge weight over all pairs of members, absent edges counted as zero."""
     seed: Int[np.ndarray, " clusters"]
     """Vertex that the cluster was found from."""
+    n_wasted: int
+    """Seeds that a thread looked from in vain, for another thread's cluster held them already."""
 
 
 def find_clusters(
@@ -69,6 +75,7 @@ def find_clusters(
     settings: SearchSettings,
     rng: np.random.Generator,
     *,
+    n_threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Clustering:
     """Clusters found from seeds in a random order until every vertex is visited.
@@ -78,28 +85,54 @@ def find_clusters(
     a cluster if it keeps at least half of the prefix, has `min_size` vertices, and its own conductance is at most
     `max_conductance`; prefixes over `max_size` vertices or over `main_body_fraction` of the graph's volume do not
     compete. Members are then visited, so later seeds start elsewhere; of a seed without a cluster, the seed alone is.
+
+    Threads look from the next seeds of the permutation at once, and what they find is judged in its order; a seed that an
+    earlier one has visited by then is dropped. So the outcome is that of the serial loop, whatever the number of threads
+    (all that the process may use, unless given), and what is wasted are the dropped looks.
     """
     n_vertices = graph.shape[0]
+    n_threads = n_threads or _n_usable_cores()
     degrees = pagerank.weighted_degrees(graph)
-    push_space, sweep_space = pagerank.push_workspace(degrees), conductance.sweep_workspace(degrees)
+    spaces: queue.SimpleQueue = queue.SimpleQueue()
+    for _ in range(n_threads):
+        spaces.put((pagerank.push_workspace(degrees), conductance.sweep_workspace(degrees)))
+
+    def look(seed: int) -> np.ndarray:
+        space = spaces.get()
+        try:
+            return _cluster_from(graph, seed, settings, degrees, *space)
+        finally:
+            spaces.put(space)
+
     labels = np.full(n_vertices, UNCLUSTERED, np.int32)
     visited = np.zeros(n_vertices, bool)
     members: list[np.ndarray] = []
     seeds: list[int] = []
-    for number, seed in enumerate(rng.permutation(n_vertices)):
-        if progress is not None and number % 1000 == 0:
-            progress(number, n_vertices)
-        if visited[seed]:
-            continue
-        found = _cluster_from(graph, int(seed), settings, degrees, push_space, sweep_space)
-        visited[seed] = True
-        fresh = found[labels[found] == UNCLUSTERED]
-        if _is_cluster(graph, fresh, found, settings):
-            labels[fresh] = len(members)
-            visited[fresh] = True
-            members.append(fresh)
-            seeds.append(int(seed))
-    return _describe(graph, degrees, labels, members, seeds)
+    n_wasted = 0
+    order = rng.permutation(n_vertices)
+    with ThreadPoolExecutor(n_threads) as pool:
+        for start in range(0, n_vertices, SEEDS_AT_ONCE):
+            if progress is not None:
+                progress(start, n_vertices)
+            batch = [int(seed) for seed in order[start : start + SEEDS_AT_ONCE] if not visited[seed]]
+            for seed, found in zip(batch, pool.map(look, batch), strict=True):
+                if visited[seed]:
+                    n_wasted += 1
+                    continue
+                visited[seed] = True
+                fresh = found[labels[found] == UNCLUSTERED]
+                if _is_cluster(graph, fresh, found, settings):
+                    labels[fresh] = len(members)
+                    visited[fresh] = True
+                    members.append(fresh)
+                    seeds.append(seed)
+    return _describe(graph, degrees, labels, members, seeds, n_wasted)
+
+
+def _n_usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # Linux: a container or taskset may leave fewer than the machine has
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _cluster_from(graph, seed, settings, degrees, push_space, sweep_space) -> np.ndarray:
@@ -131,10 +164,10 @@ def _is_cluster(graph, fresh, found, settings) -> bool:
     return len(fresh) == len(found) or conductance.conductance(graph, fresh) <= settings.max_conductance
 
 
-def _describe(graph, degrees, labels, members, seeds) -> Clustering:
+def _describe(graph, degrees, labels, members, seeds, n_wasted) -> Clustering:
     sizes = np.array([len(m) for m in members], dtype=np.int64)
     volume = np.array([degrees[m].sum() for m in members], dtype=np.float64)
     leaving = np.array([conductance.conductance(graph, m) for m in members], dtype=np.float64)
     pairs = np.maximum(sizes * (sizes - 1), 1)
     density = (1 - leaving) * volume / pairs
-    return Clustering(labels, members, sizes, volume, leaving, density, np.array(seeds, dtype=np.int64))
+    return Clustering(labels, members, sizes, volume, leaving, density, np.array(seeds, dtype=np.int64), n_wasted)

@@ -95,6 +95,17 @@ def losses(
     return _run_above(model, component, x, chains_ids)
 
 
+def gradients(
+    model: GPTNeoX, component: Component, batch: ComponentInputs, delta: Float[Tensor, "chains parameters"]
+) -> tuple[Float[Tensor, "chains parameters"], Float[Tensor, " chains"]]:
+    """Gradient of each chain's mean minibatch loss by its own weights, and that loss."""
+    with torch.enable_grad():
+        leaf = delta.detach().requires_grad_()
+        loss = losses(model, component, batch, leaf).mean(dim=(1, 2))
+        (gradient,) = torch.autograd.grad(loss.sum(), leaf)
+    return gradient, loss.detach()
+
+
 def _full(trained: dict[str, Tensor], deltas: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor | None]]:
     return {name: (weight, deltas.get(name)) for name, weight in trained.items()}
 

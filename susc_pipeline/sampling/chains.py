@@ -10,7 +10,8 @@ their slopes along v: what the low-variance estimators of susceptibility/estimat
 which are cheap beside evaluation, and saves keeping every draw's weights.
 """
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -25,7 +26,7 @@ from susc_pipeline.model import components, gpt_neox, perturbation
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.gpt_neox import GPTNeoX
 from susc_pipeline.model.perturbation import ComponentInputs
-from susc_pipeline.sampling import samplers
+from susc_pipeline.sampling import samplers, stability
 
 MAX_LOSS_IN_UNIFORM_LOSSES = 3.0
 SLOPE_STEP = 0.1  # standard deviations of the prior: small beside the posterior, large beside float32 rounding
@@ -98,17 +99,25 @@ def sample(
     """Losses under the draws of all chains of one component.
 
     Raises:
+        UnstableStepError: the step size is above the stability limit of the component.
         ChainDivergedError: a loss is not finite, or far above that of a uniform guess; names component, chain, step.
     """
     pool = perturbation.prepare(model, component, contexts.minibatch_tokens, contexts.minibatch_stream)
     measured = perturbation.prepare(model, component, contexts.tokens, contexts.stream)
     zero = torch.zeros(1, components.n_parameters(model, component), device=model.device)
     init = _measure(model, component, measured, zero, contexts.n_observable, settings)
+    observable = measured.take(slice(len(contexts.tokens) - contexts.n_observable, None))
+    stability.check(stability.stability(model, component, observable, settings), component, settings)
+    sizes = {"n_pool": len(pool.token_ids), "n_weights": zero.shape[1], "device": model.device}
+
+    def replay() -> Iterator[samplers.State]:
+        return draws(model, component, settings, pool, random_steps(settings, seed, **sizes))
+
     direction = None
     if settings.slopes:
-        direction = _observable_direction(model, component, settings, pool, measured, contexts.n_observable, seed)
+        direction = _observable_direction(model, component, settings, observable, replay())
     rows = []
-    for number, state in enumerate(draws(model, component, settings, pool, seed)):
+    for number, state in enumerate(replay()):
         here = _measure(model, component, measured, state.delta, contexts.n_observable, settings)
         _check_losses(here.mean_loss, component, state.n_steps, model, settings)
         columns = (torch.full_like(here.mean_loss, state.n_steps), here.mean_loss, here.token_losses)
@@ -152,16 +161,13 @@ def _observable_direction(
     model: GPTNeoX,
     component: Component,
     settings: SamplingSettings,
-    pool: ComponentInputs,
-    measured: ComponentInputs,
-    n_observable: int,
-    seed: np.random.SeedSequence,
+    observable: ComponentInputs,
+    states: Iterable[samplers.State],
 ) -> Float[Tensor, "chains parameters"]:
     """Of each chain by itself, so that chains stay independent: its mean observable gradient over localization."""
-    observable = measured.take(slice(len(measured.token_ids) - n_observable, None))
     total = torch.zeros(settings.n_chains, components.n_parameters(model, component), device=model.device)
-    for state in draws(model, component, settings, pool, seed):
-        total += gradients(model, component, observable, state.delta)[0]
+    for state in states:
+        total += perturbation.gradients(model, component, observable, state.delta)[0]
     return total / (settings.n_draws * settings.localization)
 
 
@@ -170,18 +176,23 @@ def draws(
     component: Component,
     settings: SamplingSettings,
     pool: ComponentInputs,
-    seed: np.random.SeedSequence,
+    randomness: Iterable[tuple[Int[Tensor, "chains batch"], Float[Tensor, "chains parameters"]]],
 ) -> Iterator[samplers.State]:
-    """The chains' state at each draw: after the burn-in, then every `n_steps_between_draws` steps."""
-    states = [child.generate_state(1, np.uint64)[0] for child in _children(seed, settings.n_chains)]
-    generators = [torch.Generator().manual_seed(int(state >> 1)) for state in states]
+    """The chains' state at each draw: after the burn-in, then every `n_steps_between_draws` steps.
+
+    Args:
+        model: at w*.
+        component: the one that moves.
+        settings: of the sampler; they decide how many steps are taken.
+        pool: the contexts that minibatches are drawn from.
+        randomness: for each step the rows of the pool and the standard normal noise, such as `random_steps` gives.
+    """
     n_weights = components.n_parameters(model, component)
     state = samplers.init(settings.n_chains, n_weights, sampler=settings.sampler, device=model.device)
     n_steps = settings.n_burn_in + settings.n_draws * settings.n_steps_between_draws
-    for number in range(1, n_steps + 1):
-        rows, noise = _randomness(generators, len(pool.token_ids), settings, n_weights)
+    for number, (rows, noise) in enumerate(itertools.islice(randomness, n_steps), start=1):
         batch = pool.take(rows.to(model.device))
-        gradient, loss = gradients(model, component, batch, state.delta)
+        gradient, loss = perturbation.gradients(model, component, batch, state.delta)
         _check_losses(loss, component, number, model, settings)
         state = samplers.step(
             state,
@@ -197,29 +208,22 @@ def draws(
             yield state
 
 
-def _children(seed: np.random.SeedSequence, count: int) -> list[np.random.SeedSequence]:
-    """What `seed.spawn` gives the first time; spawn itself remembers, and a replayed chain would get other noise."""
-    return [np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, number)) for number in range(count)]
+def random_steps(
+    settings: SamplingSettings, seed: np.random.SeedSequence, *, n_pool: int, n_weights: int, device: torch.device
+) -> Iterator[tuple[Int[Tensor, "chains batch"], Float[Tensor, "chains parameters"]]]:
+    """Minibatch rows and noise of one step after another, each chain's from generators of its own.
 
-
-def _randomness(
-    generators: list[torch.Generator], n_pool: int, settings: SamplingSettings, n_weights: int
-) -> tuple[Tensor, Tensor]:
-    """Minibatch rows (chains, batch) and noise (chains, weights), each chain's from its own generator."""
-    rows = torch.stack([torch.randint(n_pool, (settings.batch_size,), generator=g) for g in generators])
-    noise = torch.stack([torch.randn(n_weights, generator=g) for g in generators])
-    return rows, noise
-
-
-def gradients(
-    model: GPTNeoX, component: Component, batch: ComponentInputs, delta: Float[Tensor, "chains parameters"]
-) -> tuple[Float[Tensor, "chains parameters"], Float[Tensor, " chains"]]:
-    """Gradient of each chain's mean minibatch loss by its own weights, and that loss."""
-    with torch.enable_grad():
-        leaf = delta.detach().requires_grad_()
-        loss = perturbation.losses(model, component, batch, leaf).mean(dim=(1, 2))
-        (gradient,) = torch.autograd.grad(loss.sum(), leaf)
-    return gradient, loss.detach()
+    Noise is drawn where it is needed: a large embedding's would take longer to send than to draw.
+    """
+    # What `seed.spawn` gives the first time; spawn itself remembers, and a replayed chain would get other noise.
+    children = (np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, n)) for n in range(settings.n_chains))
+    states = [int(child.generate_state(1, np.uint64)[0] >> 1) for child in children]
+    of_rows = [torch.Generator().manual_seed(state) for state in states]
+    on_device = device.type != "cpu"
+    of_noise = [torch.Generator(device).manual_seed(state) for state in states] if on_device else of_rows
+    while True:
+        rows = torch.stack([torch.randint(n_pool, (settings.batch_size,), generator=g) for g in of_rows])
+        yield rows, torch.stack([torch.randn(n_weights, generator=g, device=device) for g in of_noise])
 
 
 @torch.no_grad()

@@ -20,8 +20,10 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
+import polars as pl
 from jaxtyping import Bool, Float, Int
 
+from susc_pipeline import schema
 from susc_pipeline.config import ESTIMATORS
 from susc_pipeline.sampling.chains import LossTraces
 
@@ -140,6 +142,12 @@ def estimate_shard(traces: Iterable[LossTraces], *, kind: str, all_weights: Loss
     extra = {"kind": kind, "all_weights": all_weights}
     columns = [(*estimate(one, **extra), *halves(one, **extra)) for one in traces]
     return ShardEstimates(*(np.stack(column, axis=1) for column in zip(*columns, strict=True)))
+
+
+def shard_of_frame(table: pl.DataFrame) -> ShardEstimates:
+    """The estimates that ground_truth_susceptibilities stores."""
+    columns = ("susceptibility", "standard_error", "half_a", "half_b")
+    return ShardEstimates(*(schema.matrix(table[name]) for name in columns))
 
 
 def take(traces: LossTraces, rows: Bool[np.ndarray, " draws"] | Int[np.ndarray, " chosen"]) -> LossTraces:

@@ -10,10 +10,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import polars as pl
 from jaxtyping import Float, Float64
 
+from susc_pipeline import schema
 from susc_pipeline.representation import metrics, pca
 from susc_pipeline.representation.pca import PCABasis
+from susc_pipeline.susceptibility.estimators import ShardEstimates
 
 
 class Reliability(NamedTuple):
@@ -50,6 +53,20 @@ def split_half_scores(
     depend on scale, and the basis's mean cancels.
     """
     return split_half([(pca.transform(a, basis), pca.transform(b, basis)) for a, b in halves])
+
+
+def control_table(names: Sequence[str], real: ShardEstimates, control: ShardEstimates) -> pl.DataFrame:
+    """Per component: how susceptibilities correlate over tokens with those of a control, as schema.CONTROL.
+
+    The disattenuated correlation is that of the two without their sampling noise (Spearman 1904); noise makes it pass 1.
+    """
+    found = split_half([(real.half_a, real.half_b)]).reliability
+    of_control = split_half([(control.half_a, control.half_b)]).reliability
+    correlation = metrics.correlation_per_column(real.value, control.value)
+    noise = np.sqrt(np.maximum(found * of_control, np.finfo(float).tiny))
+    columns = {"component": list(names), "correlation": correlation, "reliability": found}
+    columns |= {"control_reliability": of_control, "disattenuated": correlation / noise}
+    return pl.DataFrame(columns, schema=schema.CONTROL)
 
 
 def spearman_brown(correlation: Float[np.ndarray, " columns"], *, factor: float) -> Float64[np.ndarray, " columns"]:

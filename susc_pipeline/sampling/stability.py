@@ -1,0 +1,86 @@
+"""How large a step may be: curvature at w* by power iteration, and the stability limit of each sampler."""
+
+import math
+from typing import NamedTuple
+
+import torch
+
+from susc_pipeline.config import SamplingSettings
+from susc_pipeline.model import components, perturbation
+from susc_pipeline.model.components import Component
+from susc_pipeline.model.gpt_neox import GPTNeoX
+from susc_pipeline.model.perturbation import ComponentInputs
+from susc_pipeline.sampling import samplers
+
+N_ITERATIONS = 6
+MAX_CONTEXTS = 4
+DIFFERENCE = 1e-2  # length of the displacement; the loss is smooth on it, float32 gradients still tell it
+
+
+class UnstableStepError(ValueError):
+    """The step size is one at which the sampler's drift overshoots without bound."""
+
+
+class Stability(NamedTuple):
+    """What limits the step of one component."""
+
+    curvature: float
+    """Largest Hessian eigenvalue of the mean loss over the component's weights, in nats per squared weight, from below."""
+    max_step_size: float
+    """Step sizes above it make the drift unstable along that eigenvector; infinite where none does."""
+
+
+def stability(model: GPTNeoX, component: Component, contexts: ComponentInputs, settings: SamplingSettings) -> Stability:
+    """Curvature at w* on a few contexts, and the limit that it sets for the step size.
+
+    A power iteration of few steps finds the eigenvalue from below, so a step above the limit is certainly too large.
+    """
+    found = largest_curvature(model, component, contexts.take(slice(0, MAX_CONTEXTS)))
+    return Stability(found, max_step_size(found, settings))
+
+
+def largest_curvature(model: GPTNeoX, component: Component, contexts: ComponentInputs) -> float:
+    """Largest Hessian eigenvalue in absolute value, by power iteration on differences of gradients."""
+    n_weights = components.n_parameters(model, component)
+    at_rest = perturbation.gradients(model, component, contexts, torch.zeros(1, n_weights, device=model.device))[0]
+    direction = at_rest / at_rest.norm()  # the gradient leans to the directions of large curvature
+    value = 0.0
+    for _ in range(N_ITERATIONS):
+        moved = perturbation.gradients(model, component, contexts, DIFFERENCE * direction)[0]
+        product = (moved - at_rest) / DIFFERENCE
+        value = float((product * direction).sum())
+        direction = product / product.norm()
+    return abs(value)
+
+
+def max_step_size(curvature: float, settings: SamplingSettings) -> float:
+    """Largest step at which the sampler's drift contracts along a direction of this curvature.
+
+    SGLD multiplies a displacement by 1 - step/2 (n_beta curvature + localization), which must exceed -1; RMSprop divides
+    the step by at least its stability constant; the exponential integrator multiplies by a - (1 - a) n_beta
+    curvature / localization, a = exp(-step).
+    """
+    force = settings.n_beta * curvature
+    match settings.sampler:
+        case "sgld":
+            return 4 / (force + settings.localization)
+        case "exponential":
+            ratio = force / settings.localization
+            return math.inf if ratio <= 1 else math.log((ratio + 1) / (ratio - 1))
+        case _:
+            return 4 * samplers.STABILITY / (force + settings.localization)
+
+
+def check(found: Stability, component: Component, settings: SamplingSettings) -> None:
+    """Refuse a step size above the limit.
+
+    Raises:
+        UnstableStepError: names the component, the value, the limit and the remedy.
+    """
+    if settings.step_size > found.max_step_size:
+        raise UnstableStepError(
+            f"sampling.step_size must be at most {found.max_step_size:.3g} for {component.name} ({settings.sampler}, "
+            f"n_beta {settings.n_beta:g}, localization {settings.localization:g}, largest curvature "
+            f"{found.curvature:.3g}), got {settings.step_size:g}; lower it or sampling.n_beta, or raise "
+            f"sampling.localization"
+        )

@@ -1,0 +1,80 @@
+"""The reference library's chains, replayed: from its minibatches and its noise, our losses are its losses."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+import toys
+from susc_pipeline.config import SamplingSettings
+from susc_pipeline.model import components, gpt_neox, perturbation
+from susc_pipeline.sampling import chains
+
+pytest.importorskip("devinterp", reason="install the extra `peer` to compare with the reference library")
+from benchmarks import peer
+
+SETTINGS = SamplingSettings(
+    n_chains=2, n_draws=5, n_burn_in=2, n_steps_between_draws=1, batch_size=2, localization=100.0, slopes=False
+)
+SEED = 100
+
+
+def replayed(module, model, component, stored, pool):
+    """Its minibatches as rows of our pool, and its noise: it draws for whole matrices and masks them afterwards."""
+    row_of = {row.tobytes(): number for number, row in enumerate(np.ascontiguousarray(pool, np.int64))}
+    trained = components.weights(model, component)
+    masks = peer.masks(module, component)
+    generators = [torch.Generator().manual_seed(SEED + chain) for chain in range(SETTINGS.n_chains)]
+    shapes = dict(module.named_parameters())
+    for step in range(SETTINGS.n_burn_in + SETTINGS.n_draws):
+        ids = np.ascontiguousarray(stored.minibatch_ids[:, step], np.int64)
+        rows = torch.tensor([[row_of[context.tobytes()] for context in batch] for batch in ids])
+        noise = []
+        for generator in generators:
+            pieces = []
+            for name, mask in masks.items():
+                full = torch.normal(0.0, 1.0, size=shapes[name].shape, generator=generator)
+                pieces.append((name, full if mask is None else full[mask.bool()]))
+            noise.append(_in_our_order(pieces, trained, component))
+        yield rows, torch.stack(noise)
+
+
+def _in_our_order(pieces, trained, component):
+    endings = {
+        "query_key_value": "query_key_value.weight",
+        "query_key_value_bias": "query_key_value.bias",
+        "output": "dense.weight",
+        "up": "dense_h_to_4h.weight",
+        "up_bias": "dense_h_to_4h.bias",
+        "down": "dense_4h_to_h.weight",
+        "down_bias": "dense_4h_to_h.bias",
+    }
+    found = []
+    for name in trained:
+        (piece,) = [p for n, p in pieces if component.kind in ("embed", "unembed") or n.endswith(endings[name])]
+        found.append(piece.reshape(-1))
+    return torch.cat(found)
+
+
+@pytest.mark.parametrize("sampler", ["sgld", "rmsprop_sgld_devinterp"])
+@pytest.mark.parametrize("name", ["L0H1", "L2H0", "L1MLP", "embed", "unembed"])
+def test_replayed_chains_have_the_same_token_losses(sampler, name):
+    module = toys.toy_module()
+    model = gpt_neox.GPTNeoX.from_module(module)
+    component = components.by_name(model, name)
+    data = peer.Tokens(*(toys.toy_tokens(n, seed=n) for n in (6, 4, 8)))
+    settings = dataclasses.replace(SETTINGS, sampler=sampler, step_size=1e-3)
+    stored = peer.run(module, component, data, settings, seed=SEED)
+    contexts = torch.as_tensor(stored.shard_ids.astype(np.int64))
+    pool = torch.as_tensor(data.minibatch)
+    streams = [gpt_neox.residual_stream(model, ids) for ids in (pool, contexts)]
+    inputs = [perturbation.prepare(model, component, ids, s) for ids, s in zip((pool, contexts), streams, strict=True)]
+    steps = replayed(module, model, component, stored, data.minibatch)
+    moved = 0.0
+    for draw, state in enumerate(chains.draws(model, component, settings, inputs[0], steps)):
+        ours = perturbation.losses(model, component, inputs[1], state.delta).numpy()
+        theirs = stored.shard[:, draw]
+        np.testing.assert_allclose(ours, theirs, atol=2e-4)
+        moved = max(moved, float(np.abs(ours - gpt_neox.token_losses(model, contexts).numpy()).max()))
+    assert moved > 0.05  # or equal losses would say nothing

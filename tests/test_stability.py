@@ -1,0 +1,60 @@
+"""The stability limit: curvature against the dense Hessian, limits against the samplers' own steps on a quadratic."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+import toys
+from susc_pipeline.config import SamplingSettings
+from susc_pipeline.model import components, gpt_neox, perturbation
+from susc_pipeline.sampling import samplers, stability
+
+SETTINGS = SamplingSettings(n_beta=40.0, localization=10.0, slopes=False)
+
+
+@pytest.mark.parametrize("name", ["L0H1", "L2MLP"])
+def test_curvature_is_the_largest_eigenvalue_of_the_dense_hessian_from_below(name):
+    model = gpt_neox.GPTNeoX.from_module(toys.toy_module())
+    component = components.by_name(model, name)
+    ids = torch.as_tensor(toys.toy_tokens(3))
+    inputs = perturbation.prepare(model, component, ids, gpt_neox.residual_stream(model, ids))
+    zero = torch.zeros(1, components.n_parameters(model, component))
+    eye = torch.eye(zero.shape[1])
+    step = 1e-2
+    columns = [perturbation.gradients(model, component, inputs, sign * step * eye)[0] for sign in (1, -1)]
+    hessian = (columns[0] - columns[1]) / (2 * step)
+    exact = torch.linalg.eigvalsh((hessian + hessian.T) / 2).abs().max().item()
+    found = stability.largest_curvature(model, component, inputs)
+    assert 0.75 * exact < found < 1.05 * exact
+
+
+@pytest.mark.parametrize("sampler", samplers.SAMPLERS)
+def test_drift_contracts_below_the_limit_and_grows_above_it_where_the_limit_is_sharp(sampler):
+    curvature = 2.0
+    settings = dataclasses.replace(SETTINGS, sampler=sampler)
+    limit = stability.max_step_size(curvature, settings)
+
+    def displacement_after(step_size, n_steps=200):
+        state = samplers.init(1, 1, sampler=sampler, device=torch.device("cpu"))._replace(delta=torch.ones(1, 1))
+        for _ in range(n_steps):
+            state = samplers.step(
+                state,
+                curvature * state.delta,
+                torch.zeros(1, 1),
+                sampler=sampler,
+                step_size=step_size,
+                n_beta=settings.n_beta,
+                localization=settings.localization,
+            )
+        return state.delta.abs().item()
+
+    assert displacement_after(0.98 * limit) < 1
+    if not sampler.startswith("rmsprop"):  # there the limit is that of the smallest preconditioner, so it is safe
+        assert displacement_after(1.02 * limit) > 1
+
+
+def test_where_the_prior_dominates_no_step_of_the_exponential_integrator_is_too_large():
+    assert stability.max_step_size(0.2, SETTINGS) == math.inf
+    assert stability.max_step_size(0.3, SETTINGS) < math.inf
