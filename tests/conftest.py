@@ -50,7 +50,7 @@ n_validation_shards = 1
 n_minibatch_contexts = 16
 n_observable_contexts = 4
 [sampling]
-step_size = 1.0
+step_size = 0.5
 n_chains = 4
 n_draws = 4
 n_burn_in = 1
