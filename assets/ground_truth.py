@@ -130,7 +130,7 @@ def negative_control(
 
 
 @dg.asset(
-    group_name=GROUP, kinds={"pytorch", "numpy"}, code_version=version(1, "sampling", "calibration"), pool="sampling"
+    group_name=GROUP, kinds={"pytorch", "numpy"}, code_version=version(2, "sampling", "calibration"), pool="sampling"
 )
 def calibration(
     context: dg.AssetExecutionContext,

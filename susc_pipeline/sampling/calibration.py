@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 import torch
+from scipy import stats
 
 from susc_pipeline import schema, seeds
 from susc_pipeline.config import CalibrationSettings, SamplingSettings
@@ -24,7 +25,7 @@ from susc_pipeline.sampling.chains import LossTraces, SamplingContexts
 from susc_pipeline.susceptibility import estimators
 
 MAX_R_HAT = 1.2
-DRIFT_IN_ERRORS = 3.0
+DRIFT_LEVEL = 0.995
 ACCEPTANCE_STEPS = 4
 
 
@@ -138,7 +139,8 @@ def verdict(trace: np.ndarray, *, init_loss: float, uniform_loss: float) -> tupl
         return "below", "the chains found a lower loss than w*: train longer, or raise localization"
     if means.mean() - init_loss > (uniform_loss - init_loss) / 2:
         return "destroyed", "the perturbation leaves no model to measure: raise localization"
-    if abs(drift.mean()) > DRIFT_IN_ERRORS * drift_error and abs(drift.mean()) > 0.1 * abs(means.mean() - init_loss):
+    limit = stats.t.ppf(DRIFT_LEVEL, len(drift) - 1) * drift_error  # Student: the error itself comes from a few chains
+    if abs(drift.mean()) > limit and abs(drift.mean()) > 0.1 * abs(means.mean() - init_loss):
         return "drifting", "the trace has not levelled off: raise n_burn_in or step_size"
     if diagnostics.r_hat(trace) > MAX_R_HAT:
         return "at odds", "chains disagree: raise n_draws, n_burn_in or step_size"
