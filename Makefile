@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export DAGSTER_HOME := $(CURDIR)/.dagster_home
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: help run test test-slow test-peer ui lint bench bench-sampling tiny-model clean install
+.PHONY: help run test test-slow test-peer ui lint bench bench-bias bench-sampling tiny-model clean install
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -47,6 +47,9 @@ test-peer: $(VENV)/.peer ## Replay the reference library's chains (installs it)
 
 bench: install ## Measure the estimators against the sample covariance
 	$(BIN)/python benchmarks/estimators.py
+
+bench-bias: install ## Compare what first_order and the covariance estimate (a quarter of an hour)
+	$(BIN)/python benchmarks/estimators.py --bias
 
 bench-sampling: $(VENV)/.peer ## Measure sampling against the reference library (half an hour; installs it)
 	$(BIN)/python benchmarks/sampling.py
