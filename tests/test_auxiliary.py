@@ -260,3 +260,28 @@ def test_another_kind_of_folder_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"kind": "pca_basis"}')
     with pytest.raises(ValueError, match="must hold an aux_model, got 'pca_basis'"):
         auxiliary.load(tmp_path)
+
+
+def test_chains_shared_with_training_inflate_the_correlation():
+    """Sampling noise of shared draws is a function of the token, which a model learns: hence the shard with its own."""
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((3200, N_FEATURES)).astype(np.float32)
+    signal, of_shared, of_own = (x @ rng.standard_normal((N_FEATURES, N_PCS)) for _ in range(3))
+    shared, own = signal + of_shared, signal + of_own
+    training, stopping, test = slice(0, 2000), slice(2000, 2400), slice(2400, None)
+    trained = auxiliary.train(
+        x[training],
+        shared[training],
+        stopping_activations=x[stopping],
+        stopping_targets=shared[stopping],
+        settings=SETTINGS,
+        hidden_width=HIDDEN_WIDTH,
+        rng=np.random.default_rng(0),
+    )
+    predicted = auxiliary.predict(trained.model, x[test])
+    r = {
+        name: metrics.correlation_per_column(predicted, y[test]).mean()
+        for name, y in (("shared", shared), ("own", own))
+    }
+    assert r["shared"] > 0.95  # noise and all
+    assert r["own"] == pytest.approx(0.5, abs=0.2)  # half of either target's variance is signal
