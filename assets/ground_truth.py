@@ -121,8 +121,7 @@ def negative_control(
         chains.sample(model, c, settings, contexts, seeds.sequence(experiment.seed, "negative_control", c.name))
         for c in progress.track(context, found, "components")
     )
-    kind = experiment.susceptibility.estimator
-    control = estimators.estimate_shard(traces, kind="restricted" if kind == "two_chain" else kind)
+    control = estimators.estimate_shard(traces, kind=_estimator_of_one_component(experiment))
     real = estimators.shard_of_frame(ground_truth_susceptibilities[shard].collect())
     frame = reliabilities.control_table([c.name for c in found], real, control)
     mean = float(frame["disattenuated"].mean())
@@ -130,7 +129,7 @@ def negative_control(
 
 
 @dg.asset(
-    group_name=GROUP, kinds={"pytorch", "numpy"}, code_version=version(2, "sampling", "calibration"), pool="sampling"
+    group_name=GROUP, kinds={"pytorch", "numpy"}, code_version=version(3, "sampling", "calibration"), pool="sampling"
 )
 def calibration(
     context: dg.AssetExecutionContext,
@@ -143,14 +142,15 @@ def calibration(
     Nothing reads it: it is for the person who chooses the settings of sgld_samples.
     """
     model = language_model.load(experiment.model).model
-    roles = {role: schema.token_ids(sampling_contexts.filter(role=role)) for role in ("observable", "minibatch")}
-    contexts = calibrations.contexts_of(model, **roles, n_contexts=experiment.calibration.n_contexts)
+    contexts = calibrations.contexts_of(
+        model, **_roles(sampling_contexts), n_contexts=experiment.calibration.n_contexts
+    )
     found = calibrations.sweep(
         model,
         contexts,
         experiment.sampling,
         experiment.calibration,
-        estimator=experiment.susceptibility.estimator.replace("two_chain", "restricted"),
+        estimator=_estimator_of_one_component(experiment),
         seed=experiment.seed,
         progress=progress.reporter(context, "settings"),
     )
@@ -188,5 +188,14 @@ def activations(
 
 
 def _contexts(model: GPTNeoX, shard: np.ndarray, reserved: pl.DataFrame) -> chains.SamplingContexts:
-    roles = {role: schema.token_ids(reserved.filter(role=role)) for role in ("minibatch", "observable")}
-    return chains.sampling_contexts(model, shard=shard, **roles)
+    return chains.sampling_contexts(model, shard=shard, **_roles(reserved))
+
+
+def _roles(reserved: pl.DataFrame) -> dict[str, np.ndarray]:
+    return {role: schema.token_ids(reserved.filter(role=role)) for role in ("minibatch", "observable")}
+
+
+def _estimator_of_one_component(experiment: ExperimentConfig) -> str:
+    """The experiment's estimator, or its likeness where no chains of all weights are sampled."""
+    kind = experiment.susceptibility.estimator
+    return "restricted" if kind == "two_chain" else kind

@@ -25,7 +25,7 @@ def test_curvature_is_the_largest_eigenvalue_of_the_dense_hessian_from_below(nam
     step = 1e-2
     columns = [perturbation.gradients(model, component, inputs, sign * step * eye)[0] for sign in (1, -1)]
     hessian = (columns[0] - columns[1]) / (2 * step)
-    exact = torch.linalg.eigvalsh((hessian + hessian.T) / 2).abs().max().item()
+    exact = torch.linalg.eigvalsh((hessian + hessian.T) / 2).max().item()
     found = stability.largest_curvature(model, component, inputs)
     assert 0.75 * exact < found < 1.05 * exact
 
@@ -53,6 +53,12 @@ def test_drift_contracts_below_the_limit_and_grows_above_it_where_the_limit_is_s
     assert displacement_after(0.98 * limit) < 1
     if not sampler.startswith("rmsprop"):  # there the limit is that of the smallest preconditioner, so it is safe
         assert displacement_after(1.02 * limit) > 1
+
+
+def test_negative_curvature_sets_no_limit_beyond_that_of_the_prior():
+    for sampler in samplers.SAMPLERS:
+        settings = dataclasses.replace(SETTINGS, sampler=sampler)
+        assert stability.max_step_size(-5.0, settings) == stability.max_step_size(0.0, settings)
 
 
 def test_where_the_prior_dominates_no_step_of_the_exponential_integrator_is_too_large():

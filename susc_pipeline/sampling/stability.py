@@ -33,24 +33,34 @@ class Stability(NamedTuple):
 def stability(model: GPTNeoX, component: Component, contexts: ComponentInputs, settings: SamplingSettings) -> Stability:
     """Curvature at w* on a few contexts, and the limit that it sets for the step size.
 
-    A power iteration of few steps finds the eigenvalue from below, so a step above the limit is certainly too large.
+    A power iteration of few steps finds the eigenvalue from below: for sgld and exponential a step above the limit is
+    certainly too large. For RMSprop the limit is that of its smallest preconditioner, and so on the safe side.
     """
     found = largest_curvature(model, component, contexts.take(slice(0, MAX_CONTEXTS)))
     return Stability(found, max_step_size(found, settings))
 
 
 def largest_curvature(model: GPTNeoX, component: Component, contexts: ComponentInputs) -> float:
-    """Largest Hessian eigenvalue in absolute value, by power iteration on differences of gradients."""
-    n_weights = components.n_parameters(model, component)
-    at_rest = perturbation.gradients(model, component, contexts, torch.zeros(1, n_weights, device=model.device))[0]
-    direction = at_rest / at_rest.norm()  # the gradient leans to the directions of large curvature
-    value = 0.0
-    for _ in range(N_ITERATIONS):
-        moved = perturbation.gradients(model, component, contexts, DIFFERENCE * direction)[0]
-        product = (moved - at_rest) / DIFFERENCE
-        value = float((product * direction).sum())
-        direction = product / product.norm()
-    return abs(value)
+    """Largest Hessian eigenvalue, by power iteration on differences of gradients.
+
+    Where the eigenvalue of largest magnitude is negative, which sets no limit to a step, the iteration is repeated on the
+    Hessian shifted by that magnitude, whose largest eigenvalue is the one that is wanted.
+    """
+    zero = torch.zeros(1, components.n_parameters(model, component), device=model.device)
+    at_rest = perturbation.gradients(model, component, contexts, zero)[0]
+
+    def iterate(shift: float, n_iterations: int) -> float:
+        direction = at_rest / at_rest.norm()  # the gradient leans to the directions of large curvature
+        value = 0.0
+        for _ in range(n_iterations):
+            moved = perturbation.gradients(model, component, contexts, DIFFERENCE * direction)[0]
+            product = (moved - at_rest) / DIFFERENCE + shift * direction
+            value = float((product * direction).sum())
+            direction = product / product.norm()
+        return value - shift
+
+    dominant = iterate(0.0, N_ITERATIONS)
+    return dominant if dominant >= 0 else iterate(-dominant, 3 * N_ITERATIONS)  # the shift slows it down
 
 
 def max_step_size(curvature: float, settings: SamplingSettings) -> float:
@@ -60,7 +70,7 @@ def max_step_size(curvature: float, settings: SamplingSettings) -> float:
     the step by at least its stability constant; the exponential integrator multiplies by a - (1 - a) n_beta
     curvature / localization, a = exp(-step).
     """
-    force = settings.n_beta * curvature
+    force = settings.n_beta * max(curvature, 0.0)
     match settings.sampler:
         case "sgld":
             return 4 / (force + settings.localization)
