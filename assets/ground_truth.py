@@ -188,7 +188,8 @@ def activations(
 
 
 def _contexts(model: GPTNeoX, shard: np.ndarray, reserved: pl.DataFrame) -> chains.SamplingContexts:
-    return chains.sampling_contexts(model, shard=shard, **_roles(reserved))
+    # Documents are disjoint already (tokens.py); that two of them hold the same lines is the corpus's own affair.
+    return chains.sampling_contexts(model, shard=shard, disjoint=False, **_roles(reserved))
 
 
 def _roles(reserved: pl.DataFrame) -> dict[str, np.ndarray]:

@@ -126,6 +126,27 @@ def test_a_diverging_chain_is_named_with_step_and_remedy(monkeypatch):
         chains.sample(model, component, wild, contexts, seeds.sequence(0))
 
 
+def test_an_observable_that_holds_a_measured_context_is_refused_unless_allowed():
+    _, model, _ = world()
+    shard, pool = toys.toy_tokens(5, seed=5), toys.toy_tokens(8, seed=8)
+    parts = {"shard": shard, "observable": np.concatenate([pool[:2], shard[3:4].astype(np.int32)]), "minibatch": pool}
+    with pytest.raises(ValueError, match="no context of the shard, but 1 of its 3 are in both"):
+        chains.sampling_contexts(model, **parts)
+    assert chains.sampling_contexts(model, **parts, disjoint=False).n_observable == 3
+
+
+def test_a_lost_token_stops_the_chain_though_the_observable_is_finite():
+    _, model, contexts = world()
+    broken = contexts._replace(stream=contexts.stream.clone())
+    broken.stream[:, 0, -1] = torch.nan  # the last position of the first context: no other token sees it
+    component = components.by_name(model, "unembed")
+    fine = chains.sample(model, component, SETTINGS, broken, seeds.sequence(0))  # the last position predicts nothing
+    assert np.isfinite(fine.token_losses).all()
+    broken.stream[:, 0, -2] = torch.nan
+    with pytest.raises(chains.ChainDivergedError, match="chain 0 of unembed diverged"):
+        chains.sample(model, component, SETTINGS, broken, seeds.sequence(0))
+
+
 def test_traces_survive_their_table():
     _, model, contexts = world()
     traces = chains.sample(model, components.by_name(model, "embed"), SETTINGS, contexts, seeds.sequence(0))

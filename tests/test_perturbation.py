@@ -148,3 +148,8 @@ def test_loss_gradients_are_those_of_autograd():
     gpt_neox.cross_entropy(normed, token_ids, model.unembedding).sum().backward()
     ours = gpt_neox.activations(model, token_ids.numpy(), layers=(1,), batch_size=2).loss_gradients
     np.testing.assert_allclose(ours, normed.grad[:, :-1].flatten(0, 1), atol=1e-5)
+
+
+def test_a_model_in_float16_is_refused():
+    with pytest.raises(ValueError, match="float32 or bfloat16, got float16"):
+        gpt_neox.GPTNeoX.from_module(toys.toy_module(dtype=torch.float16))

@@ -7,14 +7,14 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 from susc_pipeline.sampling.chains import LossTraces
 
 
-def toy_module(*, parallel=True, bias=True, dtype=torch.float32, seed=0, vocabulary=50, positions=32):
+def toy_module(*, parallel=True, bias=True, dtype=torch.float32, seed=0, vocabulary=50, positions=32, width=16):
     torch.manual_seed(seed)
     config = GPTNeoXConfig(
         vocab_size=vocabulary,
-        hidden_size=16,
+        hidden_size=width,
         num_hidden_layers=3,
         num_attention_heads=2,
-        intermediate_size=32,
+        intermediate_size=2 * width,
         max_position_embeddings=positions,
         use_parallel_residual=parallel,
         attention_bias=bias,

@@ -91,6 +91,10 @@ class GPTNeoX:
                 f"only exact GELU and unscaled rotary positions are computed here, got hidden_act "
                 f"{config.hidden_act!r} and rope_type {rope.get('rope_type')!r}; choose another model"
             )
+        if module.dtype == torch.float16:
+            raise ValueError(
+                "weights must be float32 or bfloat16, got float16, which ends at 65504; load them as float32"
+            )
         head_size = config.hidden_size // config.num_attention_heads
         core: Any = module.gpt_neox
         return GPTNeoX(

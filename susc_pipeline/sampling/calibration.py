@@ -51,13 +51,14 @@ def sweep(
     """Every combination of step size, n_beta and localization on every chosen component."""
     chosen = [components.by_name(model, name) for name in settings.components or default_components(model)]
     cells = list(itertools.product(chosen, settings.step_sizes, settings.n_betas, settings.localizations))
+    curvatures = {c: stability.largest_curvature(model, c, _observable(model, c, contexts)) for c in chosen}
     rows, traces = [], {}
     for number, (component, *values) in enumerate(cells):
         names = ("step_size", "n_beta", "localization")
         cell = dataclasses.replace(
             sampling, n_chains=settings.n_chains, n_draws=settings.n_draws, **dict(zip(names, values, strict=True))
         )
-        found, row = _cell(model, component, contexts, cell, estimator, seed)
+        found, row = _cell(model, component, contexts, cell, curvatures[component], estimator, seed)
         rows.append({"component": component.name, **dict(zip(names, values, strict=True)), **row})
         if found is not None:
             traces[component.name, *values] = found
@@ -88,19 +89,19 @@ def _cell(
     component: Component,
     contexts: SamplingContexts,
     settings: SamplingSettings,
+    curvature: float,
     estimator: str,
     seed: int,
 ) -> tuple[LossTraces | None, dict[str, object]]:
-    measured = perturbation.prepare(model, component, contexts.tokens, contexts.stream)
-    observable = measured.take(slice(len(contexts.tokens) - contexts.n_observable, None))
-    limits = stability.stability(model, component, observable, settings)
-    known: dict[str, object] = {"curvature": limits.curvature, "max_step_size": limits.max_step_size}
+    observable = _observable(model, component, contexts)
+    limit = stability.max_step_size(curvature, settings)
+    known: dict[str, object] = {"curvature": curvature, "max_step_size": limit}
     name = f"{settings.step_size:g}, {settings.n_beta:g}, {settings.localization:g}"
     source = seeds.sequence(seed, "calibration", component.name, name)
     try:
         traces = chains.sample(model, component, settings, contexts, source)
     except stability.UnstableStepError:
-        remedy = f"lower step_size to at most {limits.max_step_size:.3g}, or raise localization"
+        remedy = f"lower step_size to at most {limit:.3g}, or raise localization"
         return None, known | {"verdict": "unstable", "remedy": remedy}
     except chains.ChainDivergedError:
         return None, known | {"verdict": "diverged", "remedy": "lower step_size or n_beta, or raise localization"}
@@ -120,6 +121,11 @@ def _cell(
     }
     word, remedy = verdict(by_chain, init_loss=traces.init_loss, uniform_loss=float(np.log(model.vocabulary_size)))
     return traces, known | {"verdict": word, "remedy": remedy}
+
+
+def _observable(model: GPTNeoX, component: Component, contexts: SamplingContexts) -> ComponentInputs:
+    measured = perturbation.prepare(model, component, contexts.tokens, contexts.stream)
+    return measured.take(slice(len(contexts.tokens) - contexts.n_observable, None))
 
 
 def verdict(trace: np.ndarray, *, init_loss: float, uniform_loss: float) -> tuple[str, str]:

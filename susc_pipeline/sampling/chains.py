@@ -26,7 +26,7 @@ from susc_pipeline.model import components, gpt_neox, perturbation
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.gpt_neox import GPTNeoX
 from susc_pipeline.model.perturbation import ComponentInputs
-from susc_pipeline.sampling import samplers, stability
+from susc_pipeline.sampling import memory, samplers, stability
 
 MAX_LOSS_IN_UNIFORM_LOSSES = 3.0
 SLOPE_STEP = 0.1  # standard deviations of the prior: small beside the posterior, large beside float32 rounding
@@ -81,12 +81,31 @@ def sampling_contexts(
     shard: Int[np.ndarray, "contexts positions"],
     observable: Int[np.ndarray, "observable_contexts positions"],
     minibatch: Int[np.ndarray, "pool positions"],
+    disjoint: bool = True,
 ) -> SamplingContexts:
-    """The contexts of a run with their residual streams, computed once for all components."""
+    """The contexts of a run with their residual streams, computed once for all components.
+
+    Raises:
+        ValueError: a context of the shard is in the observable set too, and the two are to be disjoint.
+    """
+    if disjoint:
+        check_disjoint(shard, observable)
     tokens = torch.as_tensor(np.concatenate([shard, observable])).to(model.device)
     pool = torch.as_tensor(minibatch).to(model.device)
     streams = (gpt_neox.residual_stream(model, tokens), gpt_neox.residual_stream(model, pool))
     return SamplingContexts(tokens, streams[0], len(observable), pool, streams[1])
+
+
+def check_disjoint(
+    shard: Int[np.ndarray, "contexts positions"], observable: Int[np.ndarray, "observable_contexts positions"]
+) -> None:
+    """Refuse measured contexts that the observable is made of: their own losses would be in the mean they are held against."""
+    shared = {row.tobytes() for row in shard.astype(np.int64)} & {row.tobytes() for row in observable.astype(np.int64)}
+    if shared:
+        raise ValueError(
+            f"the observable set must hold no context of the shard, but {len(shared)} of its {len(observable)} are in "
+            f"both; choose other contexts for it, or say disjoint=False"
+        )
 
 
 def sample(
@@ -99,15 +118,17 @@ def sample(
     """Losses under the draws of all chains of one component.
 
     Raises:
+        BatchTooLargeError: a minibatch or an evaluation would not fit in memory.
         UnstableStepError: the step size is above the stability limit of the component.
         ChainDivergedError: a loss is not finite, or far above that of a uniform guess; names component, chain, step.
     """
+    memory.check(model, component, settings, contexts.tokens.shape[1])
     pool = perturbation.prepare(model, component, contexts.minibatch_tokens, contexts.minibatch_stream)
     measured = perturbation.prepare(model, component, contexts.tokens, contexts.stream)
     zero = torch.zeros(1, components.n_parameters(model, component), device=model.device)
     init = _measure(model, component, measured, zero, contexts.n_observable, settings)
     observable = measured.take(slice(len(contexts.tokens) - contexts.n_observable, None))
-    stability.check(stability.stability(model, component, observable, settings), component, settings)
+    stability.check(stability.largest_curvature(model, component, observable), component, settings)
     sizes = {"n_pool": len(pool.token_ids), "n_weights": zero.shape[1], "device": model.device}
 
     def replay() -> Iterator[samplers.State]:
@@ -119,7 +140,8 @@ def sample(
     rows = []
     for number, state in enumerate(replay()):
         here = _measure(model, component, measured, state.delta, contexts.n_observable, settings)
-        _check_losses(here.mean_loss, component, state.n_steps, model, settings)
+        for losses in (here.mean_loss, here.token_losses.mean(dim=1)):  # a mean is nan where any token's loss is
+            _check_losses(losses, component, state.n_steps, model, settings)
         columns = (torch.full_like(here.mean_loss, state.n_steps), here.mean_loss, here.token_losses)
         if direction is not None:
             # The sign alternates from draw to draw, so that curvature along v cancels in the mean over draws.

@@ -1,7 +1,6 @@
 """How large a step may be: curvature at w* by power iteration, and the stability limit of each sampler."""
 
 import math
-from typing import NamedTuple
 
 import torch
 
@@ -21,31 +20,15 @@ class UnstableStepError(ValueError):
     """The step size is one at which the sampler's drift overshoots without bound."""
 
 
-class Stability(NamedTuple):
-    """What limits the step of one component."""
-
-    curvature: float
-    """Largest Hessian eigenvalue of the mean loss over the component's weights, in nats per squared weight, from below."""
-    max_step_size: float
-    """Step sizes above it make the drift unstable along that eigenvector; infinite where none does."""
-
-
-def stability(model: GPTNeoX, component: Component, contexts: ComponentInputs, settings: SamplingSettings) -> Stability:
-    """Curvature at w* on a few contexts, and the limit that it sets for the step size.
-
-    A power iteration of few steps finds the eigenvalue from below: for sgld and exponential a step above the limit is
-    certainly too large. For RMSprop the limit is that of its smallest preconditioner, and so on the safe side.
-    """
-    found = largest_curvature(model, component, contexts.take(slice(0, MAX_CONTEXTS)))
-    return Stability(found, max_step_size(found, settings))
-
-
 def largest_curvature(model: GPTNeoX, component: Component, contexts: ComponentInputs) -> float:
-    """Largest Hessian eigenvalue, by power iteration on differences of gradients.
+    """Largest Hessian eigenvalue of the mean loss at w*, in nats per squared weight, by power iteration on gradients.
 
+    Few steps on a few of the contexts find it from below: for sgld and exponential a step above the limit that it sets
+    is certainly too large. For RMSprop the limit is that of its smallest preconditioner, and so on the safe side.
     Where the eigenvalue of largest magnitude is negative, which sets no limit to a step, the iteration is repeated on the
     Hessian shifted by that magnitude, whose largest eigenvalue is the one that is wanted.
     """
+    contexts = contexts.take(slice(0, MAX_CONTEXTS))
     zero = torch.zeros(1, components.n_parameters(model, component), device=model.device)
     at_rest = perturbation.gradients(model, component, contexts, zero)[0]
 
@@ -81,16 +64,16 @@ def max_step_size(curvature: float, settings: SamplingSettings) -> float:
             return 4 * samplers.STABILITY / (force + settings.localization)
 
 
-def check(found: Stability, component: Component, settings: SamplingSettings) -> None:
-    """Refuse a step size above the limit.
+def check(curvature: float, component: Component, settings: SamplingSettings) -> None:
+    """Refuse a step size above the limit that the curvature sets.
 
     Raises:
         UnstableStepError: names the component, the value, the limit and the remedy.
     """
-    if settings.step_size > found.max_step_size:
+    limit = max_step_size(curvature, settings)
+    if settings.step_size > limit:
         raise UnstableStepError(
-            f"sampling.step_size must be at most {found.max_step_size:.3g} for {component.name} ({settings.sampler}, "
-            f"n_beta {settings.n_beta:g}, localization {settings.localization:g}, largest curvature "
-            f"{found.curvature:.3g}), got {settings.step_size:g}; lower it or sampling.n_beta, or raise "
-            f"sampling.localization"
+            f"sampling.step_size must be at most {limit:.3g} for {component.name} ({settings.sampler}, n_beta "
+            f"{settings.n_beta:g}, localization {settings.localization:g}, largest curvature {curvature:.3g}), got "
+            f"{settings.step_size:g}; lower it or sampling.n_beta, or raise sampling.localization"
         )

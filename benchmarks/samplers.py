@@ -1,0 +1,236 @@
+"""Samplers side by side: what a gradient step and a second buy, and what it costs in bias.
+
+`make bench-samplers` runs, for each component, each (n_beta, localization) and each sampler and step size, chains of
+equal numbers of draws, and prints a table; JSON goes to benchmarks/results/samplers.json.
+
+A step size is given as h = the share of the way back to w* that the pull alone goes in one step, so that the samplers
+compare: step_size h for exponential, 2h/localization for SGLD, a tenth of that for RMSprop, whose preconditioner at rest
+is 1/0.1. A draw is taken every ceil(1/h) steps after ceil(3/h) of burn-in.
+
+Columns: the effective share of the draws for the observable and for token losses (median over tokens); E, the error
+variance over tokens of one draw's worth of the plain covariance, as the two halves of the chains say; the cost E x (steps x
+seconds of a step + seconds of an evaluation), beside that of the exponential sampler with h = 1, to which the time to any
+given reliability is proportional (Spearman-Brown: benchmarks/sampling.py); and two signs of bias beside the reference, ten
+times as many draws of the exponential sampler with h = 0.5 and minibatches twice as large: the ratio of the mean rises of
+the observable, and the slope of the column on the reference's. A setting that the stability rule refuses is listed so.
+"""
+
+import argparse
+import json
+import math
+import statistics
+import sysconfig
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+
+from resources import language_model
+from susc_pipeline import corpus, schema, seeds, tokens
+from susc_pipeline.config import ModelSettings, SamplingSettings, TokenSettings
+from susc_pipeline.model import components, perturbation, tiny
+from susc_pipeline.model.components import Component
+from susc_pipeline.model.gpt_neox import GPTNeoX
+from susc_pipeline.sampling import chains, diagnostics, stability
+from susc_pipeline.sampling.chains import LossTraces, SamplingContexts
+from susc_pipeline.susceptibility import estimators
+
+RESULTS = Path(__file__).parent / "results" / "samplers.json"
+EMBEDDED_POSTERIORS = ((30.0, 300.0), (300.0, 300.0), (300.0, 30.0))
+CANDIDATES = (
+    ("sgld", 0.1),
+    ("sgld", 0.5),
+    ("rmsprop_sgld_paper", 0.1),
+    ("rmsprop_sgld_paper", 0.5),
+    ("rmsprop_sgld_devinterp", 0.1),
+    ("rmsprop_sgld_devinterp", 0.5),
+    ("exponential", 0.25),
+    ("exponential", 1.0),
+    ("exponential", 2.0),
+)
+BASELINE = ("exponential", 1.0)
+COMMON = SamplingSettings(n_chains=8, n_draws=16, batch_size=4, slopes=False)
+REFERENCE = ("exponential", 0.5)
+N_REFERENCE_DRAWS = 160
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model and the contexts that are measured."""
+
+    name: str
+    model: GPTNeoX
+    contexts: SamplingContexts
+    components: tuple[str, ...]
+    posteriors: tuple[tuple[float, float], ...]
+    """Pairs of n_beta and localization."""
+
+
+def embedded() -> Subject:
+    """The embedded model."""
+    model = language_model.load(language_model.EMBEDDED, ModelSettings()).model
+    return Subject("embedded", model, _contexts(model), ("embed", "L1H2", "L2MLP", "unembed"), EMBEDDED_POSTERIORS)
+
+
+def six_layers() -> Subject:
+    """Pythia-14M's layers (6 x 4 heads, width 128) with the embedded vocabulary, trained for a few minutes."""
+    recipe = tiny.TinyRecipe(n_layers=6, n_steps=300, n_warmup_steps=50)
+    tokenizer = language_model.load(language_model.EMBEDDED, ModelSettings()).tokenizer
+    texts = [document.text for document in corpus.python_standard_library(Path(sysconfig.get_path("stdlib")))]
+    module = tiny.build_model(recipe)
+    tiny.train(module, tiny.token_stream(texts, tokenizer), recipe)
+    model = GPTNeoX.from_module(module.eval().requires_grad_(False))
+    return Subject("six layers", model, _contexts(model), ("L3H1", "L4MLP", "unembed"), ((30.0, 300.0),))
+
+
+SUBJECTS: dict[str, Callable[[], Subject]] = {"embedded": embedded, "six-layers": six_layers}
+
+
+def _contexts(model: GPTNeoX) -> SamplingContexts:
+    tokenizer = language_model.load(language_model.EMBEDDED, ModelSettings()).tokenizer
+    documents = tokens.tokenize(corpus.python_standard_library(Path(sysconfig.get_path("stdlib"))), tokenizer)
+    settings = TokenSettings(contexts_per_shard=8, n_observable_contexts=4)
+    reserved = tokens.sampling_contexts(documents, settings, 1)
+    roles = {role: schema.token_ids(reserved.filter(role=role)) for role in ("observable", "minibatch")}
+    shard = schema.token_ids(tokens.contexts_of_shard(documents, settings, 1, "shard-00000"))
+    return chains.sampling_contexts(model, shard=shard, **roles)
+
+
+def settings_of(sampler: str, h: float, n_beta: float, localization: float) -> SamplingSettings:
+    """Settings whose pull alone goes the share h of the way back in a step."""
+    scale = {"exponential": 1.0, "sgld": 2 / localization}.get(sampler, 0.2 / localization)
+    return replace(
+        COMMON,
+        sampler=sampler,
+        step_size=h * scale,
+        n_beta=n_beta,
+        localization=localization,
+        n_burn_in=math.ceil(3 / h),
+        n_steps_between_draws=math.ceil(1 / h),
+    )
+
+
+def seconds_of(subject: Subject, component: Component) -> tuple[float, float]:
+    """Medians of one gradient step and one evaluation, of all chains together, divided by the chains."""
+    model, contexts = subject.model, subject.contexts
+    pool = perturbation.prepare(model, component, contexts.minibatch_tokens, contexts.minibatch_stream)
+    measured = perturbation.prepare(model, component, contexts.tokens, contexts.stream)
+    delta = torch.zeros(COMMON.n_chains, components.n_parameters(model, component), device=model.device)
+    rows = torch.arange(COMMON.n_chains * COMMON.batch_size).view(COMMON.n_chains, -1) % len(pool.token_ids)
+    steps, evaluations = [], []
+    for _ in range(5):
+        started = time.perf_counter()
+        perturbation.gradients(model, component, pool.take(rows), delta)
+        between = time.perf_counter()
+        with torch.no_grad():
+            perturbation.losses(model, component, measured, delta)
+        steps.append(between - started)
+        evaluations.append(time.perf_counter() - between)
+    return statistics.median(steps) / COMMON.n_chains, statistics.median(evaluations) / COMMON.n_chains
+
+
+def rise(traces: LossTraces) -> float:
+    """Mean loss of the observable set above that at w*."""
+    return float(traces.mean_loss.mean() - traces.init_loss)
+
+
+def measure(traces: LossTraces, reference: LossTraces) -> dict[str, float]:
+    """What the traces of a candidate say beside the reference's."""
+    a, b = estimators.halves(traces, kind="restricted")
+    column = estimators.restricted(traces).value
+    # Halves of a long chain agree in the posterior's own covariance only, so their covariance over tokens is its variance.
+    truth_a, truth_b = estimators.halves(reference, kind="restricted")
+    truth = estimators.restricted(reference).value
+    signal = np.cov(truth_a, truth_b)[0, 1]
+    by_chain = (COMMON.n_chains, -1)
+    sampled = traces.token_losses[:, :: max(1, traces.token_losses.shape[1] // 64)].astype(np.float64)
+    shares = [diagnostics.effective_sample_size(loss.reshape(by_chain)) / len(loss) for loss in sampled.T]
+    observable = traces.mean_loss.reshape(by_chain)
+    return {
+        "effective_share_of_observable": diagnostics.effective_sample_size(observable) / observable.size,
+        "effective_share_of_token_losses": statistics.median(shares),
+        "error_variance_of_a_draw": float(len(traces.mean_loss) * (a - b).var() / 4),
+        "half_correlation": float(np.corrcoef(a, b)[0, 1]),
+        "rise_beside_reference": rise(traces) / rise(reference),
+        "slope_on_reference": float(np.cov(column, truth)[0, 1] / signal),
+        "signal_variance": float(signal),
+        "half_correlation_of_reference": float(np.corrcoef(truth_a, truth_b)[0, 1]),
+    }
+
+
+def cells(subject: Subject, name: str, posterior: tuple[float, float]) -> list[dict]:
+    """Every candidate on one component of one posterior."""
+    component = components.by_name(subject.model, name)
+    seconds = seconds_of(subject, component)
+    exact = replace(settings_of(*REFERENCE, *posterior), n_draws=N_REFERENCE_DRAWS, batch_size=8)
+    known = {"model": subject.name, "component": name, "n_beta": posterior[0], "localization": posterior[1]}
+    known |= {"seconds_of_a_step": seconds[0], "seconds_of_an_evaluation": seconds[1]}
+    try:
+        reference = _sample(subject, component, exact)
+    except (stability.UnstableStepError, chains.ChainDivergedError) as error:
+        return [known | {"sampler": "reference", "h": REFERENCE[1], "refused": str(error)}]
+    rows = []
+    for sampler, h in CANDIDATES:
+        candidate = settings_of(sampler, h, *posterior)
+        row = known | {"sampler": sampler, "h": h, "steps_a_draw": candidate.n_steps_between_draws}
+        try:
+            row |= measure(_sample(subject, component, candidate), reference)
+            a_draw = seconds[0] * candidate.n_steps_between_draws + seconds[1]
+            row |= {"cost": row["error_variance_of_a_draw"] * a_draw}
+        except (stability.UnstableStepError, chains.ChainDivergedError) as error:
+            row |= {"refused": f"{type(error).__name__}: {error}"}
+        rows.append(row)
+    base = next((row.get("cost") for row in rows if (row["sampler"], row["h"]) == BASELINE), None)
+    return [row | ({"cost_beside_baseline": row["cost"] / base} if base and "cost" in row else {}) for row in rows]
+
+
+def _sample(subject: Subject, component: Component, settings: SamplingSettings) -> LossTraces:
+    seed = seeds.sequence(0, component.name, settings.sampler, f"{settings.step_size:g}", str(settings.n_draws))
+    return chains.sample(subject.model, component, settings, subject.contexts, seed)
+
+
+def main() -> None:
+    """The table of one model or of all, added to what the file holds of the others."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=SUBJECTS, action="append")
+    options = parser.parse_args()
+    for key in options.model or SUBJECTS:
+        subject = SUBJECTS[key]()
+        for name in subject.components:
+            for posterior in subject.posteriors:
+                rows = cells(subject, name, posterior)
+                _store(rows)
+                for row in rows:
+                    print(
+                        json.dumps({k: float(f"{v:.3g}") if isinstance(v, float) else v for k, v in row.items()}),
+                        flush=True,
+                    )
+    print(summary(json.loads(RESULTS.read_text())))
+
+
+def _store(rows: list[dict]) -> None:
+    keys = ("model", "component", "n_beta", "localization")
+    old = json.loads(RESULTS.read_text()) if RESULTS.is_file() else []
+    kept = [row for row in old if [row[key] for key in keys] != [rows[0][key] for key in keys]]
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(kept + rows, indent=1) + "\n")
+
+
+def summary(rows: list[dict]) -> pl.DataFrame:
+    """Medians over components of each sampler, step size and posterior."""
+    columns = ("effective_share_of_observable", "effective_share_of_token_losses", "rise_beside_reference")
+    columns += ("slope_on_reference", "cost_beside_baseline")
+    return (
+        pl.DataFrame(rows, infer_schema_length=None)
+        .group_by("model", "n_beta", "localization", "sampler", "h", maintain_order=True)
+        .agg(*(pl.col(column).median().round(2) for column in columns), refused=pl.col("refused").is_not_null().sum())
+    )
+
+
+if __name__ == "__main__":
+    pl.Config.set_tbl_rows(-1)
+    main()

@@ -1,0 +1,69 @@
+"""The estimate of memory: within a factor of measured peaks, and refused where it cannot be had."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import toys
+from susc_pipeline.config import SamplingSettings
+from susc_pipeline.model import components, gpt_neox
+from susc_pipeline.sampling import memory
+
+SETTINGS = SamplingSettings(n_chains=2, n_draws=2, batch_size=1, n_burn_in=0, n_steps_between_draws=1, slopes=False)
+PROBE = """
+import dataclasses, resource, sys
+import toys
+from susc_pipeline import seeds
+from susc_pipeline.config import SamplingSettings
+from susc_pipeline.model import components, gpt_neox
+from susc_pipeline.sampling import chains, memory
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+module = toys.toy_module(vocabulary=2000, positions=128, width=128)
+model = gpt_neox.GPTNeoX.from_module(module)
+ids = toys.toy_tokens(24, 128, 2000)
+contexts = chains.sampling_contexts(model, shard=ids, observable=ids[:2], minibatch=ids, disjoint=False)
+component = components.by_name(model, sys.argv[1])
+small = SamplingSettings(n_chains=2, n_draws=2, batch_size=1, n_burn_in=0, n_steps_between_draws=1, n_beta=0.0,
+                         evaluation_batch_size=2, slopes=False)
+chains.sample(model, component, small, contexts, seeds.sequence(0))
+before = peak()
+large = dataclasses.replace(small, n_chains=16, batch_size=int(sys.argv[2]), evaluation_batch_size=int(sys.argv[3]))
+chains.sample(model, component, large, contexts, seeds.sequence(0))
+print((peak() - before) / memory.needed_bytes(model, component, large, 128))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, batch_size, evaluated", [("L0H1", 16, 16), ("L1MLP", 16, 16), ("unembed", 16, 16)])
+def test_the_estimate_is_close_to_the_measured_peak(name, batch_size, evaluated):
+    command = [sys.executable, "-c", PROBE, name, str(batch_size), str(evaluated)]
+    here = Path(__file__).parent
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(here.parent), str(here)])}
+    found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
+    ratio = float(found.split()[-1])
+    assert 0.5 < ratio < 1.5
+
+
+def test_a_batch_that_cannot_fit_is_refused_before_anything_is_allocated():
+    model = gpt_neox.GPTNeoX.from_module(toys.toy_module())
+    component = components.by_name(model, "L1H1")
+    memory.check(model, component, SETTINGS, 12)
+    huge = dataclasses.replace(SETTINGS, batch_size=10**9)
+    with pytest.raises(memory.BatchTooLargeError, match=r"L1H1 needs about .* GiB at once.*batch_size \(1000000000\)"):
+        memory.check(model, component, huge, 12)
+
+
+def test_a_layer_further_down_and_a_larger_batch_need_more():
+    model = gpt_neox.GPTNeoX.from_module(toys.toy_module())
+    settings = dataclasses.replace(SETTINGS, batch_size=32)
+    by_layer = [memory.needed_bytes(model, components.Component("head", n, 0), settings, 12) for n in range(3)]
+    assert by_layer[0] > by_layer[1] > by_layer[2]
+    larger = dataclasses.replace(settings, batch_size=64)
+    assert memory.needed_bytes(model, components.Component("head", 0, 0), larger, 12) > by_layer[0]
