@@ -8,7 +8,7 @@ export PYTHONPATH := $(CURDIR)
 # Threads that wait spin for less long: a third faster where other work shares the cores, no slower where none does.
 export GOMP_SPINCOUNT ?= 10000
 
-.PHONY: help run test test-slow test-peer ui lint bench bench-bias bench-sampling tiny-model clean install
+.PHONY: help run test test-slow test-peer ui lint bench bench-bias bench-sampling bench-samplers bench-scaling tiny-model clean install
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -55,6 +55,12 @@ bench-bias: install ## Compare what first_order and the covariance estimate (a q
 
 bench-sampling: $(VENV)/.peer ## Measure sampling against the reference library (half an hour; installs it)
 	$(BIN)/python benchmarks/sampling.py
+
+bench-samplers: install ## Compare samplers, step sizes and posteriors (about an hour)
+	$(BIN)/python benchmarks/samplers.py
+
+bench-scaling: install ## Measure time and memory of sampling against tokens, draws, components, layers
+	$(BIN)/python benchmarks/scaling.py
 
 tiny-model: install ## Train the embedded default model anew (about half an hour on 2 cores)
 	$(BIN)/python -m resources.train_tiny

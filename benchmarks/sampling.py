@@ -6,7 +6,9 @@ float32, and writes benchmarks/results/sampling.json.
 Part A, equal work: both make the same number of SGLD steps and draws of the same chains' lengths and record the same
 token losses. Ours is timed with everything it needs, the residual streams included. Beside it stands the arithmetic
 that no exact method can leave out (matrix products of the component, of the layers above it and of the unembedding,
-forward for an evaluation, forward and by the inputs backward for a step) at the machine's matrix-product peak.
+forward for an evaluation, forward and by the inputs backward for a step) at the machine's matrix-product peak; and the time
+of the same layers as PyTorch's operators take it, products, attention, norms, GELU and softmax, measured alone on the same
+batch: what is beyond that is the engine's own (the component, the noise, the update, the bookkeeping).
 
 Part B, equal reliability: of a column of susceptibilities, reliability(n) = S / (S + E / n), with S the variance over tokens of
 the posterior's own covariances and E the error variance of one draw (Spearman-Brown is this formula). S comes from a
@@ -17,6 +19,7 @@ recomputed from stored traces.
 """
 
 import argparse
+import functools
 import json
 import platform
 import resource
@@ -36,7 +39,7 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 from resources import language_model
 from susc_pipeline import corpus, schema, seeds, tokens
 from susc_pipeline.config import ModelSettings, SamplingSettings, TokenSettings
-from susc_pipeline.model import components
+from susc_pipeline.model import components, gpt_neox
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.gpt_neox import GPTNeoX
 from susc_pipeline.sampling import chains
@@ -60,6 +63,7 @@ OURS = replace(
     EQUAL_WORK, sampler="exponential", step_size=1.0, n_steps_between_draws=2, n_burn_in=4, n_chains=8, batch_size=4
 )
 LONG = replace(OURS, n_draws=250)
+BATCH = 32  # contexts: those of all chains of a step of part A
 SAMPLED = ("L1H2", "L2MLP", "unembed")
 
 
@@ -127,6 +131,39 @@ def necessary_operations(model: GPTNeoX, component: Component, data: peer.Tokens
     return settings.n_chains * contexts * positions * forward
 
 
+def operator_seconds(model: GPTNeoX, component: Component, data: peer.Tokens, settings: SamplingSettings) -> float:
+    """Seconds of the layers above a component and of the unembedding alone, for the same evaluations and steps."""
+    above = {"embed": model.n_layers, "unembed": 0}.get(component.kind, model.n_layers - 1 - component.layer)
+    n_steps = settings.n_burn_in + settings.n_draws * settings.n_steps_between_draws
+    evaluated = settings.n_chains * settings.n_draws * (len(data.shard) + len(data.observable))
+    stepped = settings.n_chains * n_steps * settings.batch_size
+    cost = {key: value / BATCH for key, value in _operator_costs(model, data.shard.shape[1]).items()}
+    in_evaluations = evaluated * (above * cost["layer"] + cost["unembedding"])
+    return in_evaluations + stepped * (above * cost["layer and back"] + cost["unembedding and back"])
+
+
+@functools.lru_cache(maxsize=1)
+def _operator_costs(model: GPTNeoX, positions: int) -> dict[str, float]:
+    """Median seconds of one layer and of the unembedding with its loss, forward and there and back, on BATCH contexts."""
+    x = torch.randn(BATCH, positions, model.hidden_size)
+    token_ids = torch.randint(model.vocabulary_size, (BATCH, positions))
+    work = {
+        "layer": lambda stream: gpt_neox.run_layer(stream, model.layers[0], model),
+        "unembedding": lambda stream: gpt_neox.cross_entropy(stream, token_ids, model.unembedding),
+    }
+
+    def back(apply) -> None:
+        leaf = x.clone().requires_grad_()
+        torch.autograd.grad(apply(leaf).sum(), leaf)
+
+    costs = {}
+    for key, apply in work.items():
+        with torch.no_grad():
+            costs[key] = statistics.median(seconds(apply, x) for _ in range(9))
+        costs[f"{key} and back"] = statistics.median(seconds(back, apply) for _ in range(9))
+    return costs
+
+
 def equal_work(name: str, module, data: peer.Tokens, chosen: list[str] | None, settings, n_repeats: int) -> dict:
     """Part A for one model: interleaved repeats of both, and the share of the peak."""
     model = GPTNeoX.from_module(module)
@@ -147,6 +184,7 @@ def equal_work(name: str, module, data: peer.Tokens, chosen: list[str] | None, s
     operations = sum(necessary_operations(model, c, data, settings) for c in found)
     peak = statistics.median(row["peak"] for row in rows)
     floor = operations / peak
+    operators = sum(operator_seconds(model, c, data, settings) for c in found)
     return {
         "model": name,
         "components": [c.name for c in found],
@@ -155,8 +193,10 @@ def equal_work(name: str, module, data: peer.Tokens, chosen: list[str] | None, s
         "speedup_range": [min(ratios), max(ratios)],
         "necessary_operations": operations,
         "seconds_at_peak": floor,
+        "seconds_of_operators": operators,
         "share_of_peak_ours": floor / statistics.median(row["ours"] for row in rows),
         "largest_possible_speedup": statistics.median(row["peer"] for row in rows) / floor,
+        "largest_speedup_with_these_operators": statistics.median(row["peer"] for row in rows) / operators,
     }
 
 

@@ -47,7 +47,7 @@ CALIBRATION = {
     "n_beta": pl.Float64,
     "localization": pl.Float64,
     "curvature": pl.Float64,  # largest Hessian eigenvalue at the trained weights, from below
-    "max_step_size": pl.Float64,  # stability limit of the sampler
+    "max_step_size": pl.Float64,  # what the curvature allows; larger steps are divided
     "r_hat": pl.Float64,  # of the mean loss
     "effective_share": pl.Float64,  # effective sample size over the number of draws
     "rise": pl.Float64,  # of the mean loss over that at the trained weights, in nats

@@ -55,6 +55,36 @@ def test_drift_contracts_below_the_limit_and_grows_above_it_where_the_limit_is_s
         assert displacement_after(1.02 * limit) > 1
 
 
+@pytest.mark.parametrize("sampler", ["sgld", "exponential"])
+def test_a_step_at_the_limit_inflates_the_variance_of_a_quadratic_posterior_as_stated(sampler):
+    curvature, inflation = 2.0, 1.25
+    settings = dataclasses.replace(SETTINGS, sampler=sampler)
+    step_size = stability.max_step_size(curvature, settings, inflation=inflation)
+    options = {"sampler": sampler, "step_size": step_size, "n_beta": settings.n_beta}
+
+    def moved(delta, noise):  # the step is affine: its two coefficients give the stationary variance exactly
+        state = samplers.init(1, 1, sampler=sampler, device=torch.device("cpu"))._replace(delta=torch.tensor([[delta]]))
+        gradient = curvature * state.delta
+        after = samplers.step(state, gradient, torch.tensor([[noise]]), localization=settings.localization, **options)
+        return after.delta.item()
+
+    kept, spread = moved(1.0, 0.0), moved(0.0, 1.0)
+    exact = 1 / (settings.n_beta * curvature + settings.localization)
+    assert spread**2 / (1 - kept**2) / exact == pytest.approx(inflation, rel=1e-4)
+
+
+def test_a_step_is_divided_until_the_curvature_allows_it_and_the_time_between_draws_stays():
+    component = components.Component("head", 0, 0)
+    settings = dataclasses.replace(SETTINGS, step_size=2.0, n_burn_in=3, n_steps_between_draws=2)
+    limit = stability.max_step_size(1.0, settings, inflation=stability.MAX_INFLATION)
+    found = stability.split_steps(1.0, component, settings)
+    assert limit / 2 < found.step_size <= limit < settings.step_size
+    assert found.step_size * found.n_burn_in == pytest.approx(6.0)
+    assert found.step_size * found.n_steps_between_draws == pytest.approx(4.0)
+    assert stability.split_steps(1.0, component, found) == found
+    assert stability.split_steps(0.01, component, settings) == settings
+
+
 def test_negative_curvature_sets_no_limit_beyond_that_of_the_prior():
     for sampler in samplers.SAMPLERS:
         settings = dataclasses.replace(SETTINGS, sampler=sampler)

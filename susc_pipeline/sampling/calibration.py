@@ -94,14 +94,15 @@ def _cell(
     seed: int,
 ) -> tuple[LossTraces | None, dict[str, object]]:
     observable = _observable(model, component, contexts)
-    limit = stability.max_step_size(curvature, settings)
+    limit = stability.max_step_size(curvature, settings, inflation=stability.MAX_INFLATION)
     known: dict[str, object] = {"curvature": curvature, "max_step_size": limit}
     name = f"{settings.step_size:g}, {settings.n_beta:g}, {settings.localization:g}"
     source = seeds.sequence(seed, "calibration", component.name, name)
     try:
+        settings = stability.split_steps(curvature, component, settings)
         traces = chains.sample(model, component, settings, contexts, source)
     except stability.UnstableStepError:
-        remedy = f"lower step_size to at most {limit:.3g}, or raise localization"
+        remedy = f"lower step_size to at most {stability.MAX_SPLIT * limit:.3g}, or raise localization"
         return None, known | {"verdict": "unstable", "remedy": remedy}
     except chains.ChainDivergedError:
         return None, known | {"verdict": "diverged", "remedy": "lower step_size or n_beta, or raise localization"}

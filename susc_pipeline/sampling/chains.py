@@ -119,7 +119,7 @@ def sample(
 
     Raises:
         BatchTooLargeError: a minibatch or an evaluation would not fit in memory.
-        UnstableStepError: the step size is above the stability limit of the component.
+        UnstableStepError: the step size is far above what the component's curvature allows; a little above, steps are divided.
         ChainDivergedError: a loss is not finite, or far above that of a uniform guess; names component, chain, step.
     """
     memory.check(model, component, settings, contexts.tokens.shape[1])
@@ -128,7 +128,7 @@ def sample(
     zero = torch.zeros(1, components.n_parameters(model, component), device=model.device)
     init = _measure(model, component, measured, zero, contexts.n_observable, settings)
     observable = measured.take(slice(len(contexts.tokens) - contexts.n_observable, None))
-    stability.check(stability.largest_curvature(model, component, observable), component, settings)
+    settings = stability.split_steps(stability.largest_curvature(model, component, observable), component, settings)
     sizes = {"n_pool": len(pool.token_ids), "n_weights": zero.shape[1], "device": model.device}
 
     def replay() -> Iterator[samplers.State]:

@@ -1,5 +1,9 @@
-"""How large a step may be: curvature at w* by power iteration, and the stability limit of each sampler."""
+"""How large a step may be: curvature at w* by power iteration, and what it means for each sampler.
 
+A step is never set by hand alone: where a component is stiffer than the step allows, the step is divided.
+"""
+
+import dataclasses
 import math
 
 import torch
@@ -13,11 +17,13 @@ from susc_pipeline.sampling import samplers
 
 N_ITERATIONS = 6
 MAX_CONTEXTS = 4
+MAX_INFLATION = 1.25  # of the variance along the stiffest direction; every other direction is closer
+MAX_SPLIT = 64
 DIFFERENCE = 1e-2  # length of the displacement; the loss is smooth on it, float32 gradients still tell it
 
 
 class UnstableStepError(ValueError):
-    """The step size is one at which the sampler's drift overshoots without bound."""
+    """The step size is so far above what the curvature allows that dividing it would be no remedy."""
 
 
 def largest_curvature(model: GPTNeoX, component: Component, contexts: ComponentInputs) -> float:
@@ -46,34 +52,44 @@ def largest_curvature(model: GPTNeoX, component: Component, contexts: ComponentI
     return dominant if dominant >= 0 else iterate(-dominant, 3 * N_ITERATIONS)  # the shift slows it down
 
 
-def max_step_size(curvature: float, settings: SamplingSettings) -> float:
-    """Largest step at which the sampler's drift contracts along a direction of this curvature.
+def max_step_size(curvature: float, settings: SamplingSettings, *, inflation: float = math.inf) -> float:
+    """Largest step whose stationary variance along a direction of this curvature is at most `inflation` times too large.
 
-    SGLD multiplies a displacement by 1 - step/2 (n_beta curvature + localization), which must exceed -1; RMSprop divides
-    the step by at least its stability constant; the exponential integrator multiplies by a - (1 - a) n_beta
-    curvature / localization, a = exp(-step).
+    On a quadratic loss a chain's variance is the posterior's divided by 1 - f, with f = step (n_beta curvature +
+    localization) / 4 for SGLD, and f = ratio tanh(step / 2), ratio = n_beta curvature / localization, for the exponential
+    integrator; at f = 1, infinite inflation, the drift no longer contracts. RMSprop is SGLD with its step divided by at
+    least its stability constant. All the prior's directions count for SGLD, so that its step is bounded even at n_beta zero.
     """
+    f = 1 - 1 / inflation
     force = settings.n_beta * max(curvature, 0.0)
     match settings.sampler:
         case "sgld":
-            return 4 / (force + settings.localization)
+            return f * 4 / (force + settings.localization)
         case "exponential":
             ratio = force / settings.localization
-            return math.inf if ratio <= 1 else math.log((ratio + 1) / (ratio - 1))
+            return math.inf if ratio <= f else 2 * math.atanh(f / ratio)
         case _:
-            return 4 * samplers.STABILITY / (force + settings.localization)
+            return f * 4 * samplers.STABILITY / (force + settings.localization)
 
 
-def check(curvature: float, component: Component, settings: SamplingSettings) -> None:
-    """Refuse a step size above the limit that the curvature sets.
+def split_steps(curvature: float, component: Component, settings: SamplingSettings) -> SamplingSettings:
+    """The settings with each step divided into as many equal ones as the component's curvature asks for.
 
     Raises:
-        UnstableStepError: names the component, the value, the limit and the remedy.
+        UnstableStepError: into more than MAX_SPLIT; names the component, the value, the limit and the remedy.
     """
-    limit = max_step_size(curvature, settings)
-    if settings.step_size > limit:
+    limit = max_step_size(curvature, settings, inflation=MAX_INFLATION)
+    n_parts = max(1, math.ceil(settings.step_size / limit))
+    if n_parts > MAX_SPLIT:
         raise UnstableStepError(
-            f"sampling.step_size must be at most {limit:.3g} for {component.name} ({settings.sampler}, n_beta "
-            f"{settings.n_beta:g}, localization {settings.localization:g}, largest curvature {curvature:.3g}), got "
-            f"{settings.step_size:g}; lower it or sampling.n_beta, or raise sampling.localization"
+            f"sampling.step_size must be at most {MAX_SPLIT * limit:.3g} for {component.name} ({settings.sampler}, n_beta "
+            f"{settings.n_beta:g}, localization {settings.localization:g}, largest curvature {curvature:.3g}: {MAX_SPLIT} "
+            f"times the step of {limit:.3g} that follows the curvature), got {settings.step_size:g}; lower it or "
+            f"sampling.n_beta, or raise sampling.localization"
         )
+    return dataclasses.replace(
+        settings,
+        step_size=settings.step_size / n_parts,
+        n_burn_in=settings.n_burn_in * n_parts,
+        n_steps_between_draws=settings.n_steps_between_draws * n_parts,
+    )
