@@ -39,7 +39,7 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 from resources import language_model
 from susc_pipeline import corpus, schema, seeds, tokens
 from susc_pipeline.config import ModelSettings, SamplingSettings, TokenSettings
-from susc_pipeline.model import components, gpt_neox
+from susc_pipeline.model import components, gpt_neox, token_loss
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.gpt_neox import GPTNeoX
 from susc_pipeline.sampling import chains
@@ -149,7 +149,7 @@ def _operator_costs(model: GPTNeoX, positions: int) -> dict[str, float]:
     token_ids = torch.randint(model.vocabulary_size, (BATCH, positions))
     work = {
         "layer": lambda stream: gpt_neox.run_layer(stream, model.layers[0], model),
-        "unembedding": lambda stream: gpt_neox.cross_entropy(stream, token_ids, model.unembedding),
+        "unembedding": lambda stream: token_loss.cross_entropy(stream, token_ids, model.unembedding),
     }
 
     def back(apply) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional
 
 import toys
-from susc_pipeline.model import components, gpt_neox, perturbation
+from susc_pipeline.model import components, gpt_neox, perturbation, token_loss
 from susc_pipeline.model.components import Component
 
 
@@ -145,7 +145,7 @@ def test_loss_gradients_are_those_of_autograd():
     token_ids = torch.as_tensor(toys.toy_tokens())
     stream = gpt_neox.residual_stream(model, token_ids)
     normed = gpt_neox.normalize(stream[-1], model.final_norm, model).requires_grad_()
-    gpt_neox.cross_entropy(normed, token_ids, model.unembedding).sum().backward()
+    token_loss.cross_entropy(normed, token_ids, model.unembedding).sum().backward()
     ours = gpt_neox.activations(model, token_ids.numpy(), layers=(1,), batch_size=2).loss_gradients
     np.testing.assert_allclose(ours, normed.grad[:, :-1].flatten(0, 1), atol=1e-5)
 

@@ -1,11 +1,11 @@
 """GPT-NeoX as plain tensors and functions: losses and the residual stream, layer by layer.
 
 The forward pass is our own, so that perturbation.py can resume it above a component; it equals the one of
-transformers to float rounding. Loading weights is in resources/language_model.py.
+transformers to float rounding. The way from the last residual to losses is in token_loss.py, loading weights in
+resources/language_model.py.
 """
 
 import dataclasses
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,13 +13,10 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from transformers import GPTNeoXForCausalLM, PreTrainedModel
 
-# On a CPU what stays in the cache: of 2**17 to 2**22 the fastest at 2,048 and at 50,304 entries. A GPU wants large products.
-LOGITS_AT_ONCE = {"cpu": 2**19, "cuda": 2**28}
-MIN_ROWS = 64
+from susc_pipeline.model import token_loss
 
 
 class Layer(NamedTuple):
@@ -208,88 +205,6 @@ def run_layer(x: Float[Tensor, "contexts positions hidden"], layer: Layer, model
     return middle + mlp(middle, layer, model)
 
 
-def cross_entropy(
-    normed: Float[Tensor, "*batch positions hidden"],
-    token_ids: Int[Tensor, "*batch positions"],
-    unembedding: Float[Tensor, "vocabulary hidden"],
-) -> Float[Tensor, "*batch predicted"]:
-    """Loss of each token but the first, in nats, from the normed last residual; never all logits at once."""
-    inputs = normed[..., :-1, :].reshape(-1, normed.shape[-1])
-    targets = token_ids[..., 1:].reshape(-1)
-    return _CrossEntropy.apply(inputs, unembedding, targets).view(token_ids[..., 1:].shape)
-
-
-class _CrossEntropy(torch.autograd.Function):
-    """Logits, loss and the gradient of the inputs, a few rows at a time while they are in the cache.
-
-    Nothing of the size of the vocabulary is kept for the backward pass (the idea of Liger's fused linear cross-entropy,
-    Hsu et al. 2024); only where the unembedding itself moves are the logits computed a second time.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, inputs: Tensor, unembedding: Tensor, targets: Tensor) -> Tensor:
-        losses = torch.empty(len(inputs), device=inputs.device)
-        gradients = torch.empty_like(inputs) if ctx.needs_input_grad[0] else None
-        for rows, log_probabilities in _log_probabilities(inputs, unembedding):
-            wanted = targets[rows, None]
-            losses[rows] = -log_probabilities.gather(1, wanted)[:, 0]
-            if gradients is not None:
-                errors = _errors(log_probabilities, wanted)
-                gradients[rows] = errors.to(inputs.dtype) @ unembedding
-        ctx.save_for_backward(inputs, unembedding, targets, gradients)
-        return losses
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        inputs, unembedding, targets, gradients = ctx.saved_tensors
-        of_inputs = None if gradients is None else gradients * outer[:, None].to(gradients.dtype)
-        of_unembedding = None
-        if ctx.needs_input_grad[1]:
-            of_unembedding = torch.zeros_like(unembedding)
-            for rows, log_probabilities in _log_probabilities(inputs, unembedding):
-                errors = _errors(log_probabilities, targets[rows, None]).mul_(outer[rows, None])
-                of_unembedding.addmm_(errors.to(inputs.dtype).T, inputs[rows])
-        return of_inputs, of_unembedding, None
-
-
-def _log_probabilities(inputs: Tensor, unembedding: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Log-softmax of a few rows' logits at a time, in one buffer that the next rows overwrite."""
-    n_rows = max(MIN_ROWS, LOGITS_AT_ONCE.get(inputs.device.type, 2**24) // len(unembedding))
-    logits = torch.empty(min(n_rows, len(inputs)), len(unembedding), dtype=inputs.dtype, device=inputs.device)
-    found = torch.empty(logits.shape, device=inputs.device)
-    for start in range(0, len(inputs), n_rows):
-        rows = slice(start, min(start + n_rows, len(inputs)))
-        n = rows.stop - rows.start
-        torch.mm(inputs[rows], unembedding.T, out=logits[:n])
-        torch.log_softmax(logits[:n].float(), dim=1, out=found[:n])
-        yield rows, found[:n]
-
-
-def _errors(log_probabilities: Tensor, wanted: Int[Tensor, "rows 1"]) -> Tensor:
-    """Gradient of each row's loss by its logits, in place of the log probabilities."""
-    return log_probabilities.exp_().scatter_add_(1, wanted, torch.full_like(wanted, -1, dtype=log_probabilities.dtype))
-
-
-def loss_gradients(
-    normed: Float[Tensor, "*batch positions hidden"],
-    token_ids: Int[Tensor, "*batch positions"],
-    unembedding: Float[Tensor, "vocabulary hidden"],
-) -> Float[Tensor, "*batch predicted hidden"]:
-    """Gradient of each token's loss by the normed last residual it is predicted from.
-
-    That is the mean unembedding of what the model expected minus that of the token: a vector that says how the
-    model erred, where the loss is a number that says how much.
-    """
-    inputs = normed[..., :-1, :].reshape(-1, normed.shape[-1])
-    targets = token_ids[..., 1:].reshape(-1)
-    pieces = [
-        _errors(log_probabilities, targets[rows, None]).to(inputs.dtype) @ unembedding
-        for rows, log_probabilities in _log_probabilities(inputs, unembedding)
-    ]
-    return torch.cat(pieces).view(*token_ids[..., 1:].shape, -1)
-
-
 @torch.no_grad()
 def residual_stream(
     model: GPTNeoX, token_ids: Int[Tensor, "contexts positions"]
@@ -309,7 +224,7 @@ def differentiable_losses(
     x = functional.embedding(token_ids, model.embedding)
     for layer in model.layers:
         x = run_layer(x, layer, model)
-    return cross_entropy(normalize(x, model.final_norm, model), token_ids, model.unembedding)
+    return token_loss.cross_entropy(normalize(x, model.final_norm, model), token_ids, model.unembedding)
 
 
 @torch.no_grad()
@@ -359,7 +274,8 @@ def _activations(
     stream = residual_stream(model, token_ids)
     ends = normalize(stream[-1], model.final_norm, model), token_ids, model.unembedding
     chosen = torch.cat([stream[layer][:, 1:] for layer in layers], dim=-1)
-    return chosen.flatten(0, 1), loss_gradients(*ends).flatten(0, 1), cross_entropy(*ends).flatten()
+    losses, gradients = token_loss.losses_and_gradients(*ends)
+    return chosen.flatten(0, 1), gradients.flatten(0, 1), losses.flatten()
 
 
 def check_tokens(model: GPTNeoX, token_ids: Int[Tensor, "contexts positions"]) -> None:

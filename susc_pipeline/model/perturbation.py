@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from susc_pipeline.model import components, gpt_neox
+from susc_pipeline.model import components, gpt_neox, token_loss
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.gpt_neox import GPTNeoX
 
@@ -157,7 +157,7 @@ def _run_above(
     for layer in model.layers[component.layer + 1 :]:
         merged = gpt_neox.run_layer(merged, layer, model)
     normed = gpt_neox.normalize(merged, model.final_norm, model)
-    flat = gpt_neox.cross_entropy(normed, token_ids.reshape(-1, token_ids.shape[-1]), model.unembedding)
+    flat = token_loss.cross_entropy(normed, token_ids.reshape(-1, token_ids.shape[-1]), model.unembedding)
     return flat.unflatten(0, x.shape[:2])
 
 
@@ -167,9 +167,9 @@ def _unembed(
     def one(chain: int) -> Tensor:
         read = normed[chain if len(normed) > 1 else 0]
         if trained.dtype == torch.float32:
-            return gpt_neox.cross_entropy(read, token_ids[chain], trained + delta[chain])
+            return token_loss.cross_entropy(read, token_ids[chain], trained + delta[chain])
         # Concatenating inputs and matrices adds the two products before the softmax, each in its own exponent.
         both = torch.cat([trained, delta[chain].to(trained.dtype)], dim=-1)
-        return gpt_neox.cross_entropy(torch.cat([read, read], dim=-1), token_ids[chain], both)
+        return token_loss.cross_entropy(torch.cat([read, read], dim=-1), token_ids[chain], both)
 
     return torch.stack([one(chain) for chain in range(len(delta))])

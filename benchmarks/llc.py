@@ -1,0 +1,61 @@
+"""Local learning coefficients of components, with errors: this project's default chains beside the published convention.
+
+`make bench-llc` prints, for a component of each kind, n_beta (E[L] - L(w*)) on the same observable contexts from the
+exponential sampler (step 2, localization 300) and from SGLD as published for refined LLCs (step 1e-3, localization 200,
+batch 32, 4 chains of 200 draws, one step from draw to draw, no burn-in: Wang et al. 2024), n_beta 30 in both. A third line
+has the default sampler at localization 200: what differs from the second is the sampler, from the first the posterior.
+"""
+
+import sysconfig
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from resources import language_model
+from susc_pipeline import corpus, schema, seeds, tokens
+from susc_pipeline.config import ModelSettings, SamplingSettings, TokenSettings
+from susc_pipeline.model import components
+from susc_pipeline.sampling import chains, diagnostics
+
+NAMES = ("embed", "L0H0", "L1H2", "L2MLP", "unembed")
+OURS = SamplingSettings(step_size=2.0, n_steps_between_draws=1, n_burn_in=2, n_chains=8, n_draws=8, slopes=False)
+PUBLISHED = SamplingSettings(
+    sampler="sgld",
+    step_size=1e-3,
+    localization=200.0,
+    batch_size=32,
+    n_chains=4,
+    n_draws=200,
+    n_burn_in=0,
+    n_steps_between_draws=1,
+    slopes=False,
+)
+CONVENTIONS = {"default": OURS, "published": PUBLISHED, "default at 200": replace(OURS, localization=200.0)}
+
+
+def main() -> None:
+    """One line for each component and convention."""
+    model, tokenizer = language_model.load(language_model.EMBEDDED, ModelSettings())
+    documents = tokens.tokenize(corpus.python_standard_library(Path(sysconfig.get_path("stdlib"))), tokenizer)
+    settings = TokenSettings(contexts_per_shard=1)
+    reserved = tokens.sampling_contexts(documents, settings, 1)
+    roles = {role: schema.token_ids(reserved.filter(role=role)) for role in ("minibatch", "observable")}
+    shard = schema.token_ids(tokens.contexts_of_shard(documents, settings, 1, "shard-00000"))
+    contexts = chains.sampling_contexts(model, shard=shard, **roles)
+    for name in NAMES:
+        for convention, sampling in CONVENTIONS.items():
+            started = time.perf_counter()
+            traces = chains.sample(
+                model, components.by_name(model, name), sampling, contexts, seeds.sequence(1, "llc", name)
+            )
+            trace = traces.mean_loss.reshape(sampling.n_chains, -1)
+            found = diagnostics.local_learning_coefficient(trace, init_loss=traces.init_loss, n_beta=sampling.n_beta)
+            print(
+                f"{name:8s} {convention:15s} LLC {found.value:7.2f} +- {found.standard_error:.2f} | R-hat "
+                f"{diagnostics.r_hat(trace):.2f} | {time.perf_counter() - started:5.1f} s",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
