@@ -7,11 +7,11 @@ from scipy import sparse
 
 from assets import plots, progress
 from assets.partitions import EVERY_SHARD, version
-from resources.language_model import token_texts
 from resources.storage import LanguageModelFolder
 from susc_pipeline import schema, seeds
 from susc_pipeline.clustering import agreement, knn, reading, search
 from susc_pipeline.config import ExperimentConfig
+from susc_pipeline.model.pretrained import token_texts
 
 GROUP = "e_clusters"
 DESCRIPTIONS = {

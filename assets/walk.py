@@ -15,9 +15,9 @@ import polars as pl
 from assets import partitions
 from resources import experiment as experiments
 from resources import warehouse
-from resources.language_model import token_texts
 from resources.storage import LanguageModelFolder, Store, write_json
 from susc_pipeline.clustering import reading
+from susc_pipeline.model.pretrained import token_texts
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "ERROR"}}}}
 PROCESS_TAG = "susc/process"

@@ -13,10 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from resources import language_model
 from susc_pipeline import corpus, schema, seeds, tokens
-from susc_pipeline.config import ModelSettings, SamplingSettings, TokenSettings
-from susc_pipeline.model import components
+from susc_pipeline.config import SamplingSettings, TokenSettings
+from susc_pipeline.model import components, pretrained
 from susc_pipeline.sampling import chains
 from susc_pipeline.susceptibility import estimators
 
@@ -46,7 +45,7 @@ def bias(model, contexts, name: str) -> str:
 
 def main() -> None:
     """Sample each component once and compare the estimators."""
-    model, tokenizer = language_model.load(language_model.EMBEDDED, ModelSettings())
+    model, tokenizer = pretrained.load(pretrained.EMBEDDED)
     documents = corpus.python_standard_library(Path(sysconfig.get_path("stdlib")))
     tokenized, settings = tokens.tokenize(documents, tokenizer), TokenSettings()
     shard = tokens.contexts_of_shard(tokenized, settings, 1, "shard-00000")

@@ -11,10 +11,9 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from resources import language_model
 from susc_pipeline import corpus, schema, seeds, tokens
-from susc_pipeline.config import ModelSettings, SamplingSettings, TokenSettings
-from susc_pipeline.model import components
+from susc_pipeline.config import SamplingSettings, TokenSettings
+from susc_pipeline.model import components, pretrained
 from susc_pipeline.sampling import chains, diagnostics
 
 NAMES = ("embed", "L0H0", "L1H2", "L2MLP", "unembed")
@@ -35,7 +34,7 @@ CONVENTIONS = {"default": OURS, "published": PUBLISHED, "default at 200": replac
 
 def main() -> None:
     """One line for each component and convention."""
-    model, tokenizer = language_model.load(language_model.EMBEDDED, ModelSettings())
+    model, tokenizer = pretrained.load(pretrained.EMBEDDED)
     documents = tokens.tokenize(corpus.python_standard_library(Path(sysconfig.get_path("stdlib"))), tokenizer)
     settings = TokenSettings(contexts_per_shard=1)
     reserved = tokens.sampling_contexts(documents, settings, 1)

@@ -30,10 +30,9 @@ import numpy as np
 import polars as pl
 import torch
 
-from resources import language_model
 from susc_pipeline import corpus, schema, seeds, tokens
-from susc_pipeline.config import ModelSettings, SamplingSettings, TokenSettings
-from susc_pipeline.model import components, perturbation, tiny
+from susc_pipeline.config import SamplingSettings, TokenSettings
+from susc_pipeline.model import components, perturbation, pretrained, tiny
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.gpt_neox import GPTNeoX
 from susc_pipeline.sampling import chains, diagnostics, stability
@@ -73,14 +72,14 @@ class Subject:
 
 def embedded() -> Subject:
     """The embedded model."""
-    model = language_model.load(language_model.EMBEDDED, ModelSettings()).model
+    model = pretrained.load(pretrained.EMBEDDED).model
     return Subject("embedded", model, _contexts(model), ("embed", "L1H2", "L2MLP", "unembed"), EMBEDDED_POSTERIORS)
 
 
 def six_layers() -> Subject:
     """Pythia-14M's layers (6 x 4 heads, width 128) with the embedded vocabulary, trained for a few minutes."""
     recipe = tiny.TinyRecipe(n_layers=6, n_steps=300, n_warmup_steps=50)
-    tokenizer = language_model.load(language_model.EMBEDDED, ModelSettings()).tokenizer
+    tokenizer = pretrained.load(pretrained.EMBEDDED).tokenizer
     texts = [document.text for document in corpus.python_standard_library(Path(sysconfig.get_path("stdlib")))]
     module = tiny.build_model(recipe)
     tiny.train(module, tiny.token_stream(texts, tokenizer), recipe)
@@ -92,7 +91,7 @@ SUBJECTS: dict[str, Callable[[], Subject]] = {"embedded": embedded, "six-layers"
 
 
 def _contexts(model: GPTNeoX) -> SamplingContexts:
-    tokenizer = language_model.load(language_model.EMBEDDED, ModelSettings()).tokenizer
+    tokenizer = pretrained.load(pretrained.EMBEDDED).tokenizer
     documents = tokens.tokenize(corpus.python_standard_library(Path(sysconfig.get_path("stdlib"))), tokenizer)
     settings = TokenSettings(contexts_per_shard=8, n_observable_contexts=4)
     reserved = tokens.sampling_contexts(documents, settings, 1)

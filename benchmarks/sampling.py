@@ -36,10 +36,9 @@ import peer
 import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from resources import language_model
 from susc_pipeline import corpus, schema, seeds, tokens
-from susc_pipeline.config import ModelSettings, SamplingSettings, TokenSettings
-from susc_pipeline.model import components, gpt_neox, token_loss
+from susc_pipeline.config import SamplingSettings, TokenSettings
+from susc_pipeline.model import components, gpt_neox, pretrained, token_loss
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.gpt_neox import GPTNeoX
 from susc_pipeline.sampling import chains
@@ -69,8 +68,8 @@ SAMPLED = ("L1H2", "L2MLP", "unembed")
 
 def embedded() -> tuple[GPTNeoXForCausalLM, peer.Tokens]:
     """The embedded model and contexts of its own corpus."""
-    module = GPTNeoXForCausalLM.from_pretrained(language_model.EMBEDDED, local_files_only=True)
-    tokenizer = language_model.load(language_model.EMBEDDED, ModelSettings()).tokenizer
+    module = GPTNeoXForCausalLM.from_pretrained(pretrained.EMBEDDED, local_files_only=True)
+    tokenizer = pretrained.load(pretrained.EMBEDDED).tokenizer
     documents = tokens.tokenize(corpus.python_standard_library(Path(sysconfig.get_path("stdlib"))), tokenizer)
     settings = TokenSettings(contexts_per_shard=16, n_observable_contexts=8)
     reserved = tokens.sampling_contexts(documents, settings, 1)

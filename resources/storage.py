@@ -23,9 +23,9 @@ import polars as pl
 from scipy import sparse
 
 from resources import language_model
-from resources.language_model import LoadedModel
 from susc_pipeline.clustering import knn
 from susc_pipeline.config import ModelSettings
+from susc_pipeline.model.pretrained import LoadedModel
 from susc_pipeline.representation import auxiliary, pca, whitening
 from susc_pipeline.representation.auxiliary import AuxModel
 from susc_pipeline.representation.pca import PCABasis

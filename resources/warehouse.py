@@ -3,8 +3,8 @@
 import duckdb
 import polars as pl
 
-from resources.language_model import LoadedModel, token_texts
 from resources.storage import Store, replacing, write_table
+from susc_pipeline.model.pretrained import LoadedModel, token_texts
 
 TABLES = {
     "contexts": "token_shards",

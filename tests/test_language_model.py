@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, GPTNeoXForCausalLM
 from resources import language_model
 from susc_pipeline import corpus
 from susc_pipeline.config import ModelSettings
-from susc_pipeline.model import tiny
+from susc_pipeline.model import pretrained, tiny
 
 
 @pytest.fixture
@@ -76,22 +76,22 @@ def test_a_folder_written_anew_is_loaded_anew(folder):
 
 def test_token_texts_of_half_a_character_are_shown_and_not_raised(folder):
     loaded = language_model.load(folder, ModelSettings())
-    texts = language_model.token_texts(loaded.tokenizer, loaded.model.vocabulary_size)
+    texts = pretrained.token_texts(loaded.tokenizer, loaded.model.vocabulary_size)
     assert len(texts) == 300 and "\N{REPLACEMENT CHARACTER}" in "".join(texts)
 
 
 def test_the_embedded_model_is_small_safe_and_carries_its_figures():
-    files = list(language_model.EMBEDDED.rglob("*"))
+    files = list(pretrained.EMBEDDED.rglob("*"))
     assert sum(f.stat().st_size for f in files) < 8 * 2**20
     assert not [f for f in files if f.suffix in (".bin", ".pt", ".pkl", ".py")]
-    card = (language_model.EMBEDDED / "README.md").read_text()
+    card = (pretrained.EMBEDDED / "README.md").read_text()
     assert "trigram" in card and re.search(r"\d\.\d{3}", card)
 
 
 @pytest.mark.slow
 def test_the_embedded_model_has_the_held_out_loss_that_its_card_states():
-    tokenizer = AutoTokenizer.from_pretrained(language_model.EMBEDDED, local_files_only=True)
-    module = GPTNeoXForCausalLM.from_pretrained(language_model.EMBEDDED, local_files_only=True).eval()
+    tokenizer = AutoTokenizer.from_pretrained(pretrained.EMBEDDED, local_files_only=True)
+    module = GPTNeoXForCausalLM.from_pretrained(pretrained.EMBEDDED, local_files_only=True).eval()
     documents = corpus.python_standard_library(Path(sysconfig.get_path("stdlib")))
     held_out = (d.text for d in documents if corpus.is_held_out(d.document_id))
     tokens = (np.asarray(tokenizer(text)["input_ids"], dtype=np.int64) for text in held_out)
@@ -102,5 +102,5 @@ def test_the_embedded_model_has_the_held_out_loss_that_its_card_states():
         if len(ids) > 2
     ]
     losses = np.concatenate(pieces)
-    stated = float(re.search(r"this model.*\| (\d\.\d+) \|", (language_model.EMBEDDED / "README.md").read_text())[1])
+    stated = float(re.search(r"this model.*\| (\d\.\d+) \|", (pretrained.EMBEDDED / "README.md").read_text())[1])
     assert losses.mean() == pytest.approx(stated, abs=0.03)  # the standard library differs between patch releases

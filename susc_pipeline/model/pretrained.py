@@ -1,0 +1,74 @@
+"""A language model and its tokenizer from a folder in Hugging Face format: safetensors only, no code of the folder's.
+
+Where the folder comes from is not decided here.
+"""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from transformers import AutoTokenizer, GPTNeoXForCausalLM, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from susc_pipeline.model import tiny
+from susc_pipeline.model.gpt_neox import GPTNeoX
+
+EMBEDDED = Path(tiny.__file__).parent / "embedded"
+NEEDED_FILES = ("config.json", "tokenizer.json")
+
+
+class LoadedModel(NamedTuple):
+    """A model as plain tensors on its device, with its tokenizer."""
+
+    model: GPTNeoX
+    tokenizer: PreTrainedTokenizerBase
+
+
+def check(folder: Path) -> None:
+    """Refuse a folder that lacks a file, holds no safetensors, or another architecture.
+
+    Raises:
+        ValueError: names the folder and what is wrong.
+    """
+    for name in NEEDED_FILES:
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder} has no {name}; save model and tokenizer there in Hugging Face format")
+    if not list(folder.glob("*.safetensors")):
+        raise ValueError(f"{folder} has no .safetensors file; convert the weights, pickled ones are never loaded")
+    kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    if kind != "gpt_neox":
+        raise ValueError(f"the model in {folder} must be of model_type gpt_neox, got {kind!r}; choose a GPT-NeoX")
+
+
+def load(folder: Path, *, dtype: str = "float32", device: str = "auto") -> LoadedModel:
+    """The model in a folder, and its tokenizer.
+
+    Args:
+        folder: in Hugging Face format.
+        dtype: float32 or bfloat16.
+        device: of torch; `auto` takes the first GPU, else the CPU.
+
+    Raises:
+        ValueError: the folder holds no GPT-NeoX in safetensors, or a tokenizer that knows more tokens than the model.
+    """
+    check(folder)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    transformers_logging.disable_progress_bar()  # it would tear the lines that the walk prints
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    module = GPTNeoXForCausalLM.from_pretrained(
+        folder, dtype=getattr(torch, dtype), use_safetensors=True, local_files_only=True
+    )
+    model = GPTNeoX.from_module(module.to(device).eval().requires_grad_(False))
+    if len(tokenizer) > model.vocabulary_size:
+        raise ValueError(
+            f"the tokenizer in {folder} has {len(tokenizer)} tokens, but the model only {model.vocabulary_size}; "
+            f"use the tokenizer that belongs to the model"
+        )
+    return LoadedModel(model, tokenizer)
+
+
+def token_texts(tokenizer: PreTrainedTokenizerBase, vocabulary_size: int) -> list[str]:
+    """Readable text of every token id; bytes that are no UTF-8 by themselves appear as the replacement character."""
+    return [str(tokenizer.decode([token], clean_up_tokenization_spaces=False)) for token in range(vocabulary_size)]
