@@ -40,7 +40,7 @@ from susc_pipeline.sampling.chains import LossTraces, SamplingContexts
 from susc_pipeline.susceptibility import estimators
 
 RESULTS = Path(__file__).parent / "results" / "samplers.json"
-EMBEDDED_POSTERIORS = ((30.0, 300.0), (300.0, 300.0))
+MILD, STRONG = (30.0, 300.0), (300.0, 300.0)  # n_beta, localization
 CANDIDATES = (
     ("sgld", 0.2),
     ("sgld", 0.5),
@@ -65,15 +65,15 @@ class Subject:
     name: str
     model: GPTNeoX
     contexts: SamplingContexts
-    components: tuple[str, ...]
-    posteriors: tuple[tuple[float, float], ...]
-    """Pairs of n_beta and localization."""
+    cells: tuple[tuple[str, tuple[float, float]], ...]
+    """Components with n_beta and localization."""
 
 
 def embedded() -> Subject:
     """The embedded model."""
     model = pretrained.load(pretrained.EMBEDDED).model
-    return Subject("embedded", model, _contexts(model), ("embed", "L1H2", "L2MLP", "unembed"), EMBEDDED_POSTERIORS)
+    both = tuple((name, posterior) for name in ("L1H2", "L2MLP", "unembed") for posterior in (MILD, STRONG))
+    return Subject("embedded", model, _contexts(model), (("embed", MILD), *both))
 
 
 def six_layers() -> Subject:
@@ -84,7 +84,7 @@ def six_layers() -> Subject:
     module = tiny.build_model(recipe)
     tiny.train(module, tiny.token_stream(texts, tokenizer), recipe)
     model = GPTNeoX.from_module(module.eval().requires_grad_(False))
-    return Subject("six layers", model, _contexts(model), ("L3H1", "L4MLP", "unembed"), ((30.0, 300.0),))
+    return Subject("six layers", model, _contexts(model), tuple((name, MILD) for name in ("L3H1", "L4MLP", "unembed")))
 
 
 SUBJECTS: dict[str, Callable[[], Subject]] = {"embedded": embedded, "six-layers": six_layers}
@@ -202,15 +202,14 @@ def main() -> None:
     options = parser.parse_args()
     for key in options.model or SUBJECTS:
         subject = SUBJECTS[key]()
-        for name in subject.components:
-            for posterior in subject.posteriors:
-                rows = cells(subject, name, posterior)
-                _store(rows)
-                for row in rows:
-                    print(
-                        json.dumps({k: float(f"{v:.3g}") if isinstance(v, float) else v for k, v in row.items()}),
-                        flush=True,
-                    )
+        for name, posterior in subject.cells:
+            rows = cells(subject, name, posterior)
+            _store(rows)
+            for row in rows:
+                print(
+                    json.dumps({k: float(f"{v:.3g}") if isinstance(v, float) else v for k, v in row.items()}),
+                    flush=True,
+                )
     print(summary(json.loads(RESULTS.read_text())))
 
 
