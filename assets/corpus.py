@@ -3,12 +3,14 @@
 import dagster as dg
 import polars as pl
 
-from assets.partitions import SHARDS, version
+from assets.partitions import EXPERIMENT, SHARDS, version
 from resources import corpus
 from resources import language_model as language_models
 from resources.storage import LanguageModelFolder
+from susc_pipeline import corpus as corpora
 from susc_pipeline import tokens
 from susc_pipeline.config import ExperimentConfig
+from susc_pipeline.tokens import TokenizedDocument
 
 GROUP = "a_corpus"
 
@@ -23,15 +25,41 @@ def language_model(experiment: dg.ResourceParam[ExperimentConfig]) -> dg.Materia
 
 
 @dg.asset(
+    group_name=GROUP,
+    kinds={"polars", "parquet"},
+    code_version=f"{version(1, 'corpus')}-{corpus.fingerprint(EXPERIMENT.corpus)}",
+)
+def corpus_documents(experiment: dg.ResourceParam[ExperimentConfig]) -> dg.MaterializeResult[pl.DataFrame]:
+    """Name, length and digest of every document of the corpus.
+
+    Its code version holds a fingerprint of the files, so it and all that is made from it show as stale once one changes.
+    """
+    frame = corpora.table(corpus.documents(experiment.corpus))
+    counts = {"dagster/row_count": frame.height, "characters": int(frame["n_characters"].sum())}
+    return dg.MaterializeResult(value=frame, metadata=counts)
+
+
+@dg.sensor(target=[corpus_documents], minimum_interval_seconds=60)
+def corpus_files(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+    """Asks for corpus_documents anew when a file of the corpus was added, removed or changed. Off until switched on."""
+    found = corpus.fingerprint(EXPERIMENT.corpus)
+    if found == context.cursor:
+        return dg.SkipReason("no file of the corpus has changed")
+    context.update_cursor(found)
+    return dg.RunRequest(run_key=found)
+
+
+@dg.asset(
     partitions_def=SHARDS, group_name=GROUP, kinds={"polars", "parquet"}, code_version=version(1, "corpus", "tokens")
 )
 def token_shards(
     context: dg.AssetExecutionContext,
     language_model: LanguageModelFolder,
+    corpus_documents: pl.DataFrame,
     experiment: dg.ResourceParam[ExperimentConfig],
 ) -> dg.MaterializeResult[pl.DataFrame]:
     """Contexts of equal length from documents that belong to this shard alone; a row is a context."""
-    documents = corpus.tokenized(experiment.corpus, language_model.path, experiment.model)
+    documents = _tokenized(corpus_documents, language_model, experiment)
     frame = tokens.contexts_of_shard(documents, experiment.tokens, experiment.seed, context.partition_key)
     n_tokens = frame.height * (experiment.tokens.context_length - 1)
     counts = {"documents": frame["document_id"].n_unique(), "tokens": n_tokens, "dagster/row_count": frame.height}
@@ -40,9 +68,25 @@ def token_shards(
 
 @dg.asset(group_name=GROUP, kinds={"polars", "parquet"}, code_version=version(1, "corpus", "tokens"))
 def sampling_contexts(
-    language_model: LanguageModelFolder, experiment: dg.ResourceParam[ExperimentConfig]
+    language_model: LanguageModelFolder,
+    corpus_documents: pl.DataFrame,
+    experiment: dg.ResourceParam[ExperimentConfig],
 ) -> dg.MaterializeResult[pl.DataFrame]:
     """Contexts outside every shard: gradient minibatches come from role `minibatch`, the mean loss L from `observable`."""
-    documents = corpus.tokenized(experiment.corpus, language_model.path, experiment.model)
+    documents = _tokenized(corpus_documents, language_model, experiment)
     frame = tokens.sampling_contexts(documents, experiment.tokens, experiment.seed)
     return dg.MaterializeResult(value=frame, metadata={"dagster/row_count": frame.height})
+
+
+def _tokenized(
+    recorded: pl.DataFrame, language_model: LanguageModelFolder, experiment: ExperimentConfig
+) -> list[TokenizedDocument]:
+    """The documents in tokens, if they are still those on record."""
+    fingerprint = corpus.fingerprint(experiment.corpus)
+    found = corpus.tokenized(experiment.corpus, language_model.path, experiment.model, fingerprint)
+    if [document.document_id for document in found] != recorded["document_id"].to_list():
+        raise ValueError(
+            f"the corpus has {len(found)} documents, not the {recorded.height} of corpus_documents, or other ones; "
+            f"materialize corpus_documents again"
+        )
+    return found

@@ -1,6 +1,7 @@
 """The experiment's corpus as tokenized documents, read once a process."""
 
 import functools
+import platform
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,7 +30,24 @@ def documents(settings: CorpusSettings) -> Iterator[Document]:
             )
 
 
+def fingerprint(settings: CorpusSettings) -> str:
+    """What changes when the corpus does, as far as that can be told without reading it.
+
+    The standard library changes with the interpreter, a Hub data set with its revision, which is among the settings.
+    """
+    match settings.kind:
+        case "python_standard_library":
+            return platform.python_version()
+        case "files":
+            return corpus.fingerprint(Path(settings.path))
+        case _:
+            return settings.revision
+
+
 @functools.lru_cache(maxsize=1)
-def tokenized(settings: CorpusSettings, model_folder: Path, model: ModelSettings) -> list[TokenizedDocument]:
-    """The corpus in tokens of the model in `model_folder`."""
+def tokenized(
+    settings: CorpusSettings, model_folder: Path, model: ModelSettings, fingerprint: str
+) -> list[TokenizedDocument]:
+    """The corpus in tokens of the model in `model_folder`; `fingerprint` is part of the key under which it is kept."""
+    del fingerprint
     return tokens.tokenize(documents(settings), language_model.load(model_folder, model).tokenizer)

@@ -9,12 +9,14 @@ import hashlib
 import io
 import json
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import polars as pl
 import zstandard
+
+from susc_pipeline import schema
 
 TEXT_SUFFIXES = (".txt", ".md", ".py")
 RECORD_SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
@@ -66,6 +68,24 @@ def local_files(location: Path, *, text_column: str = "text") -> Iterator[Docume
         raise ValueError(f"no corpus file under {location}; readable are {readable}")
     for path in paths:
         yield from _read_file(path, path.relative_to(root).as_posix(), text_column)
+
+
+def fingerprint(location: Path) -> str:
+    """A short digest of the names, sizes and times of the files below `location`: it changes when a file does.
+
+    Nothing is read, so that it may be asked for often; what does not exist has the digest of nothing.
+    """
+    digest = hashlib.sha256()
+    for path in _files_under(location):
+        found = path.stat()
+        digest.update(f"{path.relative_to(location)}\0{found.st_size}\0{found.st_mtime_ns}\0".encode())
+    return digest.hexdigest()[:12]
+
+
+def table(documents: Iterable[Document]) -> pl.DataFrame:
+    """Name, length and SHA-256 of each document, in order of name, as schema.DOCUMENTS."""
+    rows = [(d.document_id, len(d.text), hashlib.sha256(d.text.encode()).hexdigest()) for d in documents]
+    return pl.DataFrame(sorted(rows), schema=schema.DOCUMENTS, orient="row")
 
 
 def hub_dataset(name: str, *, revision: str, split: str, text_column: str, max_documents: int) -> Iterator[Document]:

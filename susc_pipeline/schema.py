@@ -11,6 +11,11 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float, Int
 
+DOCUMENTS = {
+    "document_id": pl.String,
+    "n_characters": pl.Int64,
+    "sha256": pl.String,  # of the text in UTF-8
+}
 CONTEXTS = {
     "context_id": pl.Int64,  # unique in the experiment
     "document_id": pl.String,

@@ -1,7 +1,9 @@
 """Readers of every format give the same documents; what cannot be read is named."""
 
 import gzip
+import hashlib
 import json
+import shutil
 import sysconfig
 from pathlib import Path
 
@@ -68,3 +70,28 @@ def test_the_standard_library_leaves_out_tests_and_is_held_out_by_document():
     assert len(found) > 400 and not any("site-packages" in d.document_id or "/test/" in d.document_id for d in found)
     share = sum(corpus.is_held_out(d.document_id) for d in found) / len(found)
     assert 0.05 < share < 0.15 and corpus.is_held_out("argparse.py") == corpus.is_held_out("argparse.py")
+
+
+def test_the_fingerprint_changes_with_any_file_and_with_nothing_else(tmp_path):
+    folder = tmp_path / "corpus"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "a.txt").write_text("one")
+    first = corpus.fingerprint(folder)
+    assert corpus.fingerprint(folder) == first
+    shutil.copytree(folder, tmp_path / "copy", copy_function=shutil.copy2)
+    assert corpus.fingerprint(tmp_path / "copy") == first  # wherever it lies
+    (folder / "deep" / "b.txt").write_text("two")
+    second = corpus.fingerprint(folder)
+    (folder / "a.txt").write_text("ONE")
+    third = corpus.fingerprint(folder)
+    (folder / "deep" / "b.txt").rename(folder / "deep" / "c.txt")
+    assert len({first, second, third, corpus.fingerprint(folder)}) == 4
+    assert corpus.fingerprint(tmp_path / "nowhere") == corpus.fingerprint(tmp_path / "copy" / "deep")
+
+
+def test_the_table_of_documents_depends_on_their_texts_alone():
+    documents = [corpus.Document("b", "two"), corpus.Document("a", "é")]
+    found = corpus.table(documents)
+    assert found.equals(corpus.table(reversed(documents)))
+    assert found["document_id"].to_list() == ["a", "b"] and found["n_characters"].to_list() == [1, 3]
+    assert found["sha256"][0] == hashlib.sha256("é".encode()).hexdigest()

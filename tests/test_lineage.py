@@ -8,15 +8,16 @@ import polars as pl
 import pytest
 
 import toys
-from assets import checks, definitions, partitions
+from assets import checks, corpus, definitions, partitions
 from resources.storage import TraceFolder
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.sampling import chains
 
 PARENTS = {
     "language_model": set(),
-    "token_shards": {"language_model"},
-    "sampling_contexts": {"language_model"},
+    "corpus_documents": set(),
+    "token_shards": {"language_model", "corpus_documents"},
+    "sampling_contexts": {"language_model", "corpus_documents"},
     "sgld_samples": {"language_model", "token_shards", "sampling_contexts"},
     "ground_truth_susceptibilities": {"language_model", "token_shards", "sgld_samples"},
     "activations": {"language_model", "token_shards"},
@@ -130,3 +131,23 @@ def test_chains_below_the_trained_loss_or_at_odds_fail_their_check(tmp_path):
     assert judge(sound).passed
     assert not judge(-sound).passed
     assert not judge(sound + np.repeat(np.arange(experiment.sampling.n_chains), experiment.sampling.n_draws)).passed
+
+
+def test_a_changed_corpus_asks_for_its_table_once(monkeypatch):
+    marks = iter(["a", "a", "b"])
+    monkeypatch.setattr(corpus.corpus, "fingerprint", lambda settings: next(marks))
+    with dg.build_sensor_context(cursor=None) as context:
+        results = [corpus.corpus_files(context) for _ in range(3)]
+    assert [type(result) for result in results] == [dg.RunRequest, dg.SkipReason, dg.RunRequest]
+    assert corpus.corpus_files.default_status is dg.DefaultSensorStatus.STOPPED
+
+
+def test_what_is_downstream_is_asked_for_once_automation_is_on():
+    instance = dg.DagsterInstance.ephemeral()
+    before = dg.evaluate_automation_conditions(definitions.defs, instance)
+    instance.report_runless_asset_event(dg.AssetMaterialization("language_model"))
+    instance.report_runless_asset_event(dg.AssetMaterialization("corpus_documents"))
+    after = dg.evaluate_automation_conditions(definitions.defs, instance, cursor=before.cursor)
+    shards = after.get_requested_partitions(dg.AssetKey("token_shards"))
+    assert shards == set(partitions.SHARDS.get_partition_keys())
+    assert after.get_num_requested(dg.AssetKey("sampling_contexts")) == 1

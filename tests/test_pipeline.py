@@ -16,7 +16,15 @@ import pytest
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 SHARDS = [f"shard-{number:05d}" for number in range(5)]
-ONCE = ["language_model", "sampling_contexts", "calibration", "negative_control", "pca_basis", "reliability"]
+ONCE = [
+    "language_model",
+    "corpus_documents",
+    "sampling_contexts",
+    "calibration",
+    "negative_control",
+    "pca_basis",
+    "reliability",
+]
 ONCE += ["aux_model", "aux_correlation", "whitening_basis", "leakage", "knn_graph"]
 ONCE += ["clusters", "cluster_members", "unwhitened_cluster_members"]
 BY_SHARD = ["token_shards", "predicted_susceptibilities", "whitened_susceptibilities"]
@@ -101,6 +109,20 @@ def test_a_changed_setting_reruns_just_what_it_concerns(finished, tmp_path):
     assert "clusters" in done.stdout and "knn_graph ..." not in done.stdout and "sgld_samples" not in done.stdout
 
 
+def test_a_changed_file_of_the_corpus_remakes_its_shards_and_a_touched_one_does_not(toy_folders, tmp_path):
+    corpus = shutil.copytree(toy_folders[0], tmp_path / "corpus")
+    toml = conftest.write_toml(tmp_path / "toy.toml", corpus, toy_folders[1])
+    arguments = ["--experiment", toml, "--select", *ONCE[:2], "token_shards", "--shard", SHARDS[0]]
+    assert run(tmp_path, *arguments).returncode == 0
+    path = min(corpus.iterdir())
+    os.utime(path, (1, 1))
+    touched = run(tmp_path, *arguments).stdout
+    assert "corpus_documents" in touched and "token_shards" not in touched
+    path.write_text(path.read_text() + "one more line\n")
+    changed = run(tmp_path, *arguments).stdout
+    assert "corpus_documents" in changed and f"token_shards {SHARDS[0]} done" in changed
+
+
 def test_a_backfill_gives_the_same_bytes_in_another_order_and_mixed_shards_are_refused(finished, tmp_path):
     root, toml, _ = finished
     copy = tmp_path / "copy"
@@ -128,10 +150,7 @@ def test_a_killed_run_keeps_its_finished_components(toy_folders, tmp_path):
     toml.write_text(toml.read_text().replace("n_draws = 4", "n_draws = 12"))
     arguments = command("--experiment", toml, "--shard", SHARDS[0], "--select", "sgld_samples")
     assert (
-        run(
-            tmp_path, "--experiment", toml, "--select", "language_model", "token_shards", "sampling_contexts"
-        ).returncode
-        == 0
+        run(tmp_path, "--experiment", toml, "--select", *ONCE[:2], "token_shards", "sampling_contexts").returncode == 0
     )
     process = subprocess.Popen(arguments, cwd=CHECKOUT, env=environment(tmp_path), stdout=subprocess.DEVNULL)
     folder = tmp_path / "data" / "toy" / "sgld_samples" / SHARDS[0]
