@@ -116,3 +116,14 @@ def test_effective_sample_size_of_an_autoregression_is_the_closed_form():
     for t in range(1, trace.shape[1]):
         trace[:, t] = kept * trace[:, t - 1] + rng.normal(size=4)
     assert diagnostics.effective_sample_size(trace) == pytest.approx(trace.size * (1 - kept) / (1 + kept), rel=0.15)
+
+
+@pytest.mark.parametrize("n_chains, n_draws", [(4, 4), (6, 4)])
+def test_chains_that_agree_exceed_the_limit_of_r_hat_as_often_as_stated(n_chains, n_draws):
+    rng = np.random.default_rng(1)
+    found = np.array([diagnostics.r_hat(rng.normal(size=(n_chains, n_draws))) for _ in range(4000)])
+    for level in (0.9, 0.99):
+        limit = diagnostics.r_hat_limit(n_chains, n_draws, level=level)
+        share, error = np.mean(found > limit), np.sqrt(level * (1 - level) / len(found))
+        assert abs(share - (1 - level)) < 4 * error
+    assert diagnostics.r_hat_limit(4, 1000) == 1.1

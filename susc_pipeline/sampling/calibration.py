@@ -24,7 +24,6 @@ from susc_pipeline.sampling import chains, diagnostics, samplers, stability
 from susc_pipeline.sampling.chains import LossTraces, SamplingContexts
 from susc_pipeline.susceptibility import estimators
 
-MAX_R_HAT = 1.2
 DRIFT_LEVEL = 0.995
 ACCEPTANCE_STEPS = 4
 
@@ -149,7 +148,7 @@ def verdict(trace: np.ndarray, *, init_loss: float, uniform_loss: float) -> tupl
     limit = stats.t.ppf(DRIFT_LEVEL, len(drift) - 1) * drift_error  # Student: the error itself comes from a few chains
     if abs(drift.mean()) > limit and abs(drift.mean()) > 0.1 * abs(means.mean() - init_loss):
         return "drifting", "the trace has not levelled off: raise n_burn_in or step_size"
-    if diagnostics.r_hat(trace) > MAX_R_HAT:
+    if diagnostics.r_hat(trace) > diagnostics.r_hat_limit(*trace.shape):
         return "at odds", "chains disagree: raise n_draws, n_burn_in or step_size"
     return "good", ""
 
