@@ -18,7 +18,7 @@ from susc_pipeline.model.pretrained import LoadedModel
 from susc_pipeline.sampling import chains
 from susc_pipeline.susceptibility import estimators
 
-DEFAULT = SamplingSettings(step_size=2.0, n_chains=6, n_draws=4, n_burn_in=1, n_steps_between_draws=1)  # tiny.toml's
+DEFAULT = SamplingSettings(step_size=2.0, n_chains=4, n_draws=4, n_burn_in=1, n_steps_between_draws=1)  # tiny.toml's
 OBSERVABLE_SHARE = 4  # one background context in so many measures the observable, the others are minibatches
 
 
