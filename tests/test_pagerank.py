@@ -47,14 +47,15 @@ def test_mass_is_conserved_and_shrinks_with_tolerance():
 
 def test_a_workspace_is_left_clean_and_changes_nothing():
     graph = random_graph(40, np.random.default_rng(2))
-    workspace = pagerank.push_workspace(pagerank.weighted_degrees(graph))
+    walk = pagerank.walk(graph)
+    space = pagerank.workspace(walk)
     options = {"teleport_probability": 0.01, "tolerance": 1e-5}
     alone = [pagerank.personalized_pagerank(graph, seed, **options) for seed in range(10)]
-    shared = [pagerank.personalized_pagerank(graph, seed, **options, workspace=workspace) for seed in range(10)]
+    shared = [pagerank.personalized_pagerank(walk, seed, **options, space=space) for seed in range(10)]
     for a, b in zip(alone, shared, strict=True):
         np.testing.assert_array_equal(a.vertices, b.vertices)
         np.testing.assert_array_equal(a.values, b.values)
-    assert not workspace.residual.any() and not workspace.pagerank.any()
+    assert np.all(space.table == pagerank.EMPTY) and not space.joined_degree.any()
 
 
 def test_scaling_weights_and_tolerance_together_changes_nothing():

@@ -12,7 +12,7 @@ from typing import NamedTuple, no_type_check
 
 import numba
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from scipy import sparse
 
 from susc_pipeline.clustering import pagerank
@@ -27,18 +27,6 @@ class SweepCut(NamedTuple):
     size: int
     conductance: float
     profile: Float[np.ndarray, " prefixes"]
-
-
-class SweepWorkspace(NamedTuple):
-    """Arrays of one entry per vertex, made once; `is_member` is left false by every call."""
-
-    degrees: Float[np.ndarray, " vertices"]
-    is_member: Bool[np.ndarray, " vertices"]
-
-
-def sweep_workspace(degrees: Float[np.ndarray, " vertices"]) -> SweepWorkspace:
-    """Arrays for a graph with these weighted degrees; one workspace for each thread."""
-    return SweepWorkspace(degrees, np.zeros(len(degrees), np.bool_))
 
 
 def conductance(graph: sparse.csr_array, members: Int[np.ndarray, " members"]) -> float:
@@ -56,7 +44,6 @@ def sweep_cut(
     min_size: int = 1,
     max_size: int | None = None,
     max_volume: float = np.inf,
-    workspace: SweepWorkspace | None = None,
 ) -> SweepCut:
     """The prefix of the ordering with least conductance, of the smallest size where several are equal.
 
@@ -65,11 +52,14 @@ def sweep_cut(
     """
     if min_size < 1:
         raise ValueError(f"min_size must be at least 1, got {min_size}; an empty prefix has no conductance")
-    if workspace is None:
-        workspace = sweep_workspace(pagerank.weighted_degrees(graph))
+    degrees = pagerank.weighted_degrees(graph)
     longest = len(ordering) if max_size is None else min(max_size, len(ordering))
     profile = np.empty(longest)
-    n_prefixes = sweep(graph.indptr, graph.indices, graph.data, *workspace, ordering[:longest], max_volume, profile)
+    rows = np.stack([graph.indptr[:-1], graph.indptr[1:]], axis=1)
+    inverse = np.divide(1.0, degrees, out=np.zeros_like(degrees), where=degrees > 0)
+    probabilities = graph.data * inverse[graph.indices]
+    joined = np.zeros_like(degrees)
+    n_prefixes = sweep(rows, graph.indices, probabilities, degrees, joined, ordering[:longest], max_volume, profile)
     profile = profile[:n_prefixes]
     if n_prefixes < min_size:
         return SweepCut(0, 1.0, profile)
@@ -79,10 +69,11 @@ def sweep_cut(
 
 @numba.njit(cache=True, nogil=True)
 @no_type_check  # numba cannot compile the wrapper that checks shapes in tests
-def sweep(indptr, indices, weights, degrees, is_member, ordering, max_volume, profile):
+def sweep(rows, targets, probabilities, degrees, joined_degree, ordering, max_volume, profile):
     """Number of prefixes within max_volume; their conductances are written to `profile`.
 
     A vertex that joins turns its edges to members from leaving to staying: leaving += degree - 2 * (weight to members).
+    A weight is probability * degree of the target, so `joined_degree`, zero but for members, needs no test of membership.
     """
     leaving, volume, n_prefixes = 0.0, 0.0, 0
     for vertex in ordering:
@@ -90,14 +81,13 @@ def sweep(indptr, indices, weights, degrees, is_member, ordering, max_volume, pr
         if volume > max_volume:
             break
         joined = 0.0
-        for edge in range(indptr[vertex], indptr[vertex + 1]):
-            if is_member[indices[edge]]:
-                joined += weights[edge]
+        for edge in range(rows[vertex, 0], rows[vertex, 1]):
+            joined += probabilities[edge] * joined_degree[targets[edge]]
         leaving += degrees[vertex] - 2.0 * joined
-        is_member[vertex] = True
+        joined_degree[vertex] = degrees[vertex]
         # Cancellation can leave a closed set with -1e-12 where zero is meant.
         profile[n_prefixes] = max(leaving, 0.0) / volume if volume > 0.0 else 1.0
         n_prefixes += 1
     for vertex in ordering[:n_prefixes]:
-        is_member[vertex] = False
+        joined_degree[vertex] = 0.0
     return n_prefixes

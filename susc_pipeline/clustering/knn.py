@@ -14,6 +14,7 @@ from scipy import sparse
 BACKENDS = ("auto", "exact", "pynndescent")
 KERNELS = ("self_tuning", "gaussian", "inverse_distance", "unit")
 EXACT_MAX_POINTS = 30_000
+SCALE_NEIGHBOR = 7
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,8 @@ def edge_weights(
     gaussian: exp(-d^2 / median(s)^2); inverse_distance: 1 / d; unit: 1.
     """
     distances = distances.astype(np.float64)
-    scale = neighbors.distances.max(axis=1, where=neighbors.indices >= 0, initial=0).astype(np.float64)
+    nearest = slice(0, SCALE_NEIGHBOR)
+    scale = neighbors.distances[:, nearest].max(axis=1, where=neighbors.indices[:, nearest] >= 0, initial=0).astype(np.float64)
     # Where most points are duplicates the median is zero; the root keeps products of two scales above zero.
     floor = max(np.median(scale) * 1e-3, np.sqrt(np.finfo(np.float64).tiny))
     scale = np.maximum(scale, floor)

@@ -1,20 +1,25 @@
 """The search for clusters: seed, PageRank, sweep, cluster, until every vertex is visited. Graphs come from knn.py."""
 
+import collections
 import os
 import queue
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, no_type_check
 
+import numba
 import numpy as np
 from jaxtyping import Float, Int
 from scipy import sparse
 
 from susc_pipeline.clustering import conductance, pagerank
+from susc_pipeline.clustering.conductance import sweep
+from susc_pipeline.clustering.pagerank import Walk, Workspace, push
 
 UNCLUSTERED = -1
-SEEDS_AT_ONCE = 64
+SEEDS_AT_ONCE = 8
+TASKS_PER_THREAD = 4
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,8 @@ class Clustering(NamedTuple):
     """Mean edge weight over all pairs of members, absent edges counted as zero."""
     seed: Int[np.ndarray, " clusters"]
     """Vertex that the cluster was found from."""
+    n_looks: int
+    """Seeds looked from."""
     n_wasted: int
     """Seeds that a thread looked from in vain, for another thread's cluster held them already."""
 
@@ -92,41 +99,33 @@ def find_clusters(
     """
     n_vertices = graph.shape[0]
     n_threads = n_threads or _n_usable_cores()
-    degrees = pagerank.weighted_degrees(graph)
+    walk = pagerank.walk(graph)
     spaces: queue.SimpleQueue = queue.SimpleQueue()
     for _ in range(n_threads):
-        spaces.put((pagerank.push_workspace(degrees), conductance.sweep_workspace(degrees)))
+        spaces.put(pagerank.workspace(walk))
 
-    def look(seed: int) -> np.ndarray:
+    def look(chosen: np.ndarray) -> list[np.ndarray]:
         space = spaces.get()
         try:
-            return _cluster_from(graph, seed, settings, degrees, *space)
+            return look_from(walk, chosen, settings, space)
         finally:
             spaces.put(space)
 
-    labels = np.full(n_vertices, UNCLUSTERED, np.int32)
-    visited = np.zeros(n_vertices, bool)
-    members: list[np.ndarray] = []
-    seeds: list[int] = []
-    n_wasted = 0
+    claims = _Claims(graph, walk.degrees, settings)
     order = rng.permutation(n_vertices)
+    pending: collections.deque = collections.deque()
+    next_seed = 0
     with ThreadPoolExecutor(n_threads) as pool:
-        for start in range(0, n_vertices, SEEDS_AT_ONCE):
+        while next_seed < n_vertices or pending:
+            while next_seed < n_vertices and len(pending) < TASKS_PER_THREAD * n_threads:
+                chosen, next_seed = _unvisited(order, next_seed, claims.visited)
+                pending.append((next_seed, chosen, pool.submit(look, chosen)))
+            done, chosen, task = pending.popleft()
+            for seed, found in zip(chosen.tolist(), task.result(), strict=True):
+                claims.judge(seed, found)
             if progress is not None:
-                progress(start, n_vertices)
-            batch = [int(seed) for seed in order[start : start + SEEDS_AT_ONCE] if not visited[seed]]
-            for seed, found in zip(batch, pool.map(look, batch), strict=True):
-                if visited[seed]:
-                    n_wasted += 1
-                    continue
-                visited[seed] = True
-                fresh = found[labels[found] == UNCLUSTERED]
-                if _is_cluster(graph, fresh, found, settings):
-                    labels[fresh] = len(members)
-                    visited[fresh] = True
-                    members.append(fresh)
-                    seeds.append(seed)
-    return _describe(graph, degrees, labels, members, seeds, n_wasted)
+                progress(done, n_vertices)
+    return claims.clustering()
 
 
 def _n_usable_cores() -> int:
@@ -135,39 +134,98 @@ def _n_usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _cluster_from(graph, seed, settings, degrees, push_space, sweep_space) -> np.ndarray:
-    """The prefix of least conductance around a seed, or nothing where it is no cluster."""
-    vector = pagerank.personalized_pagerank(
-        graph,
-        seed,
-        teleport_probability=settings.teleport_probability,
-        tolerance=settings.tolerance,
-        workspace=push_space,
+def _unvisited(order, start: int, visited) -> tuple[np.ndarray, int]:
+    """The next unvisited seeds of the permutation, and where to go on from."""
+    stop = start
+    chosen: list[int] = []
+    while stop < len(order) and len(chosen) < SEEDS_AT_ONCE:
+        block = order[stop : stop + SEEDS_AT_ONCE - len(chosen)]
+        chosen.extend(block[~visited[block]].tolist())
+        stop += len(block)
+    return np.array(chosen, np.int64), stop
+
+
+def look_from(
+    walk: Walk, seeds: Int[np.ndarray, " seeds"], settings: SearchSettings, space: Workspace
+) -> list[Int[np.ndarray, " prefix"]]:
+    """For each seed the prefix of least conductance around it, or nothing where it is no cluster."""
+    longest = min(settings.max_size, len(walk.degrees))
+    found = np.empty((len(seeds), longest), np.int32)
+    sizes = np.zeros(len(seeds), np.int64)
+    look(
+        walk,
+        space,
+        seeds,
+        pagerank.plain_teleport(settings.teleport_probability),
+        settings.tolerance,
+        settings.min_size,
+        settings.main_body_fraction * float(walk.degrees.sum()),
+        settings.max_conductance,
+        found,
+        sizes,
     )
-    order = np.argsort(-vector.values / np.maximum(degrees[vector.vertices], np.finfo(float).tiny), kind="stable")
-    ordering = vector.vertices[order]
-    cut = conductance.sweep_cut(
-        graph,
-        ordering,
-        min_size=settings.min_size,
-        max_size=settings.max_size,
-        max_volume=settings.main_body_fraction * push_space.degrees.sum(),
-        workspace=sweep_space,
-    )
-    is_cluster = cut.size > 0 and cut.conductance <= settings.max_conductance
-    return ordering[: cut.size] if is_cluster else ordering[:0]
+    return [row[:size].copy() for row, size in zip(found, sizes)]
 
 
-def _is_cluster(graph, fresh, found, settings) -> bool:
-    if len(fresh) < settings.min_size or 2 * len(fresh) < len(found):
-        return False
-    return len(fresh) == len(found) or conductance.conductance(graph, fresh) <= settings.max_conductance
+@numba.njit(cache=True, nogil=True)
+@no_type_check  # numba cannot compile the wrapper that checks shapes in tests
+def look(walk, space, seeds, teleport, tolerance, min_size, max_volume, max_conductance, found, sizes):
+    """Push, order and sweep from each seed; a prefix that is a cluster is written to `found`, its size to `sizes`."""
+    profile = np.empty(found.shape[1])
+    for number in range(len(seeds)):
+        push(walk, space, seeds[number], teleport, tolerance)
+        pushed = space.pushed[: space.counts[1]]
+        ordering = pushed[np.argsort(-space.pagerank[pushed], kind="mergesort")][: found.shape[1]]
+        n_prefixes = sweep(
+            space.row, space.target, space.probability, space.degree, space.joined_degree, ordering, max_volume, profile
+        )
+        if n_prefixes < min_size:
+            continue
+        best = min_size - 1 + np.argmin(profile[min_size - 1 : n_prefixes])
+        if profile[best] <= max_conductance:
+            sizes[number] = best + 1
+            found[number, : best + 1] = space.vertex[ordering[: best + 1]]
 
 
-def _describe(graph, degrees, labels, members, seeds, n_wasted) -> Clustering:
-    sizes = np.array([len(m) for m in members], dtype=np.int64)
-    volume = np.array([degrees[m].sum() for m in members], dtype=np.float64)
-    leaving = np.array([conductance.conductance(graph, m) for m in members], dtype=np.float64)
-    pairs = np.maximum(sizes * (sizes - 1), 1)
-    density = (1 - leaving) * volume / pairs
-    return Clustering(labels, members, sizes, volume, leaving, density, np.array(seeds, dtype=np.int64), n_wasted)
+class _Claims:
+    """Which vertices are visited and which cluster holds them; what is found is judged seed by seed, in order."""
+
+    def __init__(self, graph: sparse.csr_array, degrees: np.ndarray, settings: SearchSettings) -> None:
+        self.graph, self.degrees, self.settings = graph, degrees, settings
+        self.labels = np.full(graph.shape[0], UNCLUSTERED, np.int32)
+        self.visited = np.zeros(graph.shape[0], bool)
+        self.members: list[np.ndarray] = []
+        self.seeds: list[int] = []
+        self.n_looks = self.n_wasted = 0
+
+    def judge(self, seed: int, found: np.ndarray) -> None:
+        """Make a cluster of what was found from a seed, if it is one."""
+        self.n_looks += 1
+        if self.visited[seed]:
+            self.n_wasted += 1
+            return
+        self.visited[seed] = True
+        fresh = found[self.labels[found] == UNCLUSTERED]
+        if self._is_cluster(fresh, found):
+            self.labels[fresh] = len(self.members)
+            self.visited[fresh] = True
+            self.members.append(fresh.astype(np.int64))
+            self.seeds.append(seed)
+
+    def _is_cluster(self, fresh: np.ndarray, found: np.ndarray) -> bool:
+        if len(fresh) < self.settings.min_size or 2 * len(fresh) < len(found):
+            return False
+        return (
+            len(fresh) == len(found) or conductance.conductance(self.graph, fresh) <= self.settings.max_conductance
+        )
+
+    def clustering(self) -> Clustering:
+        """What was found, described."""
+        sizes = np.array([len(m) for m in self.members], dtype=np.int64)
+        volume = np.array([self.degrees[m].sum() for m in self.members], dtype=np.float64)
+        leaving = np.array([conductance.conductance(self.graph, m) for m in self.members], dtype=np.float64)
+        density = (1 - leaving) * volume / np.maximum(sizes * (sizes - 1), 1)
+        seeds = np.array(self.seeds, dtype=np.int64)
+        return Clustering(
+            self.labels, self.members, sizes, volume, leaving, density, seeds, self.n_looks, self.n_wasted
+        )
