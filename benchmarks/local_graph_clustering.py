@@ -59,7 +59,9 @@ def library() -> ctypes.CDLL:
 def graph(ours: sparse.csr_array) -> PeerGraph:
     """The same graph as the peer reads it."""
     degrees = np.asarray(ours.sum(axis=1, dtype=np.float64)).ravel()
-    return PeerGraph(ours.indptr.astype(np.int64), ours.indices.astype(np.uint32), ours.data.astype(np.float64), degrees)
+    return PeerGraph(
+        ours.indptr.astype(np.int64), ours.indices.astype(np.uint32), ours.data.astype(np.float64), degrees
+    )
 
 
 def pagerank(

@@ -71,9 +71,9 @@ max_epochs = 3
 [knn]
 n_neighbors = 10
 [clustering]
-teleport_probability = 0.05
-tolerance = 1e-4
+tolerance = 1e-6
 min_size = 5
+main_body_fraction = 0.5
 max_conductance = 0.9
 [leakage]
 n_neighbors = 5

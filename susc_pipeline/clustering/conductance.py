@@ -3,9 +3,9 @@
 Orderings come from pagerank.py; which cuts count as clusters is decided in search.py.
 
 Convention: leaving is the weight of edges from members to the rest; staying the weight of edges among members, counted
-from both ends, so that leaving + staying is the members' volume (sum of weighted degrees). Conductance here is
-leaving / (leaving + staying), as published for susceptibility clusters. It equals the textbook cut / min(volume, rest)
-while the set holds at most half of the graph's volume, and is 0 for the whole graph, where the textbook's is undefined.
+from both ends, so that leaving + staying is the members' volume (sum of weighted degrees). Conductance is
+leaving / min(volume, volume of the rest), which is leaving / (leaving + staying), as published for susceptibility
+clusters, while the set holds at most half of the graph's volume.
 """
 
 from typing import NamedTuple, no_type_check
@@ -16,6 +16,8 @@ from jaxtyping import Float, Int
 from scipy import sparse
 
 from susc_pipeline.clustering import pagerank
+
+ROUNDING = 1e-12
 
 
 class SweepCut(NamedTuple):
@@ -53,15 +55,14 @@ def sweep_cut(
     if min_size < 1:
         raise ValueError(f"min_size must be at least 1, got {min_size}; an empty prefix has no conductance")
     degrees = pagerank.weighted_degrees(graph)
-    longest = len(ordering) if max_size is None else min(max_size, len(ordering))
-    profile = np.empty(longest)
+    ordering = ordering if max_size is None else ordering[:max_size]
+    ordering = ordering[np.cumsum(degrees[ordering]) <= max_volume]
     rows = np.stack([graph.indptr[:-1], graph.indptr[1:]], axis=1)
     inverse = np.divide(1.0, degrees, out=np.zeros_like(degrees), where=degrees > 0)
     probabilities = graph.data * inverse[graph.indices]
-    joined = np.zeros_like(degrees)
-    n_prefixes = sweep(rows, graph.indices, probabilities, degrees, joined, ordering[:longest], max_volume, profile)
-    profile = profile[:n_prefixes]
-    if n_prefixes < min_size:
+    profile = np.empty(len(ordering))
+    sweep(rows, graph.indices, probabilities, degrees, np.zeros_like(degrees), ordering, degrees.sum(), profile)
+    if len(profile) < min_size:
         return SweepCut(0, 1.0, profile)
     best = min_size - 1 + int(np.argmin(profile[min_size - 1 :]))
     return SweepCut(best + 1, float(profile[best]), profile)
@@ -69,25 +70,23 @@ def sweep_cut(
 
 @numba.njit(cache=True, nogil=True)
 @no_type_check  # numba cannot compile the wrapper that checks shapes in tests
-def sweep(rows, targets, probabilities, degrees, joined_degree, ordering, max_volume, profile):
-    """Number of prefixes within max_volume; their conductances are written to `profile`.
+def sweep(rows, targets, probabilities, degrees, joined_degree, ordering, total_volume, profile):
+    """Write the conductance of every prefix of the ordering to `profile`.
 
     A vertex that joins turns its edges to members from leaving to staying: leaving += degree - 2 * (weight to members).
     A weight is probability * degree of the target, so `joined_degree`, zero but for members, needs no test of membership.
     """
-    leaving, volume, n_prefixes = 0.0, 0.0, 0
-    for vertex in ordering:
-        volume += degrees[vertex]
-        if volume > max_volume:
-            break
+    leaving, volume = 0.0, 0.0
+    for position in range(len(ordering)):
+        vertex = ordering[position]
         joined = 0.0
         for edge in range(rows[vertex, 0], rows[vertex, 1]):
             joined += probabilities[edge] * joined_degree[targets[edge]]
-        leaving += degrees[vertex] - 2.0 * joined
         joined_degree[vertex] = degrees[vertex]
-        # Cancellation can leave a closed set with -1e-12 where zero is meant.
-        profile[n_prefixes] = max(leaving, 0.0) / volume if volume > 0.0 else 1.0
-        n_prefixes += 1
-    for vertex in ordering[:n_prefixes]:
+        volume += degrees[vertex]
+        leaving += degrees[vertex] - 2.0 * joined
+        smaller = min(volume, total_volume - volume)
+        # Cancellation can leave a closed set with -1e-12 where zero is meant, and a rest of 1e-9 where there is none.
+        profile[position] = max(leaving, 0.0) / smaller if smaller > ROUNDING * total_volume else 1.0
+    for vertex in ordering:
         joined_degree[vertex] = 0.0
-    return n_prefixes

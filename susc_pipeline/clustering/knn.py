@@ -15,6 +15,7 @@ BACKENDS = ("auto", "exact", "pynndescent")
 KERNELS = ("self_tuning", "gaussian", "inverse_distance", "unit")
 EXACT_MAX_POINTS = 30_000
 SCALE_NEIGHBOR = 7
+SHARPNESS = 2.0
 
 
 @dataclass(frozen=True)
@@ -131,19 +132,21 @@ def edge_weights(
 ) -> Float[np.ndarray, " edges"]:
     """Weight of each edge by its length.
 
-    self_tuning: exp(-d^2 / (s_i s_j)) with s the distance to a token's farthest neighbour (Zelnik-Manor and Perona 2004);
-    gaussian: exp(-d^2 / median(s)^2); inverse_distance: 1 / d; unit: 1.
+    self_tuning: exp(-2 d^2 / (s_i s_j)) with s the distance to a token's seventh neighbour (Zelnik-Manor and Perona 2004,
+    whose exponent lacks the 2); gaussian: exp(-2 d^2 / median(s)^2); inverse_distance: 1 / d; unit: 1. A scale taken
+    from the farthest neighbour would be that of the surroundings in a cluster of fewer points than neighbours, and the
+    factor sharpens what distances in many dimensions tell apart too little.
     """
     distances = distances.astype(np.float64)
-    nearest = slice(0, SCALE_NEIGHBOR)
-    scale = neighbors.distances[:, nearest].max(axis=1, where=neighbors.indices[:, nearest] >= 0, initial=0).astype(np.float64)
+    is_near = (neighbors.indices >= 0) & (np.arange(neighbors.indices.shape[1]) < SCALE_NEIGHBOR)
+    scale = neighbors.distances.max(axis=1, where=is_near, initial=0).astype(np.float64)
     # Where most points are duplicates the median is zero; the root keeps products of two scales above zero.
     floor = max(np.median(scale) * 1e-3, np.sqrt(np.finfo(np.float64).tiny))
     scale = np.maximum(scale, floor)
     if kernel == "self_tuning":
-        return np.exp(-(distances**2) / (scale[sources] * scale[targets]))
+        return np.exp(-SHARPNESS * distances**2 / (scale[sources] * scale[targets]))
     if kernel == "gaussian":
-        return np.exp(-(distances**2) / (np.median(scale) ** 2))
+        return np.exp(-SHARPNESS * distances**2 / max(np.median(scale), floor) ** 2)
     if kernel == "inverse_distance":
         return 1 / (distances + floor)
     return np.ones_like(distances)
