@@ -9,20 +9,20 @@ from assets import plots, progress
 from assets.partitions import EVERY_SHARD, version
 from resources.storage import LanguageModelFolder
 from susc_pipeline import schema, seeds
-from susc_pipeline.clustering import agreement, knn, reading, search
+from susc_pipeline.clustering import agreement, knn, reading, search, stability
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.model.pretrained import token_texts
 
 GROUP = "e_clusters"
 DESCRIPTIONS = {
     "clusters": "Local-PageRank clusters of tokens (Andersen, Chung and Lang 2006): size, conductance, volume, density, "
-    "seed; numbered by rising conductance = leaving / (leaving + staying) edge weight.",
+    "seed, and how often each is found again; numbered by rising conductance = leaving / (leaving + staying) edge weight.",
     "cluster_members": "The tokens of each cluster, most central first, with the shard that each is in.",
 }
 ALL_WHITENED = {"whitened_susceptibilities": dg.AssetIn(partition_mapping=EVERY_SHARD)}
 
 
-@dg.asset(ins=ALL_WHITENED, group_name=GROUP, kinds={"numpy"}, code_version=version(1, "knn"))
+@dg.asset(ins=ALL_WHITENED, group_name=GROUP, kinds={"numpy"}, code_version=version(2, "knn"))
 def knn_graph(
     whitened_susceptibilities: dict[str, pl.LazyFrame], experiment: dg.ResourceParam[ExperimentConfig]
 ) -> dg.MaterializeResult[sparse.csr_array]:
@@ -39,7 +39,7 @@ def knn_graph(
 @dg.multi_asset(
     ins={**ALL_WHITENED, "token_shards": dg.AssetIn(partition_mapping=EVERY_SHARD)},
     outs={
-        name: dg.AssetOut(kinds={"numpy", "parquet"}, code_version=version(1, "clustering"), description=text)
+        name: dg.AssetOut(kinds={"numpy", "parquet"}, code_version=version(2, "clustering"), description=text)
         for name, text in DESCRIPTIONS.items()
     },
     group_name=GROUP,
@@ -57,12 +57,15 @@ def find_clusters(
     report = progress.reporter(context, "tokens visited")
     found = search.find_clusters(knn_graph, experiment.clustering, rng, progress=report)
     tokens = schema.stack(whitened_susceptibilities, "whitened")
-    table, members = reading.cluster_table(found, tokens), reading.member_table(found, tokens)
+    stable = stability.stability(knn_graph, found, experiment.clustering, rng)
+    table, members = reading.cluster_table(found, stable, tokens), reading.member_table(found, tokens)
     contexts = pl.concat([token_shards[shard] for shard in sorted(token_shards)]).collect()
     loaded = language_model.load(experiment.model)
     texts = token_texts(loaded.tokenizer, loaded.model.vocabulary_size)
     best = plots.best_clusters(table, members, contexts, texts)
     counts = {"clusters": table.height, "clustered_tokens": members.height, "tokens": len(tokens.values)}
+    counts |= {"seeds_looked_from": found.n_looks, "seeds_wasted": found.n_wasted}
+    counts |= {name: float(values.mean()) for name, values in stable._asdict().items() if len(values)}
     metadata = {**counts, "best": best, "sizes": plots.clusters(table)}
     yield dg.Output(table, "clusters", metadata=metadata)
     yield dg.Output(members, "cluster_members", metadata={"dagster/row_count": members.height})
@@ -72,7 +75,7 @@ def find_clusters(
     ins={"predicted_susceptibilities": dg.AssetIn(partition_mapping=EVERY_SHARD)},
     group_name=GROUP,
     kinds={"numpy", "parquet"},
-    code_version=version(1, "knn", "clustering"),
+    code_version=version(2, "knn", "clustering"),
 )
 def unwhitened_cluster_members(
     context: dg.AssetExecutionContext,

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from susc_pipeline.clustering.knn import KNNSettings
-from susc_pipeline.clustering.search import SearchSettings
+from susc_pipeline.clustering.looks import SearchSettings
 from susc_pipeline.representation.auxiliary import AuxSettings
 from susc_pipeline.representation.leakage import LeakageSettings
 from susc_pipeline.sampling.samplers import SAMPLERS

@@ -36,6 +36,8 @@ CLUSTERS = {
     "volume": pl.Float64,
     "conductance": pl.Float64,
     "density": pl.Float64,
+    "seed_stability": pl.Float64,  # share of looks from other members that find the cluster again
+    "point_stability": pl.Float64,  # the same in graphs without a tenth of the points
     "seed_context_id": pl.Int64,
     "seed_position": pl.Int32,
 }

@@ -9,7 +9,7 @@ from scipy import sparse
 import planted
 from susc_pipeline.clustering import agreement, conductance, knn, pagerank, search
 from susc_pipeline.clustering.knn import KNNSettings
-from susc_pipeline.clustering.search import SearchSettings
+from susc_pipeline.clustering.looks import SearchSettings
 from susc_pipeline.representation import moments, whitening
 
 

@@ -7,10 +7,11 @@ import polars as pl
 
 from susc_pipeline import schema
 from susc_pipeline.clustering.search import Clustering
+from susc_pipeline.clustering.stability import Stability
 from susc_pipeline.schema import StackedTokens
 
 
-def cluster_table(clustering: Clustering, tokens: StackedTokens) -> pl.DataFrame:
+def cluster_table(clustering: Clustering, stability: Stability, tokens: StackedTokens) -> pl.DataFrame:
     """One row a cluster, as schema.CLUSTERS, numbered by rising conductance."""
     order = cluster_order(clustering)
     seeds = tokens.keys[clustering.seed[order].tolist()]
@@ -20,6 +21,8 @@ def cluster_table(clustering: Clustering, tokens: StackedTokens) -> pl.DataFrame
         "volume": clustering.volume[order],
         "conductance": clustering.conductance[order],
         "density": clustering.density[order],
+        "seed_stability": stability.other_seeds[order],
+        "point_stability": stability.dropped_points[order],
         "seed_context_id": seeds["context_id"],
         "seed_position": seeds["position"],
     }

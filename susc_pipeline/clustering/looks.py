@@ -1,0 +1,193 @@
+"""A look from a seed: push, order, sweep, and again from the core of what is found. The search over seeds is in search.py."""
+
+import os
+import queue
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import no_type_check
+
+import numba
+import numpy as np
+from jaxtyping import Float, Int
+from scipy import sparse
+
+from susc_pipeline.clustering import pagerank
+from susc_pipeline.clustering.conductance import sweep
+from susc_pipeline.clustering.pagerank import Walk, Workspace, push
+
+MAX_LOOKS = 5
+VOLUME_TOLERANCE = 0.1
+RISE = 1.25
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """What counts as a cluster, and how far each seed looks."""
+
+    teleport_probability: float = 0.05
+    """Probability, per step of the lazy walk, to return to the seed."""
+    tolerance: float = 1e-6
+    """PageRank left undistributed at a vertex, at most, per unit of weighted degree (mean degree: knn.n_neighbors), where
+    a seed is looked from most finely."""
+    min_size: int = 20
+    """Tokens of a cluster, at least."""
+    max_size: int = 10_000
+    """Tokens of a cluster, at most."""
+    max_conductance: float = 0.4
+    """Share of a cluster's edge weight that leaves it, at most."""
+    main_body_fraction: float = 0.2
+    """Share of the graph's volume from which on a set is the main body of the cloud, not a cluster."""
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        for name in ("teleport_probability", "max_conductance", "main_body_fraction"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(
+                    f"{name} must lie between 0 and 1, got {getattr(self, name)}; change it in [clustering]"
+                )
+        if not self.tolerance > 0:
+            raise ValueError(f"tolerance must be positive, got {self.tolerance}; 1e-7 is published")
+        if not 1 <= self.min_size <= self.max_size:
+            raise ValueError(
+                f"min_size must be between 1 and max_size ({self.max_size}), got {self.min_size}; change either"
+            )
+
+
+class LookPool:
+    """Threads that look into one graph, each with a workspace of its own; a context manager."""
+
+    def __init__(self, graph: sparse.csr_array, settings: SearchSettings, n_threads: int | None = None) -> None:
+        """Threads for all cores that the process may use, unless their number is given."""
+        self.walk, self.settings = pagerank.walk(graph), settings
+        self.n_threads = n_threads or _n_usable_cores()
+        self.spaces: queue.SimpleQueue = queue.SimpleQueue()
+        for _ in range(self.n_threads):
+            self.spaces.put(pagerank.workspace(self.walk))
+        self.threads = ThreadPoolExecutor(self.n_threads)
+
+    def __enter__(self) -> "LookPool":
+        """The pool itself."""
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        """Wait for the looks begun and end the threads."""
+        self.threads.shutdown()
+
+    def submit(self, seeds: Int[np.ndarray, " seeds"], tolerances: Float[np.ndarray, " seeds"]) -> Future:
+        """What `look_from` finds from these seeds, some time."""
+        return self.threads.submit(self._look, seeds, tolerances)
+
+    def _look(self, seeds: np.ndarray, tolerances: np.ndarray) -> list[np.ndarray]:
+        space = self.spaces.get()
+        try:
+            return look_from(self.walk, seeds, tolerances, self.settings, space)
+        finally:
+            self.spaces.put(space)
+
+
+def _n_usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # Linux: a container or taskset may leave fewer than the machine has
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def volume_tolerance(volume: Float[np.ndarray, " sets"], settings: SearchSettings) -> Float[np.ndarray, " sets"]:
+    """Tolerance that a look at sets of these volumes needs: a tenth of the PageRank that each would hold if evenly spread."""
+    return np.maximum(settings.tolerance, VOLUME_TOLERANCE / volume)
+
+
+def look_from(
+    walk: Walk,
+    seeds: Int[np.ndarray, " seeds"],
+    tolerances: Float[np.ndarray, " seeds"],
+    settings: SearchSettings,
+    space: Workspace,
+) -> list[Int[np.ndarray, " prefix"]]:
+    """For each seed the set of least conductance around it, or nothing where it is no cluster."""
+    found = np.empty((len(seeds), min(settings.max_size, len(walk.degrees))), np.int32)
+    sizes = np.zeros(len(seeds), np.int64)
+    look(
+        walk,
+        space,
+        seeds,
+        pagerank.plain_teleport(settings.teleport_probability),
+        tolerances,
+        settings.tolerance,
+        settings.min_size,
+        settings.main_body_fraction,
+        settings.max_conductance,
+        found,
+        sizes,
+    )
+    return [row[:size].copy() for row, size in zip(found, sizes)]
+
+
+@numba.njit(cache=True, nogil=True)
+@no_type_check  # numba cannot compile the wrapper that checks shapes in tests
+def look(walk, space, seeds, teleport, tolerances, finest, min_size, main_body_fraction, max_conductance, found, sizes):
+    """Push, order and sweep from each seed; a set that is a cluster is written to `found`, its size to `sizes`.
+
+    What is found is looked at again from its core, as finely as its volume asks for, for as long as conductance falls.
+    """
+    total_volume = walk.degrees.sum()
+    profile = np.empty(found.shape[1])
+    for number in range(len(seeds)):
+        start, tolerance, least = seeds[number], tolerances[number], np.inf
+        for _ in range(MAX_LOOKS):
+            push(walk, space, start, teleport, tolerance)
+            pushed = space.pushed[: space.counts[1]]
+            order = np.argsort(-space.pagerank[pushed], kind="mergesort")
+            ordering = _within(space, pushed[order[: found.shape[1]]], main_body_fraction * total_volume)
+            if len(ordering) < min_size:
+                break
+            sweep(
+                space.row,
+                space.target,
+                space.probability,
+                space.degree,
+                space.joined_degree,
+                ordering,
+                total_volume,
+                profile,
+            )
+            best = min_size - 1 + np.argmin(profile[min_size - 1 : len(ordering)])
+            if profile[best] > max_conductance or profile[best] >= least:
+                break
+            if len(ordering) < len(pushed) and profile[best : len(ordering)].max() < RISE * profile[best]:
+                break
+            members = ordering[: best + 1]
+            core, volume = _core(space, members)
+            least, sizes[number] = profile[best], best + 1
+            found[number, : best + 1] = space.vertex[members]
+            start, tolerance = space.vertex[core], max(finest, min(tolerance, VOLUME_TOLERANCE / volume))
+
+
+@numba.njit(cache=True, nogil=True)
+@no_type_check
+def _within(space, ordering, max_volume):
+    """The prefix of the ordering with at most this volume."""
+    volume = 0.0
+    for position in range(len(ordering)):
+        volume += space.degree[ordering[position]]
+        if volume > max_volume:
+            return ordering[:position]
+    return ordering
+
+
+@numba.njit(cache=True, nogil=True)
+@no_type_check
+def _core(space, members):
+    """The member with most edge weight to other members, and the members' volume."""
+    volume, core, most = 0.0, members[0], -1.0
+    for member in members:
+        volume += space.degree[member]
+        space.joined_degree[member] = space.degree[member]
+    for member in members:
+        staying = 0.0
+        for edge in range(space.row[member, 0], space.row[member, 1]):
+            staying += space.probability[edge] * space.joined_degree[space.target[edge]]
+        if staying > most:
+            core, most = member, staying
+    for member in members:
+        space.joined_degree[member] = 0.0
+    return core, volume

@@ -1,0 +1,72 @@
+"""How often a cluster is found again: from other seeds, and from a graph that lacks some points. Finding is in search.py."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy import sparse
+
+from susc_pipeline.clustering.looks import LookPool, SearchSettings, volume_tolerance
+from susc_pipeline.clustering.search import Clustering
+
+AGAIN = 0.5
+DROPPED = 0.1
+LOOKS_AT_ONCE = 16
+
+
+class Stability(NamedTuple):
+    """Share of looks, 0 ... 1 for each cluster, whose set has a Jaccard index of at least one half with the cluster."""
+
+    other_seeds: Float[np.ndarray, " clusters"]
+    """From members drawn at random, in the graph that the cluster was found in."""
+    dropped_points: Float[np.ndarray, " clusters"]
+    """From members drawn at random, in graphs without a tenth of the points; the cluster then is what is left of it."""
+
+
+def stability(
+    graph: sparse.csr_array,
+    clustering: Clustering,
+    settings: SearchSettings,
+    rng: np.random.Generator,
+    *,
+    n_looks: int = 10,
+) -> Stability:
+    """How often each cluster is found again, by `n_looks` looks of each kind, as fine as its volume asks for.
+
+    A point that is dropped takes its edges with it and the others stay: the graph is the induced one, not a new graph of
+    nearest neighbours. Each look of the second kind has a graph of its own.
+    """
+    whole = np.arange(graph.shape[0])
+    again = [_found_again(graph, whole, clustering, settings, rng) for _ in range(n_looks)]
+    thinned = []
+    for _ in range(n_looks):
+        kept = np.flatnonzero(rng.random(graph.shape[0]) >= DROPPED)
+        thinned.append(_found_again(graph[kept][:, kept], kept, clustering, settings, rng))
+    return Stability(np.mean(again, axis=0), np.mean(thinned, axis=0))
+
+
+def _found_again(
+    graph: sparse.csr_array,
+    kept: Int[np.ndarray, " kept"],
+    clustering: Clustering,
+    settings: SearchSettings,
+    rng: np.random.Generator,
+) -> Float[np.ndarray, " clusters"]:
+    """One look at each cluster from a random member in the graph of the vertices kept: 1 where it is found, else 0."""
+    labels = clustering.labels[kept]
+    sizes = np.bincount(labels[labels >= 0], minlength=len(clustering.size))
+    # A cluster that lost every member cannot be looked at: it counts as not found.
+    present = np.flatnonzero(sizes)
+    order = rng.permutation(len(kept))
+    order = order[labels[order] >= 0]
+    seeds = order[np.unique(labels[order], return_index=True)[1]]
+    tolerances = volume_tolerance(clustering.volume[present], settings)
+    again = np.zeros(len(clustering.size))
+    with LookPool(graph, settings) as pool:
+        starts = range(0, len(seeds), LOOKS_AT_ONCE)
+        tasks = [pool.submit(seeds[i : i + LOOKS_AT_ONCE], tolerances[i : i + LOOKS_AT_ONCE]) for i in starts]
+        found = [each for task in tasks for each in task.result()]
+    for cluster, vertices in zip(present, found, strict=True):
+        shared = int(np.sum(labels[vertices] == cluster))
+        again[cluster] = shared >= AGAIN * (len(vertices) + sizes[cluster] - shared)
+    return again
