@@ -170,8 +170,8 @@ def push(graph, space, seed, teleport, tolerance):
                 space.degree[source] = degrees[vertex[source]]
                 space.pushed[n_pushed] = source
                 n_pushed += 1
-                # Kept at most a quarter full, and never found too small in the midst of a row.
-                while 4 * (n_touched + last - first) > 1 << (32 - shift) and 1 << (32 - shift) < len(table):
+                # Kept at most half full, and never found too small in the midst of a row.
+                while 2 * (n_touched + last - first) > 1 << (32 - shift) and 1 << (32 - shift) < len(table):
                     shift = _grow(table, vertex, n_touched, shift)
                 mask = (1 << (32 - shift)) - 1
                 for edge in range(first, last):
