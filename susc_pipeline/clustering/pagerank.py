@@ -21,8 +21,6 @@ from jaxtyping import Float, Int
 from scipy import sparse
 
 EMPTY = -1
-FIRST_TABLE_SIZE = 1024
-HASH_MULTIPLIER = 2654435769  # 2^32 over the golden ratio (Knuth 1973, section 6.4)
 
 
 class SparseVector(NamedTuple):
@@ -45,11 +43,11 @@ class Walk(NamedTuple):
 class Workspace(NamedTuple):
     """Arrays of one thread, made once; memory that no seed reaches is never committed, and a look costs what it touches.
 
-    Vertices have local numbers, by order of first touch. `table` maps a vertex to its local number by open addressing
-    and is left empty by every call, as `joined_degree` is left zero.
+    Vertices have local numbers, by order of first touch; `table` holds that of a vertex. It is left empty by every call, as
+    `joined_degree` is left zero; what else a look has touched stays to be read until the next look.
     """
 
-    table: Int[np.ndarray, " slots"]
+    table: Int[np.ndarray, " vertices"]
     vertex: Int[np.ndarray, " vertices"]
     residual: Float[np.ndarray, " vertices"]
     pagerank: Float[np.ndarray, " vertices"]
@@ -81,17 +79,14 @@ def walk(graph: sparse.csr_array) -> Walk:
 def workspace(graph: Walk) -> Workspace:
     """Arrays for looks into a graph; one workspace for each thread."""
     n_vertices, n_edges = len(graph.degrees), len(graph.indices)
-    n_slots = FIRST_TABLE_SIZE
-    while n_slots < 2 * n_vertices:
-        n_slots *= 4
     return Workspace(
-        table=np.full(n_slots, EMPTY, np.int64),
+        table=np.full(n_vertices, EMPTY, np.int32),
         vertex=np.empty(n_vertices, np.int32),
-        residual=np.empty(n_vertices),
-        pagerank=np.empty(n_vertices),
+        residual=np.zeros(n_vertices),
+        pagerank=np.zeros(n_vertices),
         degree=np.empty(n_vertices),
         joined_degree=np.zeros(n_vertices),
-        row=np.empty((n_vertices, 2), np.int64),
+        row=np.full((n_vertices, 2), EMPTY, np.int64),
         queue=np.empty((2, n_vertices + 1), np.int32),
         pushed=np.empty(n_vertices, np.int32),
         target=np.empty(n_edges, np.int32),
@@ -152,11 +147,11 @@ def push(graph, space, seed, teleport, tolerance):
     """
     table, vertex, residual, pagerank, row = space.table, space.vertex, space.residual, space.pagerank, space.row
     target, probability, degrees = space.target, space.probability, graph.degrees
-    shift = 22  # 32 less the table's number of bits, 2^10 slots at first
+    last_touched = space.counts[0]
+    residual[:last_touched], pagerank[:last_touched], row[:last_touched] = 0.0, 0.0, EMPTY
     n_touched, n_pushed, n_edges, n_visited = 1, 0, 0, 0
-    vertex[0], pagerank[0], row[0, 0] = seed, 0.0, EMPTY
+    vertex[0], table[seed] = seed, 0
     residual[0] = 1.0 / degrees[seed] if degrees[seed] > 0.0 else 0.0
-    table[_slot(seed, shift)] = seed << 32
     this, space.queue[0, 0] = 0, 0
     n_now = 1 if residual[0] > tolerance else 0
     while n_now > 0:
@@ -170,21 +165,15 @@ def push(graph, space, seed, teleport, tolerance):
                 space.degree[source] = degrees[vertex[source]]
                 space.pushed[n_pushed] = source
                 n_pushed += 1
-                # Kept at most half full, and never found too small in the midst of a row.
-                while 2 * (n_touched + last - first) > 1 << (32 - shift) and 1 << (32 - shift) < len(table):
-                    shift = _grow(table, vertex, n_touched, shift)
-                mask = (1 << (32 - shift)) - 1
                 for edge in range(first, last):
-                    neighbor = np.int64(graph.indices[edge])
-                    slot = _slot(neighbor, shift)
-                    while table[slot] != EMPTY and table[slot] >> 32 != neighbor:
-                        slot = (slot + 1) & mask
-                    if table[slot] == EMPTY:
-                        table[slot] = neighbor << 32 | n_touched
-                        vertex[n_touched], row[n_touched, 0] = neighbor, EMPTY
-                        residual[n_touched] = pagerank[n_touched] = 0.0
-                        n_touched += 1
-                    target[n_edges] = table[slot] & 0xFFFFFFFF
+                    neighbor = graph.indices[edge]
+                    local = table[neighbor]
+                    # Written always, new or not, for a branch would be mispredicted.
+                    is_new = local == EMPTY
+                    local = n_touched if is_new else local
+                    table[neighbor], vertex[local] = local, neighbor
+                    n_touched += is_new
+                    target[n_edges] = local
                     probability[n_edges] = graph.probabilities[edge]
                     n_edges += 1
             mass = residual[source]
@@ -202,26 +191,6 @@ def push(graph, space, seed, teleport, tolerance):
                 n_next += (before <= tolerance) & (after > tolerance)
             n_visited += row[source, 1] - row[source, 0]
         this, n_now = 1 - this, n_next
-    table[: 1 << (32 - shift)] = EMPTY
-    space.counts[0], space.counts[1], space.counts[2] = n_touched, n_pushed, n_visited
-
-
-@numba.njit(cache=True, nogil=True, inline="always")
-@no_type_check
-def _slot(vertex, shift):
-    return ((np.int64(vertex) * HASH_MULTIPLIER) & 0xFFFFFFFF) >> shift
-
-
-@numba.njit(cache=True, nogil=True)
-@no_type_check
-def _grow(table, vertex, n_touched, shift):
-    """Make the part of the table in use four times as large; the new shift."""
-    table[: 1 << (32 - shift)] = EMPTY
-    shift -= 2
-    mask = (1 << (32 - shift)) - 1
     for local in range(n_touched):
-        slot = _slot(vertex[local], shift)
-        while table[slot] != EMPTY:
-            slot = (slot + 1) & mask
-        table[slot] = np.int64(vertex[local]) << 32 | local
-    return shift
+        table[vertex[local]] = EMPTY
+    space.counts[0], space.counts[1], space.counts[2] = n_touched, n_pushed, n_visited
