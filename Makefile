@@ -8,7 +8,7 @@ export PYTHONPATH := $(CURDIR)
 # Threads that wait spin for less long: a third faster where other work shares the cores, no slower where none does.
 export GOMP_SPINCOUNT ?= 10000
 
-.PHONY: help run test test-slow test-peer ui lint bench bench-bias bench-sampling bench-samplers bench-scaling bench-llc bench-auxiliary tiny-model clean install
+.PHONY: help run test test-slow test-peer ui lint bench bench-bias bench-sampling bench-samplers bench-scaling bench-llc bench-auxiliary bench-clustering tiny-model clean install
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -44,8 +44,13 @@ $(VENV)/.peer: $(VENV)/.installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,peer]'
 	touch $@
 
-test-peer: $(VENV)/.peer ## Replay the reference library's chains (installs it)
-	$(BIN)/python -m pytest -q tests/test_peer.py
+$(VENV)/.clustering-peer: $(VENV)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,clustering-peer]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps localgraphclustering==0.6.1
+	touch $@
+
+test-peer: $(VENV)/.peer $(VENV)/.clustering-peer ## Compare with the reference libraries (installs them)
+	$(BIN)/python -m pytest -q tests/test_peer.py tests/test_clustering_peer.py
 
 bench: install ## Measure the estimators against the sample covariance
 	$(BIN)/python benchmarks/estimators.py
@@ -67,6 +72,9 @@ bench-llc: install ## Compare local learning coefficients with the published con
 
 bench-auxiliary: run ## Vary the auxiliary model, and time prediction against the bare forward pass
 	$(BIN)/python benchmarks/auxiliary.py
+
+bench-clustering: $(VENV)/.clustering-peer ## Measure clustering against planted truth and its peers (an hour; installs them)
+	$(BIN)/python benchmarks/clustering.py
 
 tiny-model: install ## Train the embedded default model anew (about half an hour on 2 cores)
 	$(BIN)/python -m resources.train_tiny

@@ -22,20 +22,25 @@ GROUP = "c_basis"
     ins={"ground_truth_susceptibilities": dg.AssetIn(partition_mapping=TRAINING)},
     group_name=GROUP,
     kinds={"numpy"},
-    code_version=version(1, "representation"),
+    code_version=version(2, "representation"),
 )
 def pca_basis(
     ground_truth_susceptibilities: dict[str, pl.LazyFrame], experiment: dg.ResourceParam[ExperimentConfig]
 ) -> dg.MaterializeResult[PCABasis]:
     """Principal axes of the z-scored tokens x components matrix, from merged moments of the training shards.
 
-    z-scoring removes the scale of a component, which its size decides; withheld shards have no part in the fit.
+    z-scoring removes the scale of a component, which its size decides; withheld shards have no part in the fit. An axis
+    stays by its split-half reliability, not by its variance: whitening will give every one that stays the same weight.
     """
     shards = (schema.stack({k: f}, "susceptibility").values for k, f in sorted(ground_truth_susceptibilities.items()))
     n_kept = experiment.representation.n_components or None
-    basis = pca.fit(moments.merge_all(moments.of(values) for values in shards), n_components=n_kept)
+    considered = pca.fit(moments.merge_all(moments.of(values) for values in shards), n_components=n_kept)
+    a, b = (schema.stack(ground_truth_susceptibilities, column).values for column in ("half_a", "half_b"))
+    found = reliabilities.split_half_scores([(a, b)], considered).reliability
+    basis = pca.select(considered, found >= experiment.representation.min_reliability)
     picture = plots.explained_variance(basis.explained_variance_ratio)
-    return dg.MaterializeResult(value=basis, metadata={"tokens": basis.count, "explained_variance": picture})
+    counts = {"tokens": basis.count, "dropped_as_unreliable": len(found) - len(basis.components)}
+    return dg.MaterializeResult(value=basis, metadata={**counts, "explained_variance": picture})
 
 
 @dg.asset(

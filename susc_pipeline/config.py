@@ -204,7 +204,10 @@ class RepresentationSettings:
     layers: tuple[int, ...] = (1, 2, 3, 4)
     """Residual stream after these layers (1 = after the first) is the auxiliary model's input."""
     n_components: int = 0
-    """Principal components kept; 0 keeps one per model component."""
+    """Principal components considered; 0 considers one per model component."""
+    min_reliability: float = 0.5
+    """Split-half reliability below which a principal component is dropped: at 1/2 it is half noise, and whitening would
+    give that noise the weight of a signal. A component of little variance that is reliable stays."""
     whitening_floor: float = 1e-3
     """Principal components with less than this share of the largest predicted variance are dropped."""
 
@@ -213,6 +216,7 @@ class RepresentationSettings:
         require(len(self.layers) >= 1, "representation.layers", self.layers, "at least one layer")
         require(min(self.layers) >= 1, "representation.layers", self.layers, "numbers from 1")
         require(self.n_components >= 0, "representation.n_components", self.n_components, "zero or more")
+        require(self.min_reliability < 1, "representation.min_reliability", self.min_reliability, "below 1")
         require(0 <= self.whitening_floor < 1, "representation.whitening_floor", self.whitening_floor, "in [0, 1)")
 
 

@@ -64,6 +64,7 @@ localizations = [50.0]
 components = ["L0H1"]
 n_draws = 4
 [representation]
+min_reliability = -1.0
 layers = [1, 2, 3]
 [aux]
 hidden_multiplier = 2

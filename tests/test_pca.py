@@ -88,3 +88,11 @@ def test_bad_input_is_refused(x, tmp_path):
     (tmp_path / "config.json").write_text('{"kind": "aux_model"}')
     with pytest.raises(ValueError, match="must hold a pca_basis, got 'aux_model'"):
         pca.load(tmp_path)
+
+
+def test_axes_are_selected_by_a_mask_and_never_none(x):
+    basis = pca.fit(moments.of(x))
+    keep = np.array([True, False, True, True, False, True])
+    np.testing.assert_array_equal(pca.transform(x, pca.select(basis, keep)), pca.transform(x, basis)[:, keep])
+    with pytest.raises(ValueError, match="at least one of 6 principal axes must be kept, got none"):
+        pca.select(basis, np.zeros(6, bool))

@@ -1,12 +1,12 @@
 """PCA of the z-scored susceptibility matrix, fitted to merged moments. Whitening of what is predicted is in whitening.py."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Float64
+from jaxtyping import Bool, Float, Float64
 from safetensors.numpy import load_file, save_file
 
 from susc_pipeline.representation import moments as moments_module
@@ -56,6 +56,19 @@ def fit(moments: Moments, *, n_components: int | None = None) -> PCABasis:
     return PCABasis(
         moments.mean, moments.standard_deviation, axes.directions[:n_kept], axes.variance[:n_kept], moments.count
     )
+
+
+def select(basis: PCABasis, keep: Bool[np.ndarray, " pcs"]) -> PCABasis:
+    """The basis with only these axes.
+
+    Raises:
+        ValueError: none is kept.
+    """
+    if not keep.any():
+        raise ValueError(
+            f"at least one of {len(keep)} principal axes must be kept, got none; lower the bar or draw more"
+        )
+    return replace(basis, components=basis.components[keep], explained_variance=basis.explained_variance[keep])
 
 
 def transform(x: Float[np.ndarray, "tokens components"], basis: PCABasis) -> Float64[np.ndarray, "tokens pcs"]:
