@@ -12,6 +12,8 @@ from susc_pipeline import schema, seeds
 from susc_pipeline.clustering import agreement, knn, reading, search, stability
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.model.pretrained import token_texts
+from susc_pipeline.representation import moments, pca, whitening
+from susc_pipeline.representation.pca import PCABasis
 
 GROUP = "e_clusters"
 DESCRIPTIONS = {
@@ -98,3 +100,42 @@ def unwhitened_cluster_members(
         "adjusted_rand_index_with_whitened": agreement.adjusted_rand_index(found.labels, whitened),
     }
     return dg.MaterializeResult(value=reading.member_table(found, tokens), metadata=metadata)
+
+
+@dg.asset(
+    ins={
+        "ground_truth_susceptibilities": dg.AssetIn(partition_mapping=EVERY_SHARD),
+        "predicted_susceptibilities": dg.AssetIn(partition_mapping=EVERY_SHARD),
+    },
+    group_name=GROUP,
+    kinds={"numpy", "polars"},
+    code_version=version(1, "knn", "clustering", "representation"),
+)
+def cluster_agreement(
+    ground_truth_susceptibilities: dict[str, pl.LazyFrame],
+    predicted_susceptibilities: dict[str, pl.LazyFrame],
+    pca_basis: PCABasis,
+    experiment: dg.ResourceParam[ExperimentConfig],
+) -> dg.MaterializeResult[pl.DataFrame]:
+    """How alike clusters of the ground-truth tokens are by what was measured and what was predicted, whitened and not.
+
+    One search of the same tokens in each of the four spaces, so that what whitening does, what prediction does and what
+    is left of the tokens' own likeness can be told apart.
+    """
+    shards = sorted(ground_truth_susceptibilities)
+    truth = schema.stack(ground_truth_susceptibilities, "susceptibility")
+    predicted = schema.stack({shard: predicted_susceptibilities[shard] for shard in shards}, "prediction")
+    spaces = {"measured": pca.transform(truth.values, pca_basis), "predicted": predicted.values}
+    floor = experiment.representation.whitening_floor
+    for name, scores in list(spaces.items()):
+        basis = whitening.fit(moments.of(scores), relative_floor=floor)
+        spaces[f"{name}, whitened"] = whitening.transform(scores, basis)
+    labels = {}
+    for name, scores in spaces.items():
+        rngs = [
+            np.random.default_rng(seeds.sequence(experiment.seed, step, name)) for step in ("knn_graph", "clusters")
+        ]
+        graph = knn.knn_graph(scores.astype(np.float32), experiment.knn, rngs[0])
+        labels[name] = search.find_clusters(graph, experiment.clustering, rngs[1]).labels
+    frame = agreement.table(labels)
+    return dg.MaterializeResult(value=frame, metadata={"dagster/row_count": frame.height})

@@ -48,6 +48,15 @@ MEMBERS = {
     "context_id": pl.Int64,
     "position": pl.Int32,
 }
+AGREEMENT = {
+    "first": pl.String,  # a clustering, by the space that it was found in
+    "second": pl.String,
+    "first_clusters": pl.Int64,
+    "second_clusters": pl.Int64,
+    "adjusted_rand_index": pl.Float64,  # unclustered tokens count as one more cluster of each
+    "first_matched": pl.Float64,  # share of the first's clusters that have a match of Jaccard 1/2 in the second
+    "second_matched": pl.Float64,
+}
 CALIBRATION = {
     "component": pl.String,
     "step_size": pl.Float64,

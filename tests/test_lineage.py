@@ -35,6 +35,7 @@ PARENTS = {
     "clusters": {"language_model", "token_shards", "whitened_susceptibilities", "knn_graph"},
     "cluster_members": {"language_model", "token_shards", "whitened_susceptibilities", "knn_graph"},
     "unwhitened_cluster_members": {"predicted_susceptibilities", "cluster_members"},
+    "cluster_agreement": {"ground_truth_susceptibilities", "predicted_susceptibilities", "pca_basis"},
 }
 BY_SHARD = {"token_shards", "predicted_susceptibilities", "whitened_susceptibilities"}
 BY_GROUND_TRUTH_SHARD = {"sgld_samples", "ground_truth_susceptibilities", "activations"}

@@ -26,7 +26,7 @@ ONCE = [
     "reliability",
 ]
 ONCE += ["aux_model", "aux_correlation", "whitening_basis", "leakage", "knn_graph"]
-ONCE += ["clusters", "cluster_members", "unwhitened_cluster_members"]
+ONCE += ["clusters", "cluster_members", "unwhitened_cluster_members", "cluster_agreement"]
 BY_SHARD = ["token_shards", "predicted_susceptibilities", "whitened_susceptibilities"]
 GROUND_TRUTH = ["sgld_samples", "ground_truth_susceptibilities", "activations"]
 

@@ -140,3 +140,22 @@ def test_agreement_of_a_clustering_with_itself_is_one_and_with_noise_about_zero(
     assert agreement.adjusted_rand_index(a, a) == 1 and abs(agreement.adjusted_rand_index(a, b)) < 0.01
     np.testing.assert_array_equal(agreement.best_match_jaccard(a, a), np.ones(5))
     assert agreement.best_match_jaccard(a, np.full(4000, -1, np.int32)).tolist() == [0] * 5
+
+
+def test_the_table_of_agreement_has_a_row_for_each_pair():
+    a = np.repeat(np.arange(3), 10).astype(np.int32)
+    halved = np.where(np.arange(30) % 10 < 4, a, -1).astype(np.int32)
+    table = agreement.table({"a": a, "same": a, "part": halved, "none": np.full(30, -1, np.int32)})
+    assert table.height == 6 and table["first_clusters"].to_list() == [3, 3, 3, 3, 3, 3]
+    assert table.row(0)[4:] == (1.0, 1.0, 1.0) and table.row(1)[5:] == (0.0, 0.0) and table.row(2)[5:] == (0.0, None)
+
+
+def test_one_point_is_refused_and_hubs_and_outliers_leave_a_graph():
+    with pytest.raises(ValueError, match="n_neighbors must be less than the number of points, got 1 for 1 points"):
+        knn.knn_graph(np.zeros((1, 3), np.float32), KNNSettings(n_neighbors=1), np.random.default_rng(0))
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(400, 5)).astype(np.float32)
+    points = np.concatenate([points / np.linalg.norm(points, axis=1)[:, None], np.zeros((1, 5)), np.full((1, 5), 1e6)])
+    graph = knn.knn_graph(points.astype(np.float32), KNNSettings(n_neighbors=8), np.random.default_rng(0))
+    found = search.find_clusters(graph, SearchSettings(), np.random.default_rng(0))
+    assert np.isfinite(graph.data).all() and found.labels[401] == -1
