@@ -8,7 +8,7 @@ export PYTHONPATH := $(CURDIR)
 # Threads that wait spin for less long: a third faster where other work shares the cores, no slower where none does.
 export GOMP_SPINCOUNT ?= 10000
 
-.PHONY: help run test test-slow test-peer ui lint bench bench-bias bench-sampling tiny-model clean install
+.PHONY: help run test test-slow test-peer ui explore lint bench bench-bias bench-sampling tiny-model clean install
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -33,6 +33,9 @@ test-slow: install ## Run the tests that take longer
 ui: install ## Open the Dagster UI on 127.0.0.1:3000
 	@mkdir -p $(DAGSTER_HOME) && cp dagster.yaml $(DAGSTER_HOME)/dagster.yaml
 	SUSC_EXPERIMENT=$(EXPERIMENT) $(BIN)/dagster dev -w workspace.yaml -h 127.0.0.1 -p 3000
+
+explore: install ## Serve the explorer of the experiment on loopback (EXPERIMENT=tiny)
+	@$(BIN)/python -m resources.serve --experiment $(EXPERIMENT)
 
 lint: install ## Check style, types and the import contract
 	$(BIN)/ruff check .

@@ -41,6 +41,13 @@ MEMBERS = {
     "context_id": pl.Int64,
     "position": pl.Int32,
 }
+LAYOUT = {
+    "shard": pl.String,
+    "context_id": pl.Int64,
+    "position": pl.Int32,
+    "x": pl.Float32,  # of no unit: only nearness on the map means something
+    "y": pl.Float32,
+}
 CALIBRATION = {
     "component": pl.String,
     "step_size": pl.Float64,

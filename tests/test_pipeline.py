@@ -18,7 +18,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 SHARDS = [f"shard-{number:05d}" for number in range(5)]
 ONCE = ["language_model", "sampling_contexts", "calibration", "negative_control", "pca_basis", "reliability"]
 ONCE += ["aux_model", "aux_correlation", "whitening_basis", "leakage", "knn_graph"]
-ONCE += ["clusters", "cluster_members", "unwhitened_cluster_members"]
+ONCE += ["clusters", "cluster_members", "unwhitened_cluster_members", "map_layout", "explorer"]
 BY_SHARD = ["token_shards", "predicted_susceptibilities", "whitened_susceptibilities"]
 GROUND_TRUTH = ["sgld_samples", "ground_truth_susceptibilities", "activations"]
 
