@@ -1,6 +1,6 @@
 """What the site says of each cluster: its mean susceptibilities, its tokens, its neighbours. Files are written in site.py."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -135,11 +135,11 @@ def dominant_component(cards: Cards) -> tuple[Int[np.ndarray, " clusters"], Floa
     return chosen, mean[np.arange(len(mean)), chosen]
 
 
-def listed(frame: pl.DataFrame, column: str, limit: int, n_clusters: int) -> list[list[tuple[int, int]]]:
+def listed(frame: pl.DataFrame, column: str, limit: int, n_clusters: int) -> list[list[tuple[Any, int]]]:
     """For each cluster its most frequent values of a column, with their counts; ties in order of value."""
     counted = frame.group_by("cluster", column).len().sort(["cluster", "len", column], descending=[False, True, False])
     top = counted.group_by("cluster", maintain_order=True).head(limit)
-    result: list[list[tuple[int, int]]] = [[] for _ in range(n_clusters)]
+    result: list[list[tuple[Any, int]]] = [[] for _ in range(n_clusters)]
     for cluster, value, count in top.select("cluster", column, "len").iter_rows():
         result[cluster].append((value, count))
     return result
@@ -164,7 +164,7 @@ def card(cards: Cards, cluster: int) -> dict[str, object]:
         if measured.count[cluster]
         else None,
         "nearest": [
-            [int(other), _plain(distance)]
+            [int(other), _plain(float(distance))]
             for other, distance in zip(cards.nearest.indices[cluster], cards.nearest.distances[cluster], strict=True)
         ],
     }

@@ -77,6 +77,9 @@ const explorer = (() => {
     return spaces ? shown.replace(/ /g, "·") : shown;
   }
 
+  // Text on one line, long runs of spaces cut: where there is little room an indentation says little.
+  const shortened = (text) => visible(text).replace(/ {4,}/g, "   ");
+
   const tokenText = (id) => explorer.site.texts[id] ?? `⟨token ${id}⟩`;
   const tokenShown = (id) => visible(tokenText(id), { spaces: true });
 
@@ -146,6 +149,6 @@ const explorer = (() => {
     return found.decoded;
   };
 
-  return { receive, load, numbered, numbers, element, visible, tokenText, tokenShown, number, fixed, parse, draw, views,
+  return { receive, load, numbered, numbers, element, visible, shortened, tokenText, tokenShown, number, fixed, parse, draw, views,
     announce, expected, remember, columns, site: null };
 })();

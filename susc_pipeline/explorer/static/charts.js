@@ -23,7 +23,7 @@ explorer.charts = (() => {
     svg.setAttribute("aria-label", caption);
     const buttons = ["SVG", "PNG"].map((kind) => element("button", { type: "button", class: "quiet", onclick: () => save(svg, name, kind) }, kind));
     return element("figure", {}, element("figcaption", {}, element("span", {}, caption), element("span", {}, buttons)),
-      element("div", { class: "scroll" }, svg), note ? element("p", { class: "note" }, note) : null);
+      element("div", { class: "scroll", tabIndex: 0, role: "region", "aria-label": caption }, svg), note ? element("p", { class: "note" }, note) : null);
   }
 
   function save(svg, name, kind) {

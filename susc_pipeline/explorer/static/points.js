@@ -43,6 +43,14 @@ explorer.points = (() => {
     return { low, span, cell, starts, order };
   }
 
+  // The camera that shows all but the outermost 4 % on each side.
+  function bulk(places, span) {
+    const [x, y] = [0, 1].map((k) => places.filter((_, i) => (i & 1) === k).sort());
+    const ends = [x, y].map((v) => [v[Math.floor(0.04 * (v.length - 1))], v[Math.ceil(0.96 * (v.length - 1))]]);
+    const size = Math.max(ends[0][1] - ends[0][0], ends[1][1] - ends[1][0]) || span;
+    return { x: (ends[0][0] + ends[0][1]) / 2, y: (ends[1][0] + ends[1][1]) / 2, zoom: (0.75 * span) / size };
+  }
+
   function layer(canvas, places) {
     const gl = canvas.getContext("webgl2", { antialias: false, alpha: false, preserveDrawingBuffer: true });
     if (!gl) return null;
@@ -59,7 +67,7 @@ explorer.points = (() => {
     buffer("place", places, 2, gl.FLOAT, false);
     const colorBuffer = buffer("color", new Uint8Array(4 * count), 4, gl.UNSIGNED_BYTE, true);
     const at = Object.fromEntries(["center", "scale", "size"].map((name) => [name, gl.getUniformLocation(built, name)]));
-    const home = { x: index.low[0] + index.span / 2, y: index.low[1] + index.span / 2, zoom: 1 };
+    const home = bulk(places, index.span);
     const camera = { ...home };
     let background = [1, 1, 1], pending = false, size = 2;
 

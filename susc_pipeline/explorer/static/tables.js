@@ -29,7 +29,7 @@ explorer.table = (() => {
       const shown = column.shown ? column.shown(row[i], row) : typeof row[i] === "number" ? explorer.number(row[i]) : explorer.visible(String(row[i] ?? "–"));
       return element(i ? "td" : "th", { class: typeof row[i] === "number" ? "num" : "", scope: i ? null : "row" }, shown);
     }))));
-    const heads = columns.map((column, i) => element("th", { scope: "col" },
+    const heads = columns.map((column, i) => element("th", { scope: "col", class: typeof rows[0]?.[i] === "number" ? "num" : "" },
       element("button", { type: "button", title: column.title ?? "", onclick: () => sort(i) }, column.name)));
     function sort(i) {
       falling = by === i ? !falling : typeof rows[0]?.[i] === "number";

@@ -70,9 +70,6 @@
     }
     more.addEventListener("click", () => add(MORE));
     mode.addEventListener("change", start);
-    const csv = explorer.table.saver(`cluster-${cluster}-members`, ["rank", "context", "position"], () => rows);
-    let rows = [];
-    csv.addEventListener("pointerdown", async () => { rows = await all(); });
     const save = element("button", { type: "button", class: "quiet", onclick: async () => explorer.table.save(`cluster-${cluster}-members.csv`, explorer.table.csv(["rank", "context", "position", "document", "token", "loss"], await all()), "text/csv") }, "CSV");
     async function all() {
       const found = await membersOf(cluster, Array.from({ length: size }, (_, i) => i)), result = [];

@@ -51,8 +51,9 @@
   // The most central member in its context, as text with the token marked.
   async function example(cluster) {
     const ids = Array.from(await preview(cluster));
-    const text = (part) => part.filter(Boolean).map((id) => explorer.visible(explorer.tokenText(id - 1))).join("");
-    return element("span", { class: "context" }, element("bdi", {}, text(ids.slice(0, 10))), element("mark", {}, element("bdi", {}, explorer.tokenShown(ids[10] - 1))), element("bdi", {}, text(ids.slice(11))));
+    const text = (part) => explorer.shortened(part.filter(Boolean).map((id) => explorer.tokenText(id - 1)).join(""));
+    return element("span", { class: "context" }, element("span", { class: "before" }, element("bdi", {}, text(ids.slice(0, 10)))),
+      element("mark", {}, element("bdi", {}, explorer.tokenShown(ids[10] - 1))), element("span", { class: "after" }, element("bdi", {}, text(ids.slice(11)))));
   }
 
   async function row(cluster, table) {
@@ -67,7 +68,7 @@
     return element("tr", { data: { cluster } },
       element("th", { scope: "row" }, element("a", { href: `#/cluster/${cluster}` }, `${cluster}`)),
       element("td", { class: "wide" }, await example(cluster)),
-      element("td", {}, element("code", {}, element("bdi", {}, explorer.tokenShown(table.token[cluster]))), " ", element("small", {}, `${Math.round(100 * table.tokenShare[cluster])} %`)),
+      element("td", { class: "nowrap" }, element("code", {}, element("bdi", {}, explorer.tokenShown(table.token[cluster]))), " ", element("small", {}, `${Math.round(100 * table.tokenShare[cluster])} %`)),
       element("td", { class: "num" }, cells.size), element("td", { class: "num" }, cells.conductance),
       element("td", { class: "num" }, cells.reliability), element("td", { class: "num" }, cells.agreement),
       element("td", { class: "num" }, cells.survival),
@@ -82,12 +83,13 @@
     let page = Math.max(0, Number(query.get("page") ?? 0)), by = query.get("sort") ?? "cluster", falling = query.get("falling") === "1";
     let rows = [], selected = -1;
     const count = element("p", { class: "note", role: "status" });
+    const NUMERIC = new Set(["size", "conductance", "reliability", "agreement", "survival", "loss"]);
     const body = element("tbody");
     const head = element("tr");
     const order = ["cluster", null, "tokenShare", "size", "conductance", "reliability", "agreement", "survival", "deviation", "loss", "sourceShare"];
     const heads = order.map((key) => {
       const [, name, title] = SORTS.find(([k]) => k === key) ?? [null, "most central member", ""];
-      return element("th", { scope: "col", class: key === null ? "wide" : "" }, key ? element("button", { type: "button", title, onclick: () => { falling = by === key ? !falling : key !== "cluster" && key !== "conductance"; by = key; page = 0; refresh(); } }, key === "cluster" ? "#" : name) : name);
+      return element("th", { scope: "col", class: key === null ? "wide" : NUMERIC.has(key) ? "num" : "" }, key ? element("button", { type: "button", title, onclick: () => { falling = by === key ? !falling : key !== "cluster" && key !== "conductance"; by = key; page = 0; refresh(); } }, key === "cluster" ? "#" : name) : name);
     });
     head.append(...heads);
 
@@ -139,7 +141,7 @@
 
     await refresh();
     view.append(element("div", { class: "title" }, element("h1", {}, "Clusters"), explorer.table.saver("clusters", COLUMNS, csvRows)),
-      filters, element("div", { class: "bar" }, count, pager),
+      element("details", { class: "filterbox", open: innerWidth > 900 }, element("summary", {}, "Filters"), filters), element("div", { class: "bar" }, count, pager),
       element("div", { class: "scroll", tabIndex: 0, role: "region", "aria-label": "Table of clusters" }, element("table", { class: "clusters" }, element("thead", {}, head), body)),
       element("p", { class: "note keys" }, "Keys: j k or ↓ ↑ choose, Enter opens, n p turn the page, / searches, c t m r o change the view. A dash: fewer than 5 members were measured."));
     return "Clusters";
