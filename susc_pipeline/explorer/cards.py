@@ -72,13 +72,9 @@ def cards(shards: Shards, members: Members, basis: PCABasis, *, n_clusters: int)
         whitened = members.select(shards.whitened[shard], shard, ["whitened"])["whitened"].to_numpy()
         parts = [scores @ basis.components, scores, loss[:, None], whitened]
         columns = Columns(*_slices([part.shape[1] for part in parts]))
-        one = profiles.sums(
-            np.concatenate(parts, axis=1),
-            rows["cluster"].to_numpy(),
-            rows["document"].to_numpy(),
-            n_clusters=n_clusters,
-        )
-        found = one if found is None else profiles.merge(found, one)
+        values = np.concatenate(parts, axis=1)
+        found = profiles.empty(n_clusters, values.shape[1]) if found is None else found
+        profiles.add(found, values, rows["cluster"].to_numpy(), rows["document"].to_numpy())
         bins = np.clip(np.digitize(loss, LOSS_EDGES) - 1, 0, histogram.shape[1] - 1)
         np.add.at(histogram, (rows["cluster"].to_numpy(), bins), 1)
     if found is None or columns is None:
@@ -96,15 +92,14 @@ def cards(shards: Shards, members: Members, basis: PCABasis, *, n_clusters: int)
 def measured(shards: Shards, members: Members, basis: PCABasis, *, n_clusters: int) -> Measured:
     """Sampled and predicted susceptibilities of the members that have both."""
     width = len(basis.mean)
-    found = profiles.sums(np.zeros((0, 4 * width)), *2 * [np.zeros(0, np.int64)], n_clusters=n_clusters)
+    found = profiles.empty(n_clusters, 4 * width)
     for shard in sorted(shards.truth):
         rows = members.in_shard(shard)
         sampled = members.select(shards.truth[shard], shard, ["susceptibility", "half_a", "half_b"])
         parts = [(sampled[name].to_numpy() - basis.mean) / basis.scale for name in sampled.columns]
         scores = members.select(shards.predictions[shard], shard, ["prediction"])["prediction"].to_numpy()
         values = np.concatenate([*parts, scores.astype(np.float64) @ basis.components], axis=1)
-        one = profiles.sums(values, rows["cluster"].to_numpy(), rows["document"].to_numpy(), n_clusters=n_clusters)
-        found = profiles.merge(found, one)
+        profiles.add(found, values, rows["cluster"].to_numpy(), rows["document"].to_numpy())
     profile = profiles.profile(found)
     sampled, half_a, half_b, predicted = (
         Profile(*(one[:, number * width : (number + 1) * width] for one in profile)) for number in range(4)
@@ -145,34 +140,28 @@ def listed(frame: pl.DataFrame, column: str, limit: int, n_clusters: int) -> lis
     return result
 
 
-def card(cards: Cards, cluster: int) -> dict[str, object]:
-    """The numbers of one cluster as the page reads them."""
-    components, pcs, loss = (cards.columns.of(cards.profile, name) for name in ("components", "pcs", "loss"))
-    measured = cards.measured
+def vectors(cards: Cards, rows: slice) -> dict[str, object]:
+    """Means and errors of some clusters as matrices, a row each."""
+    of = cards.columns.of
+    found = {name: of(cards.profile, name) for name in ("components", "pcs")}
+    found |= {"sampled": cards.measured.sampled, "predicted": cards.measured.predicted}
     return {
-        "components": _interval(components, cluster),
-        "pcs": _interval(pcs, cluster),
-        "loss": [_plain(one[cluster, 0]) for one in loss],
-        "lossHistogram": cards.loss_histogram[cluster].tolist(),
-        "measured": {
-            "count": int(measured.count[cluster]),
-            "agreement": _plain(measured.agreement[cluster]),
-            "reliability": _plain(measured.reliability[cluster]),
-            "sampled": _interval(measured.sampled, cluster),
-            "predicted": _interval(measured.predicted, cluster),
-        }
-        if measured.count[cluster]
-        else None,
-        "nearest": [
-            [int(other), _plain(float(distance))]
-            for other, distance in zip(cards.nearest.indices[cluster], cards.nearest.distances[cluster], strict=True)
-        ],
+        name: {"mean": payload.quantized(one.mean[rows]), "error": payload.quantized(one.standard_error[rows])}
+        for name, one in found.items()
     }
 
 
-def _interval(profile: Profile, cluster: int) -> dict[str, object]:
+def card(cards: Cards, cluster: int) -> dict[str, object]:
+    """The numbers of one cluster that are no vectors."""
+    loss, measured = cards.columns.of(cards.profile, "loss"), cards.measured
+    nearest = zip(cards.nearest.indices[cluster].tolist(), cards.nearest.distances[cluster].tolist(), strict=True)
     return {
-        name: payload.quantized(one[cluster][:, None]) for name, one in zip(("mean", "error"), profile, strict=True)
+        "loss": [_plain(float(one[cluster, 0])) for one in loss],
+        "lossHistogram": cards.loss_histogram[cluster].tolist(),
+        "measured": int(measured.count[cluster]),
+        "agreement": _plain(float(measured.agreement[cluster])),
+        "reliability": _plain(float(measured.reliability[cluster])),
+        "nearest": [[other, _plain(distance)] for other, distance in nearest],
     }
 
 

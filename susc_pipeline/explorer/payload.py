@@ -16,12 +16,14 @@ from jaxtyping import Float, Int, Shaped
 MISSING = -32768
 LARGEST = 32767
 INTEGERS = (np.uint8, np.uint16, np.int32, np.uint32)
-ESCAPES = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"})
+ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}
 
 
 def script(name: str, value: Any) -> str:
     """The call that hands the value to the page; ASCII, without a character that HTML would read as markup."""
-    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":")).translate(ESCAPES)
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    for character, escape in ESCAPES.items():
+        text = text.replace(character, escape)
     return f"explorer.receive({json.dumps(name)},{text});\n"
 
 

@@ -1,4 +1,4 @@
-"""Mean vectors of clusters with their errors, from sums that merge shard by shard. No text, no files.
+"""Mean vectors of clusters with their errors, from sums that grow shard by shard. No text, no files.
 
 Tokens of one document are alike, so the unit of the error is the document: the standard error of a mean is the
 cluster-robust one (Liang and Zeger 1986), with the correction D/(D - 1) for D documents.
@@ -28,33 +28,35 @@ class Profile(NamedTuple):
     standard_error: Float64[np.ndarray, "clusters columns"]
 
 
-def sums(
+def empty(n_clusters: int, n_columns: int) -> Sums:
+    """Sums over no member."""
+    counts, totals = (n_clusters,), (n_clusters, n_columns)
+    return Sums(*(np.zeros(shape) for shape in 3 * [counts] + 3 * [totals]))
+
+
+def add(
+    found: Sums,
     values: Float[np.ndarray, "members columns"],
     cluster: Int[np.ndarray, " members"],
     document: Int[np.ndarray, " members"],
-    *,
-    n_clusters: int,
-) -> Sums:
-    """Sums over members whose documents appear in no other call.
+) -> None:
+    """Add members to the sums, in place; a document's members of a cluster come in one call.
 
-    With s_d the sum of the vectors of a cluster's members in document d, and n_d their number: sums over d of s_d, s_d^2,
-    n_d s_d and n_d^2.
+    With s_d the sum of the vectors of a cluster's members in document d, and n_d their number, what is summed over d is
+    n_d, 1, n_d^2, s_d, s_d^2 and n_d s_d. In place, because a shard touches few of many clusters.
     """
+    if not len(cluster):
+        return
     order = np.lexsort((document, cluster))
     cluster, document, values = cluster[order], document[order], values[order].astype(np.float64)
-    starts = np.flatnonzero(np.r_[len(cluster) > 0, (np.diff(cluster) != 0) | (np.diff(document) != 0)][: len(cluster)])
+    starts = np.flatnonzero(np.r_[True, (np.diff(cluster) != 0) | (np.diff(document) != 0)])
     n_d = np.diff(np.r_[starts, len(cluster)]).astype(np.float64)
-    s_d = np.add.reduceat(values, starts, axis=0) if len(starts) else np.zeros((0, values.shape[1]))
+    s_d = np.add.reduceat(values, starts, axis=0)
     owner = cluster[starts]
-    return Sums(
-        *(_by_cluster(one, owner, n_clusters) for one in (n_d, np.ones_like(n_d), n_d**2)),
-        *(_by_cluster(one, owner, n_clusters) for one in (s_d, s_d**2, n_d[:, None] * s_d)),
-    )
-
-
-def merge(a: Sums, b: Sums) -> Sums:
-    """Sums over the members of both."""
-    return Sums(*(x + y for x, y in zip(a, b, strict=True)))
+    firsts = np.flatnonzero(np.r_[True, np.diff(owner) != 0])
+    parts = (n_d, np.ones_like(n_d), n_d**2, s_d, s_d**2, n_d[:, None] * s_d)
+    for total, part in zip(found, parts, strict=True):
+        total[owner[firsts]] += np.add.reduceat(part, firsts, axis=0)
 
 
 def profile(found: Sums) -> Profile:
@@ -76,12 +78,3 @@ def row_correlation(
     norm = np.sqrt((centred_a**2).sum(axis=1) * (centred_b**2).sum(axis=1))
     with np.errstate(divide="ignore", invalid="ignore"):
         return (centred_a * centred_b).sum(axis=1) / np.where(norm > 0, norm, np.nan)
-
-
-def _by_cluster(values: np.ndarray, owner: Int[np.ndarray, " pairs"], n_clusters: int) -> np.ndarray:
-    """Sums of the rows that belong to each cluster; owners ascend."""
-    result = np.zeros((n_clusters, *values.shape[1:]))
-    if len(owner):
-        starts = np.flatnonzero(np.r_[True, np.diff(owner) != 0])
-        result[owner[starts]] = np.add.reduceat(values, starts, axis=0)
-    return result

@@ -102,7 +102,7 @@ def summary(site: Site, corpus: Corpus, members: Members, firsts: dict[str, list
         "lossEdges": card_module.LOSS_EDGES[:-1].tolist(),
         "mapPoints": site.layout.height,
         "search": firsts,
-        "truthFiles": sorted({int(row) // CONTEXTS_PER_FILE for row in _truth_contexts(site, corpus)}),
+        "sampled": _ranges(_truth_contexts(site, corpus)),
     }
 
 
@@ -138,7 +138,8 @@ def write_clusters(data: Path, site: Site, corpus: Corpus, members: Members, car
                 members, range(start, min(n_clusters, start + CARDS_PER_FILE))
             )
         ]
-        payload.write(data, f"cards/{start // CARDS_PER_FILE:05d}", found)
+        value = {"cards": found, **card_module.vectors(cards, slice(start, start + CARDS_PER_FILE))}
+        payload.write(data, f"cards/{start // CARDS_PER_FILE:05d}", value)
 
 
 def columns(
@@ -223,35 +224,34 @@ def write_texts(data: Path, site: Site, corpus: Corpus, members: Members) -> Non
 def strongest_edges(graph: sparse.csr_array, first: int, end: int, n_edges: int) -> Int[np.ndarray, "tokens neighbors"]:
     """Vertices on the strongest edges of the vertices first ... end - 1, strongest first; -1 where there are fewer."""
     result = np.full((end - first, n_edges), UNCLUSTERED, dtype=np.int64)
-    for row, vertex in enumerate(range(first, end)):
-        edges = slice(graph.indptr[vertex], graph.indptr[vertex + 1])
-        order = np.argsort(-graph.data[edges], kind="stable")[:n_edges]
-        result[row, : len(order)] = graph.indices[edges][order]
+    starts = graph.indptr[first : end + 1].astype(np.int64)
+    edges = slice(starts[0], starts[-1])
+    row = np.repeat(np.arange(end - first), np.diff(starts))
+    order = np.lexsort((-graph.data[edges], row))
+    rank = np.arange(len(order)) - (starts[:-1] - starts[0])[row]
+    kept = rank < n_edges
+    result[row[kept], rank[kept]] = graph.indices[edges][order][kept]
     return result
 
 
 def sampled(site: Site, corpus: Corpus) -> Iterator[tuple[int, dict[str, Any]]]:
-    """For each file of contexts that has some: sampled susceptibilities in standard deviations, with their errors."""
-    per_context = corpus.tokens_per_context
-    frames = [site.shards.truth[shard].collect() for shard in sorted(site.shards.truth)]
-    if not frames:
-        return
+    """For each context that has some: sampled susceptibilities in standard deviations, with their errors."""
     numbers = corpus.contexts.select("context_id", "context")
-    frame = pl.concat(frames).join(numbers, on="context_id", how="left", maintain_order="left")
-    token = frame["context"].to_numpy() * per_context + frame["position"].to_numpy() - 1
-    file = token // (CONTEXTS_PER_FILE * per_context)
-    for number in np.unique(file).tolist():
-        rows = np.flatnonzero(file == number)
-        value = (frame["susceptibility"].to_numpy()[rows] - site.basis.mean) / site.basis.scale
-        error = frame["standard_error"].to_numpy()[rows] / site.basis.scale
-        yield (
-            number,
-            {
-                "rows": payload.packed(token[rows] - number * CONTEXTS_PER_FILE * per_context),
-                "value": payload.quantized(value),
-                "error": payload.quantized(error),
-            },
-        )
+    for shard in sorted(site.shards.truth):
+        columns = ["context_id", "position", "susceptibility", "standard_error"]
+        frame = site.shards.truth[shard].select(columns).collect()
+        joined = frame.join(numbers, on="context_id", how="left", maintain_order="left")
+        for (number,), rows in joined.group_by("context", maintain_order=True):
+            value = (rows["susceptibility"].to_numpy() - site.basis.mean) / site.basis.scale
+            error = rows["standard_error"].to_numpy() / site.basis.scale
+            yield (
+                int(str(number)),
+                {
+                    "positions": payload.packed(rows["position"].to_numpy()),
+                    "value": payload.quantized(value),
+                    "error": payload.quantized(error),
+                },
+            )
 
 
 def write_map(data: Path, site: Site, corpus: Corpus, members: Members) -> None:
@@ -260,12 +260,9 @@ def write_map(data: Path, site: Site, corpus: Corpus, members: Members) -> None:
     points = site.layout.join(numbers, on="context_id", how="left", maintain_order="left")
     context, position = points["context"].to_numpy(), points["position"].to_numpy()
     labels = corpus_module.labels(members, corpus)[context, position - 1]
-    value = {
-        "places": payload.quantized(points.select("x", "y").to_numpy()),
-        "tokens": payload.packed(context * corpus.tokens_per_context + position - 1),
-        "clusters": payload.packed(labels),
-    }
-    payload.write(data, "map/points", value)
+    payload.write(data, "map/places", payload.quantized(points.select("x", "y").to_numpy()))
+    payload.write(data, "map/tokens", payload.packed(context * corpus.tokens_per_context + position - 1))
+    payload.write(data, "map/clusters", payload.packed(labels))
     keys = ["context_id", "position"]
     frames = [frame.select(*keys, "prediction").collect() for _, frame in sorted(site.shards.predictions.items())]
     joined = points.select(keys).join(pl.concat(frames), on=keys, how="left", maintain_order="left")
@@ -321,3 +318,10 @@ def _document_counts(members: Members, numbers: range) -> Iterator[tuple[int, in
 def _truth_contexts(site: Site, corpus: Corpus) -> list[int]:
     shards = sorted(site.shards.truth)
     return corpus.contexts.filter(pl.col("shard").is_in(shards))["context"].to_list()
+
+
+def _ranges(numbers: list[int]) -> list[list[int]]:
+    """Ascending numbers as first and last of each run without a gap."""
+    values = np.array(numbers, dtype=np.int64)
+    runs = np.split(values, np.flatnonzero(np.diff(values) != 1) + 1) if len(values) else []
+    return [[int(run[0]), int(run[-1])] for run in runs]

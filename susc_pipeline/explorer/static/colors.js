@@ -25,8 +25,8 @@ explorer.colors = (() => {
   // From the page's own lightness at 0 to strong at 1; t in -1 ... 1.
   function divergingChannels(t) {
     const size = Math.min(Math.abs(t), 1);
-    const [from, to] = dark() ? [0.27, 0.8] : [0.985, 0.5];
-    return oklch(from + (to - from) * size, 0.15 * size, t < 0 ? NEGATIVE : POSITIVE);
+    const [from, to] = dark() ? [0.27, 0.76] : [0.985, 0.5];
+    return oklch(from + (to - from) * size, 0.12 * size, t < 0 ? NEGATIVE : POSITIVE);
   }
   function sequentialChannels(t) {
     const size = Math.min(Math.max(t, 0), 1);

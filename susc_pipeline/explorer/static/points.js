@@ -14,6 +14,8 @@ explorer.points = (() => {
     precision mediump float;
     in vec4 shade; out vec4 result;
     void main() { result = vec4(shade.rgb, 1.0); }`;
+  const FRAME = 30; // milliseconds that a frame may take while the map moves
+  const LEAST = 5000; // points drawn even if they take longer
   const CELLS = 256; // of the grid for finding points, a side
 
   function program(gl) {
@@ -43,6 +45,18 @@ explorer.points = (() => {
     return { low, span, cell, starts, order };
   }
 
+  // The numbers from 0 in an order in which every beginning is a fair sample.
+  function shuffled(count) {
+    const order = Uint32Array.from({ length: count }, (_, i) => i);
+    for (let i = count - 1, seed = 1; i > 0; i--) {
+      seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0;
+      const j = Math.floor((seed / 2 ** 32) * (i + 1)), kept = order[i];
+      order[i] = order[j];
+      order[j] = kept;
+    }
+    return order;
+  }
+
   // The camera that shows all but the outermost 4 % on each side.
   function bulk(places, span) {
     const [x, y] = [0, 1].map((k) => places.filter((_, i) => (i & 1) === k).sort());
@@ -64,19 +78,22 @@ explorer.points = (() => {
       gl.vertexAttribPointer(at, width, type, normalized, 0, 0);
       return made;
     };
-    buffer("place", places, 2, gl.FLOAT, false);
+    const order = shuffled(count);
+    buffer("place", Float32Array.from({ length: 2 * count }, (_, i) => places[2 * order[i >> 1] + (i & 1)]), 2, gl.FLOAT, false);
     const colorBuffer = buffer("color", new Uint8Array(4 * count), 4, gl.UNSIGNED_BYTE, true);
     const at = Object.fromEntries(["center", "scale", "size"].map((name) => [name, gl.getUniformLocation(built, name)]));
     const home = bulk(places, index.span);
     const camera = { ...home };
     let background = [1, 1, 1], pending = false, size = 2;
+    // While the map moves, as many points are drawn as the machine manages in time: all on a GPU, fewer without one.
+    let affordable = count, latest = 0, usual = FRAME, resting = 0;
 
     const scale = () => {
       const shorter = Math.min(canvas.width, canvas.height);
       const s = (1.9 * camera.zoom) / index.span;
       return [(s * shorter) / canvas.width, (s * shorter) / canvas.height];
     };
-    function render() {
+    function render(shown = count) {
       pending = false;
       gl.viewport(0, 0, canvas.width, canvas.height);
       gl.clearColor(background[0] / 255, background[1] / 255, background[2] / 255, 1);
@@ -85,9 +102,22 @@ explorer.points = (() => {
       gl.uniform2f(at.scale, ...scale());
       const density = canvas.width / (canvas.clientWidth || canvas.width);
       gl.uniform1f(at.size, density * Math.min(6, size * Math.sqrt(camera.zoom)));
-      gl.drawArrays(gl.POINTS, 0, count);
+      gl.drawArrays(gl.POINTS, 0, shown);
     }
-    const draw = () => { if (!pending) { pending = true; requestAnimationFrame(render); } };
+    const draw = () => { if (!pending) { pending = true; requestAnimationFrame(() => render()); } };
+    function move() {
+      if (pending) return;
+      pending = true;
+      requestAnimationFrame((now) => {
+        const taken = Math.min(now - latest, 200);
+        latest = now;
+        usual = 0.8 * usual + 0.2 * taken;
+        affordable = usual > FRAME ? Math.max(LEAST, affordable * 0.9) : Math.min(count, affordable * 1.04);
+        render(Math.round(Math.min(count, affordable)));
+        clearTimeout(resting);
+        resting = setTimeout(draw, 250);
+      });
+    }
     const toWorld = (px, py) => {
       const [sx, sy] = scale(), box = canvas.getBoundingClientRect();
       return [camera.x + ((2 * px) / box.width - 1) / sx, camera.y - ((2 * py) / box.height - 1) / sy];
@@ -97,7 +127,7 @@ explorer.points = (() => {
       return [(((x - camera.x) * sx + 1) / 2) * box.width, ((1 - (y - camera.y) * sy) / 2) * box.height];
     };
     return {
-      count, camera, draw, render, toWorld, toScreen,
+      count, camera, draw, move, render, affordable: () => affordable, toWorld, toScreen,
       resize() {
         const density = Math.min(devicePixelRatio || 1, 2);
         canvas.width = Math.round(canvas.clientWidth * density);
@@ -107,7 +137,8 @@ explorer.points = (() => {
       },
       paint(colors, paper) {
         gl.bindBuffer(gl.ARRAY_BUFFER, colorBuffer);
-        gl.bufferData(gl.ARRAY_BUFFER, colors, gl.DYNAMIC_DRAW);
+        const given = new Uint32Array(colors.buffer);
+        gl.bufferData(gl.ARRAY_BUFFER, Uint32Array.from(order, (i) => given[i]), gl.DYNAMIC_DRAW);
         background = paper;
         draw();
       },
@@ -116,7 +147,7 @@ explorer.points = (() => {
         const [x0, y0] = toWorld(0, 0), [x1, y1] = toWorld(dx, dy);
         camera.x -= x1 - x0;
         camera.y -= y1 - y0;
-        draw();
+        move();
       },
       zoom(factor, px, py) {
         const [x, y] = toWorld(px, py);
@@ -124,7 +155,7 @@ explorer.points = (() => {
         const [x1, y1] = toWorld(px, py);
         camera.x += x - x1;
         camera.y += y - y1;
-        draw();
+        move();
       },
       // The point nearest to a place on the canvas, within so many pixels; -1 where there is none.
       nearest(px, py, within = 8) {

@@ -92,13 +92,21 @@
     return element("section", {}, element("h2", {}, "Tokens"), list, card.tokens.length >= 40 ? element("p", { class: "note" }, "Of more than 40 different tokens the 20 most frequent.") : card.tokens.length > 20 ? element("p", { class: "note" }, `${card.tokens.length} different tokens; the 20 most frequent.`) : null);
   }
 
-  const decoded = (interval) => ({ mean: explorer.numbers(interval.mean), error: explorer.numbers(interval.error) });
+  // A cluster's row of the matrices of its file.
+  function vectorsOf(file, row) {
+    file.decoded ??= Object.fromEntries(["components", "pcs", "sampled", "predicted"].map((name) => [name, { mean: explorer.numbers(file[name].mean), error: explorer.numbers(file[name].error) }]));
+    const cut = (values, width) => Array.from(values.subarray(row * width, (row + 1) * width));
+    return Object.fromEntries(Object.entries(file.decoded).map(([name, one]) => {
+      const width = name === "pcs" ? explorer.site.pcs : explorer.site.components.length;
+      return [name, { mean: cut(one.mean, width), error: cut(one.error, width) }];
+    }));
+  }
 
   // Means shown from the average token, or from zero susceptibility.
-  function profileSection(card, cluster) {
+  function profileSection(card, vectors, cluster) {
     const { site } = explorer;
     const box = element("section", { class: "profile" });
-    const predicted = decoded(card.components), measured = card.measured ? { sampled: decoded(card.measured.sampled), predicted: decoded(card.measured.predicted) } : null;
+    const predicted = vectors.components, measured = card.measured ? vectors : null;
     const choice = element("select", { "aria-label": "Zero of the scale" }, element("option", { value: "mean" }, "from the mean token"), element("option", { value: "zero" }, "from zero susceptibility"));
     const pictures = element("div");
     function draw() {
@@ -108,7 +116,7 @@
       pictures.replaceChildren(
         element("div", { class: "pair" },
           charts.heatmap(site.components, moved(predicted.mean), Array.from(predicted.error), { caption: "Predicted, all members", name: `cluster-${cluster}-predicted`, unit, errorMeaning: "95 %, over documents" }),
-          measured ? charts.heatmap(site.components, moved(measured.sampled.mean), Array.from(measured.sampled.error), { caption: `Measured, on ${card.measured.count} members`, name: `cluster-${cluster}-measured`, unit, errorMeaning: "95 %, over documents" }) : element("p", { class: "note" }, "No member has a sampled susceptibility.")),
+          measured ? charts.heatmap(site.components, moved(measured.sampled.mean), Array.from(measured.sampled.error), { caption: `Measured, on ${card.measured} members`, name: `cluster-${cluster}-measured`, unit, errorMeaning: "95 %, over documents" }) : element("p", { class: "note" }, "No member has a sampled susceptibility.")),
         charts.intervals(site.components, [
           { name: "predicted, all members", values: moved(predicted.mean), errors: Array.from(predicted.error) },
           ...(measured ? [{ name: "measured", values: moved(measured.sampled.mean), errors: Array.from(measured.sampled.error) }, { name: "predicted, same members", values: moved(measured.predicted.mean), mark: "ring" }] : []),
@@ -126,7 +134,7 @@
     const cluster = Number(text), { site } = explorer;
     if (!Number.isInteger(cluster) || cluster < 0 || cluster >= site.clusters) throw explorer.expected(`There is no cluster ${explorer.visible(String(text))}; the numbers are 0 to ${site.clusters - 1}.`);
     const [table, file] = await Promise.all([explorer.columns(), explorer.numbered("cards", Math.floor(cluster / site.perFile.cards))]);
-    const card = file[cluster % site.perFile.cards], size = table.size[cluster];
+    const row = cluster % site.perFile.cards, card = file.cards[row], vectors = vectorsOf(file, row), size = table.size[cluster];
     const go = (to, label) => element("a", { class: "button", href: `#/cluster/${to}`, "aria-disabled": to < 0 || to >= site.clusters ? "true" : null }, label);
     const onkey = ({ detail: event }) => {
       if (!view.isConnected) { document.removeEventListener("shortcut", onkey); return; }
@@ -141,20 +149,20 @@
       value("size", number(size), "tokens"), value("conductance", fixed(table.conductance[cluster], 4), "leaving / (leaving + staying) edge weight; low is well separated"),
       value("volume", number(card.volume), "sum of weighted degrees"), value("density", number(card.density), "edge weight inside, over pairs"),
       value("documents", number(card.nDocuments)), value("mean loss", `${fixed(card.loss[0], 2)}${card.loss[1] === null ? "" : ` ± ${fixed(1.96 * card.loss[1], 2)}`} nats`, "± 1.96 standard errors over documents"),
-      value("measured members", number(card.measured?.count ?? 0), "members whose susceptibility was sampled"),
-      value("agreement", fixed(card.measured?.agreement ?? NaN), "r over components of measured with predicted mean, on the members that have both; from 5 members"),
-      value("reliability", fixed(card.measured?.reliability ?? NaN), "of the measured mean, between halves of the chains (Spearman–Brown); from 5 members"),
+      value("measured members", number(card.measured), "members whose susceptibility was sampled"),
+      value("agreement", fixed(card.agreement), "r over components of measured with predicted mean, on the members that have both; from 5 members"),
+      value("reliability", fixed(card.reliability), "of the measured mean, between halves of the chains (Spearman–Brown); from 5 members"),
       survival ? value("without whitening", element("span", {}, `Jaccard ${fixed(survival.jaccard)}`), "best match among the clusters found without whitening") : null);
     const nearest = element("section", {}, element("h2", {}, "Nearest clusters"), element("ul", { class: "near" }, await Promise.all(card.nearest.map(async ([other, distance]) =>
       element("li", {}, element("a", { href: `#/cluster/${other}` }, `${other}`), await explorer.example(other), element("span", { class: "num", title: "distance of mean whitened vectors" }, fixed(distance, 1)))))));
     const sources = element("section", {}, element("h2", {}, "Documents"), element("ul", { class: "plain" }, card.documents.map(([name, count]) =>
       element("li", {}, element("a", { href: `#/document/${encodeURIComponent(name)}` }, element("bdi", {}, visible(name))), " ", element("small", {}, `${number(count)} of ${number(size)}`)))));
-    const pcs = decoded(card.pcs), names = Array.from(pcs.mean, (_, i) => `PC${i + 1}`);
+    const pcs = vectors.pcs, names = Array.from(pcs.mean, (_, i) => `PC${i + 1}`);
     view.append(
       element("div", { class: "title" }, element("h1", {}, `Cluster ${cluster}`), element("span", { class: "pager" }, go(cluster - 1, "‹ previous"), go(cluster + 1, "next ›"), element("a", { class: "button", href: `#/map?cluster=${cluster}` }, "on the map"))),
       facts,
       element("div", { class: "columns" }, element("div", {}, members.box), element("div", {}, tokenHistogram(card, size), nearest, sources)),
-      profileSection(card, cluster),
+      profileSection(card, vectors, cluster),
       element("section", { class: "pair" },
         charts.intervals(names, [{ name: "mean predicted score", values: Array.from(pcs.mean), errors: Array.from(pcs.error) }], { caption: "Principal components", name: `cluster-${cluster}-pcs`, yLabel: "score", width: 420 }),
         charts.histogram(site.lossEdges, card.lossHistogram, { caption: "Loss of the members", name: `cluster-${cluster}-loss`, xLabel: "loss (nats)", yLabel: "tokens" })));

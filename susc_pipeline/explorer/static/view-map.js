@@ -5,9 +5,11 @@
 
   explorer.views.map = async (view, parts, query) => {
     const { site, colors } = explorer;
-    const file = await explorer.load("map/points");
-    file.decoded ??= { places: explorer.numbers(file.places), tokens: explorer.numbers(file.tokens), clusters: explorer.numbers(file.clusters) };
-    const { places, tokens, clusters } = file.decoded, count = tokens.length;
+    const [places, tokens, clusters] = await Promise.all(["places", "tokens", "clusters"].map(async (name) => {
+      const file = await explorer.load(`map/${name}`);
+      return (file.decoded ??= explorer.numbers(file));
+    }));
+    const count = tokens.length;
     const canvas = element("canvas", { class: "points", tabIndex: 0, role: "application", "aria-label": `Map of ${number(count)} tokens. Arrows pan, plus and minus zoom, zero shows all.` });
     const over = element("canvas", { class: "over", "aria-hidden": "true" });
     const tip = element("div", { class: "tip", role: "status" }), side = element("div", { class: "side" });

@@ -29,11 +29,11 @@
     return Array.from(file.decoded.subarray(row * width, (row + 1) * width)).filter(Boolean).map((v) => v - 1);
   }
   async function sampledOf(context, position) {
-    const { site } = explorer, per = site.perFile.texts, number = Math.floor(context / per);
-    if (!site.truthFiles.includes(number)) return null;
-    const file = await explorer.numbered("truth", number);
-    file.decoded ??= { rows: explorer.numbers(file.rows), value: explorer.numbers(file.value), error: explorer.numbers(file.error) };
-    const row = file.decoded.rows.indexOf((context % per) * (site.positions - 1) + position - 1), width = site.components.length;
+    const { site } = explorer, width = site.components.length;
+    if (!site.sampled.some(([first, last]) => first <= context && context <= last)) return null;
+    const file = await explorer.numbered("truth", context);
+    file.decoded ??= { positions: explorer.numbers(file.positions), value: explorer.numbers(file.value), error: explorer.numbers(file.error) };
+    const row = file.decoded.positions.indexOf(position);
     if (row < 0) return null;
     return { value: Array.from(file.decoded.value.subarray(row * width, (row + 1) * width)), error: Array.from(file.decoded.error.subarray(row * width, (row + 1) * width)) };
   }

@@ -1,0 +1,119 @@
+"""The explorer at the published size: writing a made-up site of 57,000 clusters, and opening it in Chromium.
+
+Prints seconds to write, size on disk, for each view the seconds until it is shown and the bytes that it loads, and the
+frames a second of the map while it pans and zooms.
+"""
+
+import argparse
+import json
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+import sites
+from susc_pipeline.explorer import site as site_module
+
+BROWSER = "/usr/bin/chromium"
+SOFTWARE_GRAPHICS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+SHAPE = sites.Shape(
+    n_clusters=57_000,
+    n_layers=24,
+    n_heads=16,
+    n_pcs=64,
+    n_shards=80,
+    contexts_per_shard=400,
+    context_length=128,
+    n_edges=10,
+    n_documents_per_shard=50,
+    truth_shards=2,
+)
+VIEWS = [
+    "#/clusters",
+    "#/clusters?sort=size&falling=1",
+    "#/cluster/17",
+    "#/text/31000/64",
+    "#/map",
+    "#/run",
+    "#/compare",
+    "#/search?q=word1234",
+]
+FRAMES = """async () => {
+  const layer = explorer.map, frame = () => new Promise(requestAnimationFrame);
+  const run = async (count, step) => { const start = performance.now(); for (let i = 0; i < count; i++) { step(i); await frame(); }
+    return (1000 * count) / (performance.now() - start); };
+  const turn = (i) => { layer.camera.zoom = 1 + 0.5 * Math.sin(i / 7); layer.pan(8 * Math.sin(i / 5), 0); };
+  await run(60, turn);
+  const moving = await run(120, turn), shown = layer.affordable();
+  const whole = await run(20, (i) => { layer.camera.x += 0.01 * Math.sin(i); layer.draw(); });
+  return { points: layer.count, frames_per_second_moving: moving, points_drawn_moving: shown, frames_per_second_all: whole };
+}"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, help="keep the site there, or measure the one that is there")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.folder or Path(temporary) / "site"
+        if not folder.is_dir():
+            print(json.dumps(written(folder, Path(temporary) / "tables")), flush=True)
+        for row in opened(folder):
+            print(json.dumps(row), flush=True)
+
+
+def written(folder: Path, tables: Path) -> dict[str, object]:
+    texts = ["".join(chr(33 + (n * k) % 90) for k in (7, 11, 13)) for n in range(300)]
+    texts += [f" word{n}" if n % 2 else f"word{n}" for n in range(300, 50_000)]
+    made = sites.site(SHAPE, texts, [f"source{n}/document" for n in range(40)], folder=tables)
+    started = time.perf_counter()
+    site_module.save(made, folder)
+    seconds = time.perf_counter() - started
+    sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+    return {
+        "clusters": SHAPE.n_clusters,
+        "members": made.members.height,
+        "tokens": SHAPE.n_shards * SHAPE.contexts_per_shard * (SHAPE.context_length - 1),
+        "components": len(made.components),
+        "seconds_to_write": round(seconds, 1),
+        "megabytes": round(sum(sizes) / 1e6, 1),
+        "files": len(sizes),
+        "largest_file_megabytes": round(max(sizes) / 1e6, 2),
+        "peak_gigabytes": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
+    }
+
+
+def opened(folder: Path):
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=SOFTWARE_GRAPHICS)
+        for view in VIEWS:
+            seconds = []
+            for _ in range(3):
+                page = browser.new_page(viewport={"width": 1280, "height": 900})
+                loaded: list[str] = []
+                page.on("request", lambda request, loaded=loaded: loaded.append(request.url))
+                started = time.perf_counter()
+                page.goto(f"file://{folder.resolve()}/index.html{view}")
+                page.wait_for_selector(".view", timeout=60_000)
+                seconds.append(round(time.perf_counter() - started, 2))
+                if view == "#/map" and len(seconds) == 3:
+                    page.wait_for_timeout(1000)
+                    yield page.evaluate(FRAMES)
+                page.close()
+            files = [Path(url.partition("#")[0].removeprefix("file://")) for url in loaded if url.startswith("file://")]
+            sizes = [path.stat().st_size for path in files if path.is_file()]
+            yield {
+                "view": view,
+                "seconds_median": sorted(seconds)[1],
+                "seconds": seconds,
+                "megabytes": round(sum(sizes) / 1e6, 2),
+                "files": len(files),
+                "largest_megabytes": round(max(sizes) / 1e6, 2),
+            }
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()
