@@ -150,9 +150,8 @@ def comparisons(
             n_clusters=n_clusters,
         )
     ]
-    here = storage.clustered_tokens(store) if experiment.explorer.compare_with else None
     for name in experiment.explorer.compare_with:
-        there = storage.clustered_tokens(store.sibling(name))
+        here, there = storage.clustered_tokens(store), storage.clustered_tokens(store.sibling(name))
         shared = here.tokens.join(there.tokens, on=["document_id", "offset"], how="semi")
         compared = comparison.compare(
             here.members, there.members, shared, name=name, meaning=OTHER_EXPERIMENT, n_clusters=n_clusters

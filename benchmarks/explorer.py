@@ -40,8 +40,11 @@ VIEWS = [
 ]
 FRAMES = """async () => {
   const layer = explorer.map, frame = () => new Promise(requestAnimationFrame);
-  const run = async (count, step) => { const start = performance.now(); for (let i = 0; i < count; i++) { step(i); await frame(); }
-    return (1000 * count) / (performance.now() - start); };
+  const run = async (count, step) => {
+    const start = performance.now();
+    for (let i = 0; i < count; i++) { step(i); await frame(); }
+    return (1000 * count) / (performance.now() - start);
+  };
   const turn = (i) => { layer.camera.zoom = 1 + 0.5 * Math.sin(i / 7); layer.pan(8 * Math.sin(i / 5), 0); };
   await run(60, turn);
   const moving = await run(120, turn), shown = layer.affordable();

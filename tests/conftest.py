@@ -75,6 +75,10 @@ teleport_probability = 0.05
 tolerance = 1e-4
 min_size = 5
 max_conductance = 0.9
+[explorer]
+compare_with = ["toy"]
+max_map_points = 300
+n_layout_epochs = 20
 [leakage]
 n_neighbors = 5
 n_permutations = 5

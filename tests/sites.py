@@ -54,8 +54,8 @@ class Shape(NamedTuple):
 
 
 def component_names(shape: Shape) -> list[str]:
-    layers = [[f"L{l}H{h}" for h in range(shape.n_heads)] + [f"L{l}MLP"] for l in range(shape.n_layers)]
-    return ["embed", *(name for layer in layers for name in layer), "unembed"]
+    kinds = [*(f"H{head}" for head in range(shape.n_heads)), "MLP"]
+    return ["embed", *(f"L{layer}{kind}" for layer in range(shape.n_layers) for kind in kinds), "unembed"]
 
 
 def site(shape: Shape, texts: list[str], documents: list[str], *, folder: Path | None = None, seed: int = 0) -> Site:
@@ -188,7 +188,9 @@ def _comparison(members, shape):
 def _run(names, basis, rng):
     n = len(names)
     columns = {
-        "chains": {"component": names, "r_hat": [1.01] * n, "effective_share": [0.5] * n, "llc": [2.0] * n, "llc_error": [0.1] * n},
+        "chains": {
+            "component": names, "r_hat": [1.01] * n, "effective_share": [0.5] * n, "llc": [2.0] * n, "llc_error": [0.1] * n,
+        },
         "reliability": {
             "kind": ["component"] * n + ["pc"],
             "name": [*names, "PC1"],

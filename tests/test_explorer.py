@@ -141,7 +141,7 @@ def test_texts_hold_every_token_with_its_cluster_and_loss(written, made):
     np.testing.assert_array_equal(join("tokens").reshape(-1, width), np.array(contexts["token_ids"].to_list()))
     np.testing.assert_array_equal(join("clusters"), labels)
     np.testing.assert_allclose(join("losses"), predictions["loss"], atol=1e-3)
-    assert sum((one["documents"] for one in found), []) == contexts["document_id"].to_list()
+    assert [name for one in found for name in one["documents"]] == contexts["document_id"].to_list()
 
 
 def test_a_component_follows_from_scores_and_basis_as_the_page_computes_it(written, made):

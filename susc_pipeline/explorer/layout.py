@@ -34,7 +34,8 @@ def layout(
     from umap.umap_ import find_ab_params, simplicial_set_embedding  # two seconds, for this asset alone
 
     similarity = sparse.coo_matrix(graph, dtype=np.float32)
-    similarity.data /= max(float(similarity.data.max(initial=0.0)), np.finfo(np.float32).tiny)
+    strongest = max(float(similarity.max()), np.finfo(np.float32).tiny) if similarity.nnz else 1.0
+    similarity = sparse.coo_matrix(similarity / strongest, dtype=np.float32)
     spread = np.abs(start).max(axis=0)
     scaled = np.ascontiguousarray(10 * start / np.where(spread > 0, spread, 1), dtype=np.float32)
     a, b = find_ab_params(SPREAD, MIN_DISTANCE)

@@ -227,7 +227,7 @@ def strongest_edges(graph: sparse.csr_array, first: int, end: int, n_edges: int)
     starts = graph.indptr[first : end + 1].astype(np.int64)
     edges = slice(starts[0], starts[-1])
     row = np.repeat(np.arange(end - first), np.diff(starts))
-    order = np.lexsort((-graph.data[edges], row))
+    order = np.lexsort((np.negative(graph.data[edges]), row))
     rank = np.arange(len(order)) - (starts[:-1] - starts[0])[row]
     kept = rank < n_edges
     result[row[kept], rank[kept]] = graph.indices[edges][order][kept]
