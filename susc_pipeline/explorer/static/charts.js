@@ -123,7 +123,8 @@ explorer.charts = (() => {
 
   // Values with 95 % intervals, one column for each name; further series as other marks.
   function intervals(names, series, { caption, name, yLabel, width = 760, zero = true } = {}) {
-    const left = 56, height = 250, top = 24, inner = Math.max(width, names.length * 13 + left + 10) - left - 10;
+    const left = 56, inner = Math.max(width, names.length * 13 + left + 10) - left - 10;
+    const legend = legendPlaces(series, inner), top = 10 + 15 * (1 + Math.max(...legend.map((p) => p.row))), height = 226 + top;
     const svg = canvas(left + inner + 10, height);
     const ends = series.flatMap((s) => s.values.flatMap((v, i) => (Number.isFinite(v) ? [v - 1.96 * (s.errors?.[i] || 0), v + 1.96 * (s.errors?.[i] || 0)] : [])));
     const low = Math.min(...(zero ? [0] : []), ...ends), high = Math.max(...(zero ? [0] : []), ...ends);
@@ -131,11 +132,9 @@ explorer.charts = (() => {
     if (zero) svg.append(shape("line", { x1: left, x2: left + inner, y1: py(0), y2: py(0), stroke: colors.token("soft"), "stroke-width": 1 }));
     const every = Math.ceil(names.length / (inner / 12));
     names.forEach((n, i) => { if (i % every === 0) svg.append(label(n, px(i) + 4, height - 52, { anchor: "end", turn: -60, size: 10 })); });
-    let x = left;
     series.forEach((s, k) => {
-      const color = s.color ?? colors.category(k), shift = (k - (series.length - 1) / 2) * 4;
-      svg.append(mark(s.mark ?? "dot", x + 5, 9, color), label(s.name, x + 14, 13));
-      x += 28 + 6.2 * s.name.length;
+      const color = s.color ?? colors.category(k), shift = (k - (series.length - 1) / 2) * 4, { x, row } = legend[k];
+      svg.append(mark(s.mark ?? "dot", left + x + 5, 9 + 15 * row, color), label(s.name, left + x + 14, 13 + 15 * row));
       s.values.forEach((v, i) => {
         if (!Number.isFinite(v)) return;
         const error = s.errors?.[i], cx = px(i) + shift;
@@ -146,6 +145,17 @@ explorer.charts = (() => {
       });
     });
     return figure(caption, svg, { name });
+  }
+  // Where the names of series go, in as many rows as they need.
+  function legendPlaces(series, width) {
+    let x = 0, row = 0;
+    return series.map(({ name }) => {
+      const needed = 28 + 6.2 * name.length;
+      if (x > 0 && x + needed > width) { x = 0; row++; }
+      const place = { x, row };
+      x += needed;
+      return place;
+    });
   }
   function mark(kind, x, y, color) {
     if (kind === "dash") return shape("line", { x1: x - 5, x2: x + 5, y1: y, y2: y, stroke: color, "stroke-width": 2 });

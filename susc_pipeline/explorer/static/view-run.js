@@ -4,7 +4,7 @@
   const { element, number, fixed, charts } = explorer;
 
   const column = (table, name) => { const i = table.columns.indexOf(name); return table.rows.map((row) => row[i] ?? NaN); };
-  const whole = (table, caption, file, titles = {}) => explorer.table(caption, table.columns.map((name) => ({ name: name.replaceAll("_", " "), title: titles[name] })), table.rows, { file });
+  const whole = (table, caption, file, titles = {}) => element("details", {}, element("summary", {}, `Table: ${caption}`), explorer.table(caption, table.columns.map((name) => ({ name: name.replaceAll("_", " "), title: titles[name] })), table.rows, { file }));
 
   function traces(found) {
     const box = element("div"), select = element("select", { "aria-label": "Component" }, found.components.map((name) => element("option", { value: name }, name)));

@@ -40,11 +40,14 @@
     view.append(element("div", { class: "title" }, element("h1", {}, "Search: ", element("code", {}, element("bdi", {}, visible(text, { spaces: true })))),
       element("label", { class: "inline" }, element("input", { type: "checkbox", checked: exact, onchange: (e) => { if (e.target.checked) query.set("exact", "1"); else query.delete("exact"); location.hash = `#/search?${query}`; } }), " exact")));
     if (numbered && Number(numbered[1]) < site.clusters) view.append(element("p", {}, element("a", { href: `#/cluster/${numbered[1]}` }, `Cluster ${numbered[1]}`)));
+    const examples = await Promise.all(tokens.slice(0, 12).map(([, , , , clusters]) => Promise.all(clusters.slice(0, 3).map(async (c) =>
+      element("li", {}, element("a", { href: `#/cluster/${c}` }, `${c}`), await explorer.example(c))))));
     view.append(element("h2", {}, `Tokens (${number(tokens.length)}${cut ? "; more begin so, type more of it" : ""})`),
       element("p", { class: "note" }, "A space is shown as ·, a line feed as ⏎, a tab as ⇥; they may be typed so. Counted are members of clusters."),
-      tokens.length ? element("ul", { class: "found" }, tokens.slice(0, 60).map(([, id, nClusters, nMembers, clusters, counts]) => element("li", {},
+      tokens.length ? element("ul", { class: "found" }, tokens.slice(0, 60).map(([, id, nClusters, nMembers, clusters, counts], row) => element("li", {},
         element("h3", {}, element("code", {}, element("bdi", {}, explorer.tokenShown(id))), ` ${number(nMembers)} members of ${number(nClusters)} ${nClusters === 1 ? "cluster" : "clusters"}`),
-        element("p", {}, clusters.slice(0, 30).flatMap((c, i) => [element("a", { href: `#/cluster/${c}`, class: "chip" }, `${c}`, element("small", {}, ` ×${number(counts[i])}`)), " "]), nClusters > 30 ? element("small", {}, "the 30 with most of it") : null)))) : element("p", {}, "None."));
+        element("p", {}, clusters.slice(0, 30).flatMap((c, i) => [element("a", { href: `#/cluster/${c}`, class: "chip" }, `${c}`, element("small", {}, ` ×${number(counts[i])}`)), " "]), nClusters > 30 ? element("small", {}, "the 30 with most of it") : null),
+        examples[row] ? element("ul", { class: "near" }, examples[row]) : null))) : element("p", {}, "None."));
     view.append(element("h2", {}, `Documents (${number(documents.found.length)}${documents.cut ? "; more begin so" : ""})`),
       documents.found.length ? element("ul", { class: "plain" }, documents.found.slice(0, 100).map(([name, list]) => element("li", {}, element("a", { href: `#/document/${encodeURIComponent(name)}` }, element("bdi", {}, visible(name))), " ", element("small", {}, `${number(list.length)} ${list.length === 1 ? "context" : "contexts"}`)))) : element("p", {}, "None."));
     return `Search ${visible(text)}`;
