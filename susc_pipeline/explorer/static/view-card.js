@@ -124,7 +124,7 @@
     }
     choice.addEventListener("change", draw);
     draw();
-    const meaning = "Below zero: expression, the loss of these tokens rises when the component is shaken; above: suppression. " +
+    const meaning = "Below zero: expression, the loss of these tokens rises when the component is shaken; above: suppression; from the mean token, more of it than the average token. " +
       "Intervals are over documents and do not hold the error of the prediction; the measured picture does not need it.";
     box.append(element("div", { class: "title" }, element("h2", {}, "Mean susceptibility"), choice), element("p", { class: "note" }, meaning), pictures);
     return box;
