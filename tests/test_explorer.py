@@ -1,5 +1,6 @@
 """The explorer's data: nothing is lost or run on the way to the page, and every file is found by arithmetic."""
 
+import dataclasses
 import json
 import re
 
@@ -11,7 +12,7 @@ from sklearn.metrics import adjusted_rand_score
 import sites
 from resources import serve
 from susc_pipeline.clustering import agreement
-from susc_pipeline.explorer import cards, comparison, corpus, layout, payload, profiles, search
+from susc_pipeline.explorer import cards, comparison, corpus, layout, payload, profiles, search, vectors
 from susc_pipeline.explorer import site as site_module
 
 CALL = re.compile(r"explorer\.receive\((\"[^\"]*\"),(.*)\);\n", re.DOTALL)
@@ -194,11 +195,11 @@ def test_a_query_finds_its_token_in_the_one_file_whose_first_key_is_not_after_it
 
 
 def test_neighbours_are_the_strongest_edges_strongest_first(made):
-    near = site_module.strongest_edges(made.graph, 3, 9, 2)
+    near = vectors.strongest_edges(made.graph, 3, 9, 2)
     dense = made.graph.toarray()
     for row, vertex in enumerate(range(3, 9)):
         assert dense[vertex, near[row]].tolist() == sorted(dense[vertex], reverse=True)[:2]
-    assert (site_module.strongest_edges(made.graph, 0, 2, 9)[:, 4:] == -1).all()
+    assert (vectors.strongest_edges(made.graph, 0, 2, 9)[:, 4:] == -1).all()
 
 
 def test_a_run_compared_with_itself_agrees_wholly_and_matches_are_the_best_of_all_pairs():
@@ -252,6 +253,21 @@ def test_no_file_is_large_and_no_page_asks_for_another_machine(written):
             assert set(addresses) <= {"http://www.w3.org/2000/svg"}, path.name
     policy = re.search(r'Content-Security-Policy" content="([^"]+)"', (written / "index.html").read_text()).group(1)
     assert "default-src 'none'" in policy and "unsafe" not in policy
+
+
+def test_a_run_without_clusters_has_a_site_too(made, tmp_path):
+    none = comparison.compare(
+        made.members.clear().select("cluster", "context_id", "position"),
+        made.members.select("cluster", "context_id", "position"),
+        None,
+        name="",
+        meaning="",
+        n_clusters=0,
+    )
+    empty = dataclasses.replace(made, clusters=made.clusters.clear(), members=made.members.clear(), comparisons=[none])
+    site_module.save(empty, tmp_path / "explorer")
+    assert read(tmp_path / "explorer", "site")["clusters"] == 0
+    assert payload.unpacked(read(tmp_path / "explorer", "clusters")["size"]).size == 0
 
 
 def test_a_missing_site_is_said_with_the_remedy(tmp_path, monkeypatch, capsys):

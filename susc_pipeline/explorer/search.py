@@ -3,7 +3,6 @@
 Keys are compared as the page compares strings: by UTF-16 code unit.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,4 +34,6 @@ def write(folder: Path, name: str, entries: list[Entry], *, per_file: int) -> li
     return firsts
 
 
-code_units: Callable[[str], bytes] = lambda text: text.encode("utf-16-be", "surrogatepass")  # noqa: E731
+def code_units(text: str) -> bytes:
+    """The key by which the page's strings are ordered."""
+    return text.encode("utf-16-be", "surrogatepass")

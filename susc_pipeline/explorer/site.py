@@ -12,12 +12,11 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Int
 from scipy import sparse
 
 from susc_pipeline.explorer import cards as card_module
 from susc_pipeline.explorer import corpus as corpus_module
-from susc_pipeline.explorer import payload, search
+from susc_pipeline.explorer import listing, payload, search, vectors
 from susc_pipeline.explorer.cards import Cards
 from susc_pipeline.explorer.comparison import Comparison
 from susc_pipeline.explorer.corpus import Corpus, Members, Shards
@@ -31,9 +30,7 @@ CONTEXTS_PER_FILE = 16
 PREVIEWS_PER_FILE = 256
 TOKENS_PER_SEARCH_FILE = 200
 DOCUMENTS_PER_SEARCH_FILE = 400
-PREVIEW_BEFORE, PREVIEW_AFTER = 10, 4
 MAX_CLUSTERS_OF_TOKEN = 100
-UNCLUSTERED = -1
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,8 +114,9 @@ def write_clusters(data: Path, site: Site, corpus: Corpus, members: Members, car
     tokens = card_module.listed(members.frame, "token_id", card_module.N_TOKENS_LISTED, n_clusters)
     sources = card_module.listed(sourced, "source", card_module.N_SOURCES_LISTED, n_clusters)
     in_documents = card_module.listed(members.frame, "document", card_module.N_SOURCES_LISTED, n_clusters)
-    payload.write(data, "clusters", columns(site, cards, tokens, sources))
-    examples = previews(members, corpus)
+    survival = site.comparisons[0].jaccard if site.comparisons else np.full(n_clusters, np.nan)
+    payload.write(data, "clusters", listing.columns(site.clusters, cards, tokens, sources, survival))
+    examples = listing.previews(members, corpus)
     for start in range(0, n_clusters, PREVIEWS_PER_FILE):
         shown = examples[start : start + PREVIEWS_PER_FILE]
         payload.write(data, f"previews/{start // PREVIEWS_PER_FILE:05d}", payload.packed(shown))
@@ -140,49 +138,6 @@ def write_clusters(data: Path, site: Site, corpus: Corpus, members: Members, car
         ]
         value = {"cards": found, **card_module.vectors(cards, slice(start, start + CARDS_PER_FILE))}
         payload.write(data, f"cards/{start // CARDS_PER_FILE:05d}", value)
-
-
-def columns(
-    site: Site, cards: Cards, tokens: list[list[tuple[int, int]]], sources: list[list[tuple[str, int]]]
-) -> dict[str, Any]:
-    """The columns by which clusters are sorted and filtered, a value for each cluster."""
-    table = site.clusters.sort("cluster")
-    component, deviation = card_module.dominant_component(cards)
-    size = table["size"].to_numpy()
-    names = sorted({found[0][0] for found in sources if found})
-    number_of = {name: number for number, name in enumerate(names)}
-    first = lambda lists, place: [found[0][place] if found else 0 for found in lists]  # noqa: E731
-    jaccard = site.comparisons[0].jaccard if site.comparisons else np.full(len(size), np.nan)
-    ratios = {
-        "conductance": table["conductance"].to_numpy(),
-        "density": table["density"].to_numpy(),
-        "reliability": cards.measured.reliability,
-        "agreement": cards.measured.agreement,
-        "survival": jaccard,
-        "deviation": deviation,
-        "loss": cards.columns.of(cards.profile, "loss").mean[:, 0],
-        "tokenShare": np.array(first(tokens, 1)) / np.maximum(size, 1),
-        "sourceShare": np.array(first(sources, 1)) / np.maximum(size, 1),
-    }
-    return {
-        "sources": names,
-        "size": payload.packed(size),
-        "measured": payload.packed(cards.measured.count),
-        "component": payload.packed(component),
-        "token": payload.packed(np.array(first(tokens, 0), dtype=np.int64)),
-        "source": payload.packed(np.array([number_of[found[0][0]] if found else 0 for found in sources])),
-        **{name: payload.quantized(values[:, None]) for name, values in ratios.items()},
-    }
-
-
-def previews(members: Members, corpus: Corpus) -> Int[np.ndarray, "clusters window"]:
-    """Token ids around the most central member of each cluster, one higher than they are; 0 beyond the context."""
-    central = members.frame.filter(rank=0).sort("cluster")
-    offsets = np.arange(-PREVIEW_BEFORE, PREVIEW_AFTER + 1)
-    places = central["position"].to_numpy()[:, None] + offsets
-    inside = (places >= 0) & (places < corpus.token_ids.shape[1])
-    rows = central["context"].to_numpy()[:, None]
-    return np.where(inside, corpus.token_ids[rows, np.where(inside, places, 0)] + 1, 0)
 
 
 def write_members(data: Path, members: Members) -> None:
@@ -215,43 +170,10 @@ def write_texts(data: Path, site: Site, corpus: Corpus, members: Members) -> Non
         payload.write(data, f"texts/{name}", value)
         payload.write(data, f"scores/{name}", payload.quantized(batch["prediction"].to_numpy()))
         first = number * CONTEXTS_PER_FILE * per_context
-        near = strongest_edges(site.graph, first, first + batch.height, site.settings.n_neighbors)
+        near = vectors.strongest_edges(site.graph, first, first + batch.height, site.settings.n_neighbors)
         payload.write(data, f"neighbors/{name}", payload.packed(near + 1))
-    for number, value in sampled(site, corpus):
+    for number, value in vectors.sampled(site.shards.truth, site.basis, corpus):
         payload.write(data, f"truth/{number:05d}", value)
-
-
-def strongest_edges(graph: sparse.csr_array, first: int, end: int, n_edges: int) -> Int[np.ndarray, "tokens neighbors"]:
-    """Vertices on the strongest edges of the vertices first ... end - 1, strongest first; -1 where there are fewer."""
-    result = np.full((end - first, n_edges), UNCLUSTERED, dtype=np.int64)
-    starts = graph.indptr[first : end + 1].astype(np.int64)
-    edges = slice(starts[0], starts[-1])
-    row = np.repeat(np.arange(end - first), np.diff(starts))
-    order = np.lexsort((np.negative(graph.data[edges]), row))
-    rank = np.arange(len(order)) - (starts[:-1] - starts[0])[row]
-    kept = rank < n_edges
-    result[row[kept], rank[kept]] = graph.indices[edges][order][kept]
-    return result
-
-
-def sampled(site: Site, corpus: Corpus) -> Iterator[tuple[int, dict[str, Any]]]:
-    """For each context that has some: sampled susceptibilities in standard deviations, with their errors."""
-    numbers = corpus.contexts.select("context_id", "context")
-    for shard in sorted(site.shards.truth):
-        columns = ["context_id", "position", "susceptibility", "standard_error"]
-        frame = site.shards.truth[shard].select(columns).collect()
-        joined = frame.join(numbers, on="context_id", how="left", maintain_order="left")
-        for (number,), rows in joined.group_by("context", maintain_order=True):
-            value = (rows["susceptibility"].to_numpy() - site.basis.mean) / site.basis.scale
-            error = rows["standard_error"].to_numpy() / site.basis.scale
-            yield (
-                int(str(number)),
-                {
-                    "positions": payload.packed(rows["position"].to_numpy()),
-                    "value": payload.quantized(value),
-                    "error": payload.quantized(error),
-                },
-            )
 
 
 def write_map(data: Path, site: Site, corpus: Corpus, members: Members) -> None:
