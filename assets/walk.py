@@ -167,6 +167,8 @@ def report(module: ModuleType, n_done: int, seconds: float) -> None:
         warehouse.refresh(store, folder.load(experiment.model))
     if store.manifest("cluster_members") and folder.path.is_dir():
         _print_best(store, folder)
+    if store.page().is_file():
+        print(f"\nexplorer:  {store.page()}  (or make explore)", end="")
     print(f"\nartifacts: {store.root}\nSQL:       duckdb {store.root / 'warehouse.duckdb'}\nlineage:   make ui")
 
 
