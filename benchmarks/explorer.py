@@ -32,7 +32,7 @@ VIEWS = [
     "#/clusters",
     "#/clusters?sort=size&falling=1",
     "#/cluster/17",
-    "#/text/20000/64",
+    "#/text/1200/64",
     "#/map",
     "#/run",
     "#/compare",
@@ -56,27 +56,31 @@ FRAMES = """async () => {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, help="keep the site there, or measure the one that is there")
+    parser.add_argument("--shards", type=int, default=SHAPE.n_shards, help="of 50,800 tokens each")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary) / "site"
         if not folder.is_dir():
-            print(json.dumps(written(folder, Path(temporary) / "tables")), flush=True)
+            print(
+                json.dumps(written(folder, Path(temporary) / "tables", SHAPE._replace(n_shards=options.shards))),
+                flush=True,
+            )
         for row in opened(folder):
             print(json.dumps(row), flush=True)
 
 
-def written(folder: Path, tables: Path) -> dict[str, object]:
+def written(folder: Path, tables: Path, shape: sites.Shape) -> dict[str, object]:
     texts = ["".join(chr(33 + (n * k) % 90) for k in (7, 11, 13)) for n in range(300)]
     texts += [f" word{n}" if n % 2 else f"word{n}" for n in range(300, 50_000)]
-    made = sites.site(SHAPE, texts, [f"source{n}/document" for n in range(40)], folder=tables)
+    made = sites.site(shape, texts, [f"source{n}/document" for n in range(40)], folder=tables)
     started, processor = time.perf_counter(), time.process_time()
     site_module.save(made, folder)
     seconds, processor = time.perf_counter() - started, time.process_time() - processor
     sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
     return {
-        "clusters": SHAPE.n_clusters,
+        "clusters": shape.n_clusters,
         "members": made.members.height,
-        "tokens": SHAPE.n_shards * SHAPE.contexts_per_shard * (SHAPE.context_length - 1),
+        "tokens": shape.n_shards * shape.contexts_per_shard * (shape.context_length - 1),
         "components": len(made.components),
         "seconds_to_write": round(seconds, 1),
         "processor_seconds_to_write": round(processor, 1),
