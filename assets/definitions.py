@@ -10,11 +10,11 @@ if CHECKOUT not in sys.path:
 
 import dagster as dg  # noqa: E402
 
-from assets import basis, checks, clusters, corpus, ground_truth, partitions, prediction  # noqa: E402
+from assets import basis, checks, clusters, corpus, explorer, ground_truth, partitions, prediction  # noqa: E402
 from resources import experiment as experiments  # noqa: E402
 from resources.storage import ArtifactIOManager, Store  # noqa: E402
 
-MODULES = (corpus, ground_truth, basis, prediction, clusters)
+MODULES = (corpus, ground_truth, basis, prediction, clusters, explorer)
 
 
 def build_definitions(**overrides: object) -> dg.Definitions:
@@ -28,6 +28,7 @@ def build_definitions(**overrides: object) -> dg.Definitions:
         dg.define_asset_job("basis", dg.AssetSelection.groups(basis.GROUP)),
         dg.define_asset_job("upsample", dg.AssetSelection.assets("predicted_susceptibilities")),
         dg.define_asset_job("whiten", dg.AssetSelection.assets("whitened_susceptibilities")),
+        dg.define_asset_job("explore", dg.AssetSelection.groups(explorer.GROUP)),
         dg.define_asset_job("cluster", dg.AssetSelection.groups(clusters.GROUP)),
     ]
     forkserver = {"start_method": {"forkserver": {"preload_modules": ["torch", "dagster"]}}, "max_concurrent": 1}

@@ -109,11 +109,9 @@ def materialize(module: ModuleType, home: Path, *, selected: list[str], shard: s
             taken = time.monotonic() - started
             print(f"done in {taken:.1f} s", flush=True)
             seconds["+".join(unit.assets)] = seconds.get("+".join(unit.assets), 0.0) + taken
+            old = json.loads(store.seconds().read_text()) if store.seconds().is_file() else {}
+            write_json({**old, **{name: round(value, 2) for name, value in seconds.items()}}, store.seconds())
             n_done += 1
-    if n_done:
-        previous = store.root / "seconds.json"
-        old = json.loads(previous.read_text()) if previous.is_file() else {}
-        write_json({**old, **{name: round(value, 2) for name, value in seconds.items()}}, previous)
     return n_done
 
 
@@ -169,6 +167,8 @@ def report(module: ModuleType, n_done: int, seconds: float) -> None:
         warehouse.refresh(store, folder.load(experiment.model))
     if store.manifest("cluster_members") and folder.path.is_dir():
         _print_best(store, folder)
+    if store.page().is_file():
+        print(f"\nexplorer:  {store.page()}  (or make explore)", end="")
     print(f"\nartifacts: {store.root}\nSQL:       duckdb {store.root / 'warehouse.duckdb'}\nlineage:   make ui")
 
 

@@ -16,15 +16,18 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, NamedTuple, get_args, get_origin
 
 import dagster as dg
 import polars as pl
 from scipy import sparse
 
 from resources import language_model
+from susc_pipeline import schema
 from susc_pipeline.clustering import knn
 from susc_pipeline.config import ModelSettings
+from susc_pipeline.explorer import site
+from susc_pipeline.explorer.site import Site
 from susc_pipeline.model.pretrained import LoadedModel
 from susc_pipeline.representation import auxiliary, pca, whitening
 from susc_pipeline.representation.auxiliary import AuxModel
@@ -88,6 +91,18 @@ class Store:
     def traces(self, shard: str, digest: str) -> TraceFolder:
         """Loss traces of a shard by chains that the digest describes; older ones of the shard stay until it is done."""
         return TraceFolder(self.path("sgld_samples", shard) / digest)
+
+    def page(self) -> Path:
+        """First page of the explorer."""
+        return self.path("explorer") / "index.html"
+
+    def seconds(self) -> Path:
+        """Seconds that each asset took when it was last made."""
+        return self.root / "seconds.json"
+
+    def sibling(self, experiment: str) -> "Store":
+        """Where another experiment's artifacts are."""
+        return Store(self.root.parent / experiment)
 
     def manifest_path(self, asset: str, shard: str | None = None) -> Path:
         """Place of an artifact's manifest."""
@@ -169,6 +184,32 @@ def scan_table(path: Path) -> pl.LazyFrame:
     return frame
 
 
+class ClusteredTokens(NamedTuple):
+    """Tokens by document and place in it, which other runs share, and those in clusters."""
+
+    tokens: pl.DataFrame
+    members: pl.DataFrame
+
+
+def clustered_tokens(store: Store) -> ClusteredTokens:
+    """The tokens of a finished run, and the members of its clusters.
+
+    Raises:
+        StoreError: the run has no clusters.
+    """
+    paths = sorted(store.path("token_shards").glob("*.parquet"))
+    if not paths:
+        raise StoreError(f"{store.root} has no token_shards; run that experiment first")
+    contexts = pl.concat([scan_table(path).collect() for path in paths])
+    places = contexts.select("context_id", "start")
+    tokens = schema.token_key_frame(contexts).join(places, on="context_id", how="left", maintain_order="left")
+    placed = tokens.with_columns(offset=pl.col("start") + pl.col("position"))
+    members = scan_table(store.table("cluster_members")).select("cluster", "context_id", "position").collect()
+    found = members.join(placed, on=["context_id", "position"], how="left", maintain_order="left")
+    keys = ["document_id", "offset"]
+    return ClusteredTokens(placed.select(keys), found.select("cluster", *keys))
+
+
 def write_json(content: dict[str, Any], path: Path) -> None:
     """Write JSON atomically."""
     with replacing(path) as temporary:
@@ -192,6 +233,7 @@ FOLDERS: dict[Any, tuple[Any, Any]] = {
     WhiteningBasis: (whitening.save, whitening.load),
     AuxModel: (auxiliary.save, auxiliary.load),
     sparse.csr_array: (knn.save, knn.load),
+    Site: (site.save, Path),  # nothing reads a site but a browser
 }
 
 

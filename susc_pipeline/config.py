@@ -16,6 +16,7 @@ from pathlib import Path
 
 from susc_pipeline.clustering.knn import KNNSettings
 from susc_pipeline.clustering.looks import SearchSettings
+from susc_pipeline.explorer.settings import ExplorerSettings
 from susc_pipeline.representation.auxiliary import AuxSettings
 from susc_pipeline.representation.leakage import LeakageSettings
 from susc_pipeline.sampling.samplers import SAMPLERS
@@ -239,6 +240,7 @@ class ExperimentConfig:
     knn: KNNSettings = field(default_factory=KNNSettings)
     clustering: SearchSettings = field(default_factory=SearchSettings)
     leakage: LeakageSettings = field(default_factory=LeakageSettings)
+    explorer: ExplorerSettings = field(default_factory=ExplorerSettings)
 
     def __post_init__(self) -> None:
         """Check the values."""

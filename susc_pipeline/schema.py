@@ -57,6 +57,13 @@ AGREEMENT = {
     "first_matched": pl.Float64,  # share of the first's clusters that have a match of Jaccard 1/2 in the second
     "second_matched": pl.Float64,
 }
+LAYOUT = {
+    "shard": pl.String,
+    "context_id": pl.Int64,
+    "position": pl.Int32,
+    "x": pl.Float32,  # of no unit: only nearness on the map means something
+    "y": pl.Float32,
+}
 CALIBRATION = {
     "component": pl.String,
     "step_size": pl.Float64,

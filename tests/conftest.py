@@ -76,6 +76,10 @@ tolerance = 1e-6
 min_size = 5
 main_body_fraction = 0.5
 max_conductance = 0.9
+[explorer]
+compare_with = ["toy"]
+max_map_points = 300
+n_layout_epochs = 20
 [leakage]
 n_neighbors = 5
 n_permutations = 5

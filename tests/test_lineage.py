@@ -36,6 +36,26 @@ PARENTS = {
     "cluster_members": {"language_model", "token_shards", "whitened_susceptibilities", "knn_graph"},
     "unwhitened_cluster_members": {"predicted_susceptibilities", "cluster_members"},
     "cluster_agreement": {"ground_truth_susceptibilities", "predicted_susceptibilities", "pca_basis"},
+    "map_layout": {"whitened_susceptibilities", "knn_graph"},
+    "explorer": {
+        "language_model",
+        "token_shards",
+        "sgld_samples",
+        "ground_truth_susceptibilities",
+        "predicted_susceptibilities",
+        "whitened_susceptibilities",
+        "pca_basis",
+        "knn_graph",
+        "clusters",
+        "cluster_members",
+        "unwhitened_cluster_members",
+        "map_layout",
+        "reliability",
+        "aux_correlation",
+        "leakage",
+        "calibration",
+        "negative_control",
+    },
 }
 BY_SHARD = {"token_shards", "predicted_susceptibilities", "whitened_susceptibilities"}
 BY_GROUND_TRUTH_SHARD = {"sgld_samples", "ground_truth_susceptibilities", "activations"}

@@ -26,7 +26,7 @@ ONCE = [
     "reliability",
 ]
 ONCE += ["aux_model", "aux_correlation", "whitening_basis", "leakage", "knn_graph"]
-ONCE += ["clusters", "cluster_members", "unwhitened_cluster_members", "cluster_agreement"]
+ONCE += ["clusters", "cluster_members", "unwhitened_cluster_members", "cluster_agreement", "map_layout", "explorer"]
 BY_SHARD = ["token_shards", "predicted_susceptibilities", "whitened_susceptibilities"]
 GROUND_TRUTH = ["sgld_samples", "ground_truth_susceptibilities", "activations"]
 
@@ -96,6 +96,16 @@ def test_the_warehouse_answers_what_the_readme_asks(finished):
             "join predictions p using (context_id, position) join vocabulary v on v.token_id = p.token_id"
         ).fetchall()
         assert same == [(members[0][0], members[0][0])]
+
+
+def test_the_explorer_shows_the_run_and_a_run_compared_with_itself_agrees_wholly(finished):
+    folder = finished[0] / "data" / "toy" / "explorer"
+    read = lambda name: json.loads((folder / "data" / f"{name}.js").read_text().partition(",")[2].removesuffix(");\n"))  # noqa: E731
+    summary, compared = read("site"), read("compare")
+    assert summary["tokens"] == 5 * 10 * 15 and summary["mapPoints"] == 300 and summary["sampled"] == [[0, 29]]
+    assert [one["name"] for one in compared] == ["without whitening", "toy"]
+    assert compared[1]["rand"] == 1 and compared[1]["clusters"] == summary["clusters"]
+    assert set(read("run")["seconds"]) >= {"sgld_samples", "cluster_members+clusters"}
 
 
 def test_a_changed_setting_reruns_just_what_it_concerns(finished, tmp_path):

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -22,16 +23,34 @@ def adjusted_rand_index(a: Int[np.ndarray, " tokens"], b: Int[np.ndarray, " toke
     return float(adjusted_rand_score(a, b))
 
 
+class Matches(NamedTuple):
+    """For each cluster the largest Jaccard index with a cluster of the other, and its number; 0 and -1 where none."""
+
+    jaccard: Float[np.ndarray, " clusters"]
+    partner: Int[np.ndarray, " clusters"]
+
+
 def best_match_jaccard(a: Int[np.ndarray, " tokens"], b: Int[np.ndarray, " tokens"]) -> Float[np.ndarray, " clusters"]:
     """For each cluster of `a` the largest Jaccard index with a cluster of `b`, zero where none overlaps."""
-    n_a, n_b = int(a.max(initial=UNCLUSTERED)) + 1, int(b.max(initial=UNCLUSTERED)) + 1
-    if n_a == 0 or n_b == 0:
-        return np.zeros(n_a)
+    return best_match(a, b, n_clusters=int(a.max(initial=UNCLUSTERED)) + 1).jaccard
+
+
+def best_match(a: Int[np.ndarray, " tokens"], b: Int[np.ndarray, " tokens"], *, n_clusters: int) -> Matches:
+    """For each of the clusters 0 ... n_clusters - 1 of `a` the cluster of `b` that shares the largest part of the union.
+
+    Only pairs that overlap are held: thousands of clusters on both sides have few.
+    """
+    result = Matches(np.zeros(n_clusters), np.full(n_clusters, UNCLUSTERED))
     both = (a != UNCLUSTERED) & (b != UNCLUSTERED)
-    shared = np.zeros((n_a, n_b))
-    np.add.at(shared, (a[both], b[both]), 1.0)
-    sizes_a, sizes_b = np.bincount(a[a >= 0], minlength=n_a), np.bincount(b[b >= 0], minlength=n_b)
-    return (shared / (sizes_a[:, None] + sizes_b[None, :] - shared)).max(axis=1)
+    if not both.any():
+        return result
+    pairs, shared = np.unique(np.stack([a[both], b[both]]), axis=1, return_counts=True)
+    sizes_a, sizes_b = (np.bincount(labels[labels != UNCLUSTERED]) for labels in (a, b))
+    jaccard = shared / (sizes_a[pairs[0]] + sizes_b[pairs[1]] - shared)
+    order = np.argsort(jaccard, kind="stable")  # of several pairs with one cluster the last, and best, is kept
+    result.jaccard[pairs[0][order]] = jaccard[order]
+    result.partner[pairs[0][order]] = pairs[1][order]
+    return result
 
 
 def table(labels: Mapping[str, Int[np.ndarray, " tokens"]]) -> pl.DataFrame:

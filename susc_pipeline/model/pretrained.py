@@ -4,6 +4,7 @@ Where the folder comes from is not decided here.
 """
 
 import json
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from susc_pipeline.model.gpt_neox import GPTNeoX
 
 EMBEDDED = Path(tiny.__file__).parent / "embedded"
 NEEDED_FILES = ("config.json", "tokenizer.json")
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 class LoadedModel(NamedTuple):
@@ -70,5 +72,24 @@ def load(folder: Path, *, dtype: str = "float32", device: str = "auto") -> Loade
 
 
 def token_texts(tokenizer: PreTrainedTokenizerBase, vocabulary_size: int) -> list[str]:
-    """Readable text of every token id; bytes that are no UTF-8 by themselves appear as the replacement character."""
-    return [str(tokenizer.decode([token], clean_up_tokenization_spaces=False)) for token in range(vocabulary_size)]
+    """Readable text of every token id; bytes that are no UTF-8 by themselves are shown as such: ⟨e2 80⟩."""
+    return [_token_text(tokenizer, token) for token in range(vocabulary_size)]
+
+
+def _token_text(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
+    text = str(tokenizer.decode([token], clean_up_tokenization_spaces=False))
+    piece = tokenizer.convert_ids_to_tokens(token)
+    if REPLACEMENT not in text or piece is None or not set(piece) <= set(BYTE_OF):
+        return text
+    shown = bytes(BYTE_OF[character] for character in piece).decode("utf-8", "surrogateescape")
+    return re.sub("[\udc80-\udcff]+", lambda found: f"⟨{' '.join(f'{ord(c) - 0xDC00:02x}' for c in found[0])}⟩", shown)
+
+
+def _byte_of() -> dict[str, int]:
+    """The byte that each character of a byte-level vocabulary stands for: printable ones themselves, then the rest."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    rest = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + rank): byte for rank, byte in enumerate(rest)}
+
+
+BYTE_OF = _byte_of()

@@ -1,0 +1,160 @@
+"""The map and the static site on which the clusters are read."""
+
+import dataclasses
+import json
+from importlib import metadata
+
+import dagster as dg
+import numpy as np
+import polars as pl
+from scipy import sparse
+
+from assets.clusters import ALL_WHITENED
+from assets.partitions import EVERY_SHARD, version
+from resources import storage
+from resources.storage import LanguageModelFolder, Store, TraceFolder
+from susc_pipeline import schema, seeds
+from susc_pipeline.config import ExperimentConfig
+from susc_pipeline.explorer import comparison, layout, run_page
+from susc_pipeline.explorer.comparison import Comparison
+from susc_pipeline.explorer.corpus import Shards
+from susc_pipeline.explorer.site import Site
+from susc_pipeline.model import components
+from susc_pipeline.model.pretrained import token_texts
+from susc_pipeline.representation.pca import PCABasis
+
+GROUP = "f_explorer"
+LIBRARIES = ("torch", "transformers", "numpy", "polars", "scikit-learn", "pynndescent", "umap-learn", "dagster")
+SHARDED = (
+    "token_shards",
+    "predicted_susceptibilities",
+    "whitened_susceptibilities",
+    "ground_truth_susceptibilities",
+    "sgld_samples",
+)
+WITHOUT_WHITENING = "The same tokens and the same search, in predicted scores as they are: the whitening ablation."
+OTHER_EXPERIMENT = "Another experiment of the same store, over the tokens that both clustered."
+
+
+@dg.asset(ins=ALL_WHITENED, group_name=GROUP, kinds={"numpy", "parquet"}, code_version=version(1, "explorer"))
+def map_layout(
+    whitened_susceptibilities: dict[str, pl.LazyFrame],
+    knn_graph: sparse.csr_array,
+    experiment: dg.ResourceParam[ExperimentConfig],
+) -> dg.MaterializeResult[pl.DataFrame]:
+    """Tokens in two dimensions: UMAP's layout (McInnes et al. 2018) of the graph that the clusters come from.
+
+    Of many tokens a random sample, with the edges within it. Nearness means something, far distances nothing.
+    """
+    tokens = schema.stack(whitened_susceptibilities, "whitened")
+    rng = np.random.default_rng(seeds.sequence(experiment.seed, "map_layout"))
+    chosen = layout.sample(len(tokens.values), experiment.explorer.max_map_points, rng)
+    graph, start = knn_graph[chosen][:, chosen], tokens.values[chosen][:, :2]
+    places = layout.layout(graph, start, n_epochs=experiment.explorer.n_layout_epochs, rng=rng)
+    keys = tokens.keys.with_columns(shard=tokens.shard)[chosen.tolist()]
+    frame = keys.with_columns(x=pl.Series(places[:, 0]), y=pl.Series(places[:, 1])).select(*schema.LAYOUT)
+    return dg.MaterializeResult(value=frame, metadata={"dagster/row_count": frame.height, "edges": graph.nnz // 2})
+
+
+@dg.asset(
+    ins={name: dg.AssetIn(partition_mapping=EVERY_SHARD) for name in SHARDED},
+    group_name=GROUP,
+    kinds={"html"},
+    code_version=version(1, "explorer"),
+)
+def explorer(
+    language_model: LanguageModelFolder,
+    token_shards: dict[str, pl.LazyFrame],
+    sgld_samples: dict[str, TraceFolder],
+    ground_truth_susceptibilities: dict[str, pl.LazyFrame],
+    predicted_susceptibilities: dict[str, pl.LazyFrame],
+    whitened_susceptibilities: dict[str, pl.LazyFrame],
+    pca_basis: PCABasis,
+    knn_graph: sparse.csr_array,
+    clusters: pl.DataFrame,
+    cluster_members: pl.DataFrame,
+    unwhitened_cluster_members: pl.DataFrame,
+    map_layout: pl.DataFrame,
+    reliability: pl.DataFrame,
+    aux_correlation: pl.DataFrame,
+    leakage: pl.DataFrame,
+    calibration: pl.DataFrame,
+    negative_control: pl.DataFrame,
+    experiment: dg.ResourceParam[ExperimentConfig],
+    store: dg.ResourceParam[Store],
+) -> dg.MaterializeResult[Site]:
+    """A static site of the clusters: list, cards, text, map, run and comparisons. Open index.html, or `make explore`.
+
+    It needs no server and loads nothing from a network; data lie in small files beside the page, loaded when needed.
+    """
+    loaded = language_model.load(experiment.model)
+    names = [component.name for component in components.enumerate_components(loaded.model)]
+    traces = {name: [sgld_samples[shard].read(name) for shard in sorted(sgld_samples)] for name in names}
+    tables = {
+        "chains": run_page.chains(traces, n_beta=experiment.sampling.n_beta),
+        "reliability": reliability,
+        "aux_correlation": aux_correlation,
+        "leakage": leakage,
+        "negative_control": negative_control,
+        "calibration": calibration,
+    }
+    run = {
+        **facts(experiment, store),
+        "tables": {name: run_page.table(frame) for name, frame in tables.items()},
+        "traces": run_page.loss_traces(traces),
+        "explainedVariance": pca_basis.explained_variance_ratio.tolist(),
+    }
+    shards = Shards(token_shards, predicted_susceptibilities, whitened_susceptibilities, ground_truth_susceptibilities)
+    site = Site(
+        settings=experiment.explorer,
+        run=run,
+        texts=token_texts(loaded.tokenizer, loaded.model.vocabulary_size),
+        components=names,
+        basis=pca_basis,
+        shards=shards,
+        graph=knn_graph,
+        clusters=clusters,
+        members=cluster_members,
+        layout=map_layout,
+        comparisons=comparisons(cluster_members, unwhitened_cluster_members, clusters.height, experiment, store),
+    )
+    page = dg.MetadataValue.path(store.page())
+    return dg.MaterializeResult(value=site, metadata={"page": page, "clusters": clusters.height})
+
+
+def facts(experiment: ExperimentConfig, store: Store) -> dict[str, object]:
+    """What was run, with what, and what it cost."""
+    settings = dataclasses.asdict(experiment)
+    return {
+        "experiment": experiment.name,
+        "digest": experiment.digest(),
+        "seed": experiment.seed,
+        "settings": {name: value for name, value in settings.items() if isinstance(value, dict)},
+        "versions": {name: metadata.version(name) for name in LIBRARIES},
+        "seconds": json.loads(store.seconds().read_text()) if store.seconds().is_file() else {},
+    }
+
+
+def comparisons(
+    members: pl.DataFrame, unwhitened: pl.DataFrame, n_clusters: int, experiment: ExperimentConfig, store: Store
+) -> list[Comparison]:
+    """These clusters beside those without whitening, and beside each experiment that the settings name."""
+    keys = ["cluster", "context_id", "position"]
+    found = [
+        comparison.compare(
+            members.select(keys),
+            unwhitened.select(keys),
+            None,
+            name="without whitening",
+            meaning=WITHOUT_WHITENING,
+            n_clusters=n_clusters,
+        )
+    ]
+    for name in experiment.explorer.compare_with:
+        here, there = storage.clustered_tokens(store), storage.clustered_tokens(store.sibling(name))
+        shared = here.tokens.join(there.tokens, on=["document_id", "offset"], how="semi")
+        compared = comparison.compare(
+            here.members, there.members, shared, name=name, meaning=OTHER_EXPERIMENT, n_clusters=n_clusters
+        )
+        found.append(compared)
+    return found

@@ -1,0 +1,127 @@
+"""The explorer at the published size: writing a made-up site of 57,000 clusters, and opening it in Chromium.
+
+Prints seconds to write, size on disk, for each view the seconds until it is shown and the bytes that it loads, and the
+frames a second of the map while it pans and zooms.
+"""
+
+import argparse
+import json
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+import sites
+from susc_pipeline.explorer import site as site_module
+
+BROWSER = "/usr/bin/chromium"
+SOFTWARE_GRAPHICS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+SHAPE = sites.Shape(
+    n_clusters=57_000,
+    n_layers=24,
+    n_heads=16,
+    n_pcs=48,
+    n_shards=60,
+    contexts_per_shard=400,
+    context_length=128,
+    n_edges=10,
+    n_documents_per_shard=50,
+    truth_shards=1,
+)
+VIEWS = [
+    "#/clusters",
+    "#/clusters?sort=size&falling=1",
+    "#/cluster/17",
+    "#/text/1200/64",
+    "#/map",
+    "#/run",
+    "#/compare",
+    "#/search?q=word1234",
+]
+FRAMES = """async () => {
+  const layer = explorer.map, frame = () => new Promise(requestAnimationFrame);
+  const run = async (count, step) => {
+    const start = performance.now();
+    for (let i = 0; i < count; i++) { step(i); await frame(); }
+    return (1000 * count) / (performance.now() - start);
+  };
+  const turn = (i) => { layer.camera.zoom = 1 + 0.5 * Math.sin(i / 7); layer.pan(8 * Math.sin(i / 5), 0); };
+  await run(60, turn);
+  const moving = await run(120, turn), shown = layer.affordable();
+  const whole = await run(20, (i) => { layer.camera.x += 0.01 * Math.sin(i); layer.draw(); });
+  return { points: layer.count, frames_per_second_moving: moving, points_drawn_moving: shown, frames_per_second_all: whole };
+}"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, help="keep the site there, or measure the one that is there")
+    parser.add_argument("--shards", type=int, default=SHAPE.n_shards, help="of 50,800 tokens each")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.folder or Path(temporary) / "site"
+        if not folder.is_dir():
+            print(
+                json.dumps(written(folder, Path(temporary) / "tables", SHAPE._replace(n_shards=options.shards))),
+                flush=True,
+            )
+        for row in opened(folder):
+            print(json.dumps(row), flush=True)
+
+
+def written(folder: Path, tables: Path, shape: sites.Shape) -> dict[str, object]:
+    texts = ["".join(chr(33 + (n * k) % 90) for k in (7, 11, 13)) for n in range(300)]
+    texts += [f" word{n}" if n % 2 else f"word{n}" for n in range(300, 50_000)]
+    made = sites.site(shape, texts, [f"source{n}/document" for n in range(40)], folder=tables)
+    started, processor = time.perf_counter(), time.process_time()
+    site_module.save(made, folder)
+    seconds, processor = time.perf_counter() - started, time.process_time() - processor
+    sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+    return {
+        "clusters": shape.n_clusters,
+        "members": made.members.height,
+        "tokens": shape.n_shards * shape.contexts_per_shard * (shape.context_length - 1),
+        "components": len(made.components),
+        "seconds_to_write": round(seconds, 1),
+        "processor_seconds_to_write": round(processor, 1),
+        "megabytes": round(sum(sizes) / 1e6, 1),
+        "files": len(sizes),
+        "largest_file_megabytes": round(max(sizes) / 1e6, 2),
+        "peak_gigabytes": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
+    }
+
+
+def opened(folder: Path):
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=SOFTWARE_GRAPHICS)
+        for view in VIEWS:
+            seconds = []
+            for _ in range(3):
+                page = browser.new_page(viewport={"width": 1280, "height": 900})
+                loaded: list[str] = []
+                page.on("request", lambda request, loaded=loaded: loaded.append(request.url))
+                started = time.perf_counter()
+                page.goto(f"file://{folder.resolve()}/index.html{view}")
+                page.wait_for_selector(".view", timeout=60_000)
+                seconds.append(round(time.perf_counter() - started, 2))
+                if view == "#/map" and len(seconds) == 3:
+                    page.wait_for_timeout(1000)
+                    yield page.evaluate(FRAMES)
+                page.close()
+            files = [Path(url.partition("#")[0].removeprefix("file://")) for url in loaded if url.startswith("file://")]
+            sizes = [path.stat().st_size for path in files if path.is_file()]
+            yield {
+                "view": view,
+                "seconds_median": sorted(seconds)[1],
+                "seconds": seconds,
+                "megabytes": round(sum(sizes) / 1e6, 2),
+                "files": len(files),
+                "largest_megabytes": round(max(sizes) / 1e6, 2),
+            }
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()

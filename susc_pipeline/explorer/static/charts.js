@@ -1,0 +1,196 @@
+// Pictures as SVG with their colours written into them, so that a saved file looks as it does on the page.
+"use strict";
+explorer.charts = (() => {
+  const { element, colors } = explorer;
+  const SPACE = "http://www.w3.org/2000/svg";
+  const FONT = "system-ui, sans-serif";
+
+  function shape(tag, attributes = {}, ...children) {
+    const node = document.createElementNS(SPACE, tag);
+    for (const [key, value] of Object.entries(attributes)) if (value !== undefined && value !== null) node.setAttribute(key, value);
+    node.append(...children);
+    return node;
+  }
+  const hint = (text) => shape("title", {}, text);
+  function label(text, x, y, { anchor = "start", size = 11, color = colors.token("soft"), turn = 0, weight } = {}) {
+    return shape("text", { x, y, "text-anchor": anchor, "font-size": size, "font-family": FONT, fill: color, "font-weight": weight,
+      transform: turn ? `rotate(${turn} ${x} ${y})` : null }, text);
+  }
+
+  // A figure with its caption and the buttons that save it.
+  function figure(caption, svg, { name = "picture", note = null } = {}) {
+    svg.setAttribute("role", "img");
+    svg.setAttribute("aria-label", caption);
+    const buttons = ["SVG", "PNG"].map((kind) => element("button", { type: "button", class: "quiet", onclick: () => save(svg, name, kind) }, kind));
+    return element("figure", {}, element("figcaption", {}, element("span", {}, caption), element("span", {}, buttons)),
+      element("div", { class: "scroll", tabIndex: 0, role: "region", "aria-label": caption }, svg), note ? element("p", { class: "note" }, note) : null);
+  }
+
+  function save(svg, name, kind) {
+    const copy = svg.cloneNode(true);
+    const [, , width, height] = svg.getAttribute("viewBox").split(" ").map(Number);
+    copy.setAttribute("xmlns", SPACE);
+    copy.prepend(shape("rect", { width, height, fill: colors.token("paper") }));
+    const text = new XMLSerializer().serializeToString(copy);
+    if (kind === "SVG") { explorer.table.save(`${name}.svg`, text, "image/svg+xml"); return; }
+    const image = new Image();
+    image.onload = () => {
+      const canvas = element("canvas", { width: 2 * width, height: 2 * height });
+      canvas.getContext("2d").drawImage(image, 0, 0, 2 * width, 2 * height);
+      canvas.toBlob((blob) => explorer.table.save(`${name}.png`, blob, "image/png"));
+    };
+    image.src = `data:image/svg+xml;charset=utf-8,${encodeURIComponent(text)}`;
+  }
+
+  function canvas(width, height) {
+    return shape("svg", { viewBox: `0 0 ${width} ${height}`, width, height });
+  }
+
+  // Five or so round numbers that span low ... high.
+  function ticks(low, high, count = 5) {
+    const raw = (high - low) / count || 1, unit = 10 ** Math.floor(Math.log10(raw));
+    const step = [1, 2, 5, 10].map((m) => m * unit).find((s) => s >= raw * 0.999);
+    const found = [];
+    for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9; i++) found.push(i * step);
+    return found;
+  }
+  const short = (v) => (Math.abs(v) >= 1000 ? v.toLocaleString("en", { notation: "compact" }) : String(Number(v.toPrecision(3)))).replace("-", "−");
+
+  // Axes of a panel, and the functions from values to places in it.
+  function panel(svg, { x, y, width, height, xDomain, yDomain, xLabel, yLabel, xTicks, xNames = null }) {
+    const px = (v) => x + ((v - xDomain[0]) / (xDomain[1] - xDomain[0] || 1)) * width;
+    const py = (v) => y + height - ((v - yDomain[0]) / (yDomain[1] - yDomain[0] || 1)) * height;
+    const line = colors.token("line");
+    for (const v of ticks(...yDomain, 4)) {
+      svg.append(shape("line", { x1: x, x2: x + width, y1: py(v), y2: py(v), stroke: line, "stroke-width": 1 }), label(short(v), x - 6, py(v) + 4, { anchor: "end" }));
+    }
+    for (const v of xTicks ?? ticks(...xDomain, Math.max(2, Math.round(width / 70)))) svg.append(label(xNames ? xNames(v) : short(v), px(v), y + height + 15, { anchor: "middle" }));
+    if (xLabel) svg.append(label(xLabel, x + width / 2, y + height + 32, { anchor: "middle" }));
+    if (yLabel) svg.append(label(yLabel, x - 42, y + height / 2, { anchor: "middle", turn: -90 }));
+    return { px, py };
+  }
+
+  // Layer and column of each component: heads of a layer, then its MLP; embedding and unembedding below and above.
+  function places(names) {
+    const heads = names.map((n) => /^L(\d+)H(\d+)$/.exec(n)).filter(Boolean);
+    const nHeads = Math.max(1, ...heads.map((m) => Number(m[2]) + 1));
+    const layers = Math.max(1, ...names.map((n) => Number(/^L(\d+)/.exec(n)?.[1] ?? -1) + 1));
+    return { nHeads, layers, of: (n) => {
+      const head = /^L(\d+)H(\d+)$/.exec(n), mlp = /^L(\d+)MLP$/.exec(n);
+      if (head) return [Number(head[1]), Number(head[2])];
+      if (mlp) return [Number(mlp[1]), nHeads];
+      return [n === "embed" ? -1 : layers, 0];
+    } };
+  }
+
+  // A number for each component as a layer x head picture; the bar in a cell is its 95 % interval on the cell's own scale.
+  function heatmap(names, values, errors, { signed = true, unit = "", caption, name, onpick = null, digits = 2, errorMeaning = "95 %" } = {}) {
+    const { nHeads, layers, of } = places(names);
+    const large = nHeads <= 6;
+    const cw = large ? 62 : Math.max(20, Math.min(30, 560 / (nHeads + 1))), ch = large ? 34 : 20, left = 40, top = 22;
+    const width = left + (nHeads + 1) * cw + 14, height = top + (layers + 2) * ch + 54;
+    const svg = canvas(Math.max(width, 300), height);
+    const finite = values.filter(Number.isFinite);
+    const limit = Math.max(...finite.map(Math.abs), 1e-9);
+    const color = (v) => (signed ? colors.divergingChannels(v / limit) : colors.sequentialChannels(v / limit));
+    for (let h = 0; h <= nHeads; h++) if (large || h === nHeads || h % 4 === 0) svg.append(label(h === nHeads ? "MLP" : large ? `head ${h}` : h, left + (h + 0.5) * cw, 14, { anchor: "middle" }));
+    for (let l = 0; l < layers; l++) if (large || l % 2 === 0) svg.append(label(`L${l}`, left - 8, top + (layers - l + 0.5) * ch + 4, { anchor: "end" }));
+    names.forEach((component, i) => {
+      const [row, column] = of(component);
+      const outer = row < 0 || row >= layers;
+      const x = left + column * cw, y = top + (layers - row) * ch, w = outer ? 2 * cw : cw;
+      const value = values[i], error = errors?.[i];
+      if (!Number.isFinite(value)) return;
+      const channels = color(value), tone = colors.ink(channels);
+      const told = `${component}: ${explorer.fixed(value, digits)}${Number.isFinite(error) ? ` ± ${explorer.fixed(1.96 * error, digits)} (${errorMeaning})` : ""} ${unit}`;
+      const group = shape("g", { class: onpick ? "pick" : null }, hint(told), shape("rect", { x: x + 0.5, y: y + 0.5, width: w - 1, height: ch - 1, fill: colors.text(channels), rx: 2 }));
+      if (large || outer) group.append(label(outer ? `${component} ${explorer.fixed(value, digits)}` : explorer.fixed(value, digits), x + w / 2, y + (Number.isFinite(error) ? 15 : 21), { anchor: "middle", color: tone, size: large ? 12 : 9 }));
+      if (Number.isFinite(error)) {
+        const half = Math.min(1, (1.96 * error) / limit) * (w / 2 - 4), cy = y + ch - 8;
+        group.append(shape("line", { x1: x + w / 2 - half, x2: x + w / 2 + half, y1: cy, y2: cy, stroke: tone, "stroke-width": 1.5, opacity: 0.75 }));
+      }
+      if (onpick) group.addEventListener("click", () => onpick(component));
+      svg.append(group);
+    });
+    const y = height - 40, steps = 40, lw = Math.min(200, width - left - 60);
+    for (let i = 0; i < steps; i++) {
+      const t = signed ? (2 * (i + 0.5)) / steps - 1 : (i + 0.5) / steps;
+      svg.append(shape("rect", { x: left + (i * lw) / steps, y, width: lw / steps + 0.5, height: 9, fill: colors.text(color(t * limit)) }));
+    }
+    svg.append(label(signed ? `−${short(limit)}` : "0", left, y + 22), label(short(limit), left + lw, y + 22, { anchor: "end" }), label(unit, left + lw / 2, y + 36, { anchor: "middle" }));
+    return figure(caption, svg, { name, note: errors ? `The bar in a cell: half-width 1.96 standard errors, the cell's half-width being ${short(limit)}.` : null });
+  }
+
+  // Values with 95 % intervals, one column for each name; further series as other marks.
+  function intervals(names, series, { caption, name, yLabel, width = 760, zero = true } = {}) {
+    const left = 56, inner = Math.max(width, names.length * 13 + left + 10) - left - 10;
+    const legend = legendPlaces(series, inner), top = 10 + 15 * (1 + Math.max(...legend.map((p) => p.row))), height = 226 + top;
+    const svg = canvas(left + inner + 10, height);
+    const ends = series.flatMap((s) => s.values.flatMap((v, i) => (Number.isFinite(v) ? [v - 1.96 * (s.errors?.[i] || 0), v + 1.96 * (s.errors?.[i] || 0)] : [])));
+    const low = Math.min(...(zero ? [0] : []), ...ends), high = Math.max(...(zero ? [0] : []), ...ends);
+    const { px, py } = panel(svg, { x: left, y: top, width: inner, height: height - top - 62, xDomain: [-0.5, names.length - 0.5], yDomain: [low, high], yLabel, xTicks: [] });
+    if (zero) svg.append(shape("line", { x1: left, x2: left + inner, y1: py(0), y2: py(0), stroke: colors.token("soft"), "stroke-width": 1 }));
+    const every = Math.ceil(names.length / (inner / 12));
+    names.forEach((n, i) => { if (i % every === 0) svg.append(label(n, px(i) + 4, height - 52, { anchor: "end", turn: -60, size: 10 })); });
+    series.forEach((s, k) => {
+      const color = s.color ?? colors.category(k), shift = (k - (series.length - 1) / 2) * 4, { x, row } = legend[k];
+      svg.append(mark(s.mark ?? "dot", left + x + 5, 9 + 15 * row, color), label(s.name, left + x + 14, 13 + 15 * row));
+      s.values.forEach((v, i) => {
+        if (!Number.isFinite(v)) return;
+        const error = s.errors?.[i], cx = px(i) + shift;
+        const group = shape("g", {}, hint(`${names[i]}, ${s.name}: ${explorer.fixed(v, 3)}${Number.isFinite(error) ? ` ± ${explorer.fixed(1.96 * error, 3)}` : ""}`));
+        if (Number.isFinite(error)) group.append(shape("line", { x1: cx, x2: cx, y1: py(v - 1.96 * error), y2: py(v + 1.96 * error), stroke: color, "stroke-width": 1.3 }));
+        group.append(mark(s.mark ?? "dot", cx, py(v), color));
+        svg.append(group);
+      });
+    });
+    return figure(caption, svg, { name });
+  }
+  // Where the names of series go, in as many rows as they need.
+  function legendPlaces(series, width) {
+    let x = 0, row = 0;
+    return series.map(({ name }) => {
+      const needed = 28 + 6.2 * name.length;
+      if (x > 0 && x + needed > width) { x = 0; row++; }
+      const place = { x, row };
+      x += needed;
+      return place;
+    });
+  }
+  function mark(kind, x, y, color) {
+    if (kind === "dash") return shape("line", { x1: x - 5, x2: x + 5, y1: y, y2: y, stroke: color, "stroke-width": 2 });
+    if (kind === "cross") return shape("path", { d: `M${x - 3} ${y - 3}l6 6m0 -6l-6 6`, stroke: color, "stroke-width": 1.5, fill: "none" });
+    if (kind === "ring") return shape("circle", { cx: x, cy: y, r: 3, stroke: color, "stroke-width": 1.5, fill: "none" });
+    return shape("circle", { cx: x, cy: y, r: 3, fill: color });
+  }
+
+  // Lines over one axis; series: [{ name, x, y, dashed }].
+  function lines(series, { caption, name, xLabel, yLabel, width = 480, height = 240, zero = false, legend = true } = {}) {
+    const left = 60, top = legend ? 26 : 8, svg = canvas(width, height);
+    const xs = series.flatMap((s) => s.x), ys = series.flatMap((s) => s.y).filter(Number.isFinite);
+    const { px, py } = panel(svg, { x: left, y: top, width: width - left - 12, height: height - top - 42, xDomain: [Math.min(...xs), Math.max(...xs)],
+      yDomain: [Math.min(...(zero ? [0] : []), ...ys), Math.max(...ys)], xLabel, yLabel });
+    let at = left;
+    series.forEach((s, k) => {
+      const color = s.color ?? colors.category(k);
+      const path = s.x.map((v, i) => `${i ? "L" : "M"}${px(v).toFixed(1)} ${py(s.y[i]).toFixed(1)}`).join("");
+      svg.append(shape("path", { d: path, fill: "none", stroke: color, "stroke-width": s.thin ? 1 : 1.8, "stroke-dasharray": s.dashed ? "4 3" : null, opacity: s.thin ? 0.6 : 1 }));
+      if (s.dots) s.x.forEach((v, i) => svg.append(shape("circle", { cx: px(v), cy: py(s.y[i]), r: 2.5, fill: color }, hint(`${s.name} at ${v}: ${explorer.number(s.y[i])}`))));
+      if (legend && s.name) {
+        svg.append(shape("line", { x1: at, x2: at + 16, y1: 9, y2: 9, stroke: color, "stroke-width": 2, "stroke-dasharray": s.dashed ? "4 3" : null }), label(s.name, at + 20, 13));
+        at += 34 + 6.2 * s.name.length;
+      }
+    });
+    return figure(caption, svg, { name });
+  }
+
+  // Columns of counts between edges.
+  function histogram(edges, counts, { caption, name, xLabel, yLabel = "", width = 360, height = 190 } = {}) {
+    const left = 56, svg = canvas(width, height), step = edges[1] - edges[0];
+    const { px, py } = panel(svg, { x: left, y: 8, width: width - left - 12, height: height - 52, xDomain: [edges[0], edges.at(-1) + step], yDomain: [0, Math.max(1, ...counts)], xLabel, yLabel });
+    counts.forEach((count, i) => count && svg.append(shape("rect", { x: px(edges[i]) + 0.5, width: Math.max(1, px(edges[i] + step) - px(edges[i]) - 1), y: py(count), height: Math.max(0, py(0) - py(count)), fill: colors.category(0) },
+      hint(`${short(edges[i])}${i === counts.length - 1 ? " and more" : ` to ${short(edges[i] + step)}`}: ${count}`))));
+    return figure(caption, svg, { name });
+  }
+  return { shape, hint, label, figure, canvas, panel, ticks, heatmap, intervals, lines, histogram };
+})();

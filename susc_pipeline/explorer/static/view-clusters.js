@@ -1,0 +1,149 @@
+// The list of clusters: filtered, sorted, a page at a time.
+"use strict";
+(() => {
+  const { element, number, fixed } = explorer;
+  const PAGE = 50;
+  const SORTS = [
+    ["cluster", "number", "by rising conductance"], ["size", "size", "tokens"],
+    ["conductance", "conductance", "leaving / (leaving + staying) edge weight"],
+    ["reliability", "reliability", "of the measured mean profile, between halves of the chains (Spearman–Brown)"],
+    ["agreement", "agreement", "r over components of measured with predicted mean profile, on members that have both"],
+    ["survival", "survives", "best Jaccard with a cluster found without whitening"],
+    ["deviation", "component", "farthest component, in standard deviations from the mean token"],
+    ["tokenShare", "token", "most frequent token and its share"],
+    ["sourceShare", "source", "most frequent source and its share"],
+    ["loss", "loss", "mean loss of the members, nats"],
+  ];
+  const RANGES = [["size", "size"], ["conductance", "conductance"], ["reliability", "reliability"], ["survival", "survives"]];
+
+  function matching(table, query) {
+    const { site } = explorer;
+    const limits = RANGES.flatMap(([name]) => [[name, Number(query.get(`min-${name}`) ?? NaN), 1], [name, Number(query.get(`max-${name}`) ?? NaN), -1]])
+      .filter(([name, limit, sign]) => Number.isFinite(limit) && query.get(`${sign > 0 ? "min" : "max"}-${name}`) !== "");
+    const text = (query.get("token") ?? "").replaceAll("·", " ").replaceAll("⏎", "\n").replaceAll("⇥", "\t");
+    const wanted = text ? new Set(site.texts.flatMap((t, id) => ((text.trim() === text ? t.trim() : t).startsWith(text) ? [id] : []))) : null;
+    const component = site.components.indexOf(query.get("component"));
+    const source = table.sources.indexOf(query.get("source"));
+    const found = [];
+    for (let i = 0; i < site.clusters; i++) {
+      if (wanted && !wanted.has(table.token[i])) continue;
+      if (component >= 0 && table.component[i] !== component) continue;
+      if (source >= 0 && table.source[i] !== source) continue;
+      if (limits.every(([name, limit, sign]) => sign * (table[name][i] - limit) >= 0)) found.push(i);
+    }
+    return found;
+  }
+
+  function sorted(rows, table, by, falling) {
+    if (by === "cluster") return falling ? rows.reverse() : rows;
+    const keys = table[by], sign = falling ? -1 : 1;
+    return rows.sort((a, b) => Number.isNaN(keys[a]) - Number.isNaN(keys[b]) || sign * (keys[a] - keys[b]) || a - b);
+  }
+
+  async function preview(cluster) {
+    const per = explorer.site.perFile.previews;
+    const file = await explorer.numbered("previews", Math.floor(cluster / per));
+    file.decoded ??= explorer.numbers(file);
+    const width = 15;
+    return file.decoded.subarray((cluster % per) * width, (cluster % per + 1) * width);
+  }
+
+  // The most central member in its context, as text with the token marked.
+  async function example(cluster) {
+    const ids = Array.from(await preview(cluster));
+    const text = (part) => explorer.shortened(part.filter(Boolean).map((id) => explorer.tokenText(id - 1)).join(""));
+    return element("span", { class: "context" }, element("span", { class: "before" }, element("bdi", {}, text(ids.slice(0, 10)))),
+      element("mark", {}, element("bdi", {}, explorer.tokenShown(ids[10] - 1))), element("span", { class: "after" }, element("bdi", {}, text(ids.slice(11)))));
+  }
+
+  async function row(cluster, table) {
+    const { site } = explorer;
+    const deviation = table.deviation[cluster];
+    const swatch = element("span", { class: "swatch", "aria-hidden": "true" });
+    swatch.style.background = explorer.colors.diverging(deviation / 2);
+    const cells = {
+      size: number(table.size[cluster]), conductance: fixed(table.conductance[cluster], 3), reliability: fixed(table.reliability[cluster]),
+      agreement: fixed(table.agreement[cluster]), survival: fixed(table.survival[cluster]), loss: fixed(table.loss[cluster]),
+    };
+    return element("tr", { data: { cluster } },
+      element("th", { scope: "row" }, element("a", { href: `#/cluster/${cluster}` }, `${cluster}`)),
+      element("td", { class: "wide" }, await example(cluster)),
+      element("td", { class: "nowrap" }, element("code", {}, element("bdi", {}, explorer.tokenShown(table.token[cluster]))), " ", element("small", {}, `${Math.round(100 * table.tokenShare[cluster])} %`)),
+      element("td", { class: "num" }, cells.size), element("td", { class: "num" }, cells.conductance),
+      element("td", { class: "num" }, cells.reliability), element("td", { class: "num" }, cells.agreement),
+      element("td", { class: "num" }, cells.survival),
+      element("td", { class: "nowrap" }, swatch, ` ${site.components[table.component[cluster]]} `, element("small", {}, fixed(deviation, 1))),
+      element("td", { class: "num" }, cells.loss),
+      element("td", { class: "clip" }, element("bdi", {}, explorer.visible(table.sources[table.source[cluster]] ?? "–")), " ", element("small", {}, `${Math.round(100 * table.sourceShare[cluster])} %`)));
+  }
+
+  explorer.example = example;
+  explorer.views.clusters = async (view, parts, query) => {
+    const table = await explorer.columns(), { site } = explorer;
+    let page = Math.max(0, Number(query.get("page") ?? 0)), by = query.get("sort") ?? "cluster", falling = query.get("falling") === "1";
+    let rows = [], selected = -1;
+    const count = element("p", { class: "note", role: "status" });
+    const NUMERIC = new Set(["size", "conductance", "reliability", "agreement", "survival", "loss"]);
+    const body = element("tbody");
+    const head = element("tr");
+    const order = ["cluster", null, "tokenShare", "size", "conductance", "reliability", "agreement", "survival", "deviation", "loss", "sourceShare"];
+    const heads = order.map((key) => {
+      const [, name, title] = SORTS.find(([k]) => k === key) ?? [null, "most central member", ""];
+      return element("th", { scope: "col", class: key === null ? "wide" : NUMERIC.has(key) ? "num" : "" }, key ? element("button", { type: "button", title, onclick: () => { falling = by === key ? !falling : key !== "cluster" && key !== "conductance"; by = key; page = 0; refresh(); } }, key === "cluster" ? "#" : name) : name);
+    });
+    head.append(...heads);
+
+    const set = (name, value) => { if (value === "" || value === null) query.delete(name); else query.set(name, value); page = 0; refresh(); };
+    const field = (name, text, properties = {}) => element("label", {}, element("span", {}, text), element("input", { value: query.get(name) ?? "", oninput: (e) => set(name, e.target.value), ...properties }));
+    const choice = (name, text, options) => element("label", {}, element("span", {}, text), element("select", { onchange: (e) => set(name, e.target.value) },
+      element("option", { value: "" }, "any"), options.map((o) => element("option", { value: o, selected: o === query.get(name) }, explorer.visible(o)))));
+    const range = ([name, text]) => element("fieldset", {}, element("legend", {}, text), ["min", "max"].map((end) =>
+      element("input", { type: "number", step: "any", placeholder: end, "aria-label": `${end} ${text}`, value: query.get(`${end}-${name}`) ?? "", oninput: (e) => set(`${end}-${name}`, e.target.value) })));
+    const filters = element("form", { class: "filters", onsubmit: (e) => e.preventDefault() },
+      field("token", "dominant token begins", { placeholder: "·self", spellcheck: false }),
+      choice("component", "dominant component", site.components), choice("source", "source", table.sources.slice(0, 3000)), RANGES.map(range));
+
+    const pager = element("nav", { class: "pager", "aria-label": "Pages" });
+    async function refresh() {
+      rows = sorted(matching(table, query), table, by, falling);
+      const pages = Math.max(1, Math.ceil(rows.length / PAGE));
+      page = Math.min(page, pages - 1);
+      for (const [key, value] of [["sort", by === "cluster" ? null : by], ["falling", falling ? "1" : null], ["page", page || null]]) if (value === null) query.delete(key); else query.set(key, value);
+      if (view.isConnected) explorer.remember(query);
+      heads.forEach((node, i) => (order[i] === by ? node.setAttribute("aria-sort", falling ? "descending" : "ascending") : node.removeAttribute("aria-sort")));
+      const shown = rows.slice(page * PAGE, (page + 1) * PAGE);
+      const built = await Promise.all(shown.map((cluster) => row(cluster, table)));
+      if (rows[page * PAGE] !== shown[0]) return; // a later call was faster
+      body.replaceChildren(...built);
+      selected = -1;
+      count.textContent = `${number(rows.length)} of ${number(site.clusters)} clusters; ${number(site.members)} of ${number(site.tokens)} tokens are in one.`;
+      const turn = (to, text, title) => element("button", { type: "button", "aria-label": title, disabled: to < 0 || to >= pages || to === page, onclick: () => { page = to; refresh(); } }, text);
+      pager.replaceChildren(turn(0, "«", "First page"), turn(page - 1, "‹", "Previous page"), element("span", {}, `${page + 1} / ${pages}`), turn(page + 1, "›", "Next page"), turn(pages - 1, "»", "Last page"));
+    }
+    const COLUMNS = ["cluster", "size", "conductance", "density", "reliability", "agreement", "survival", "measured members", "token", "token share", "component", "deviation", "source", "source share", "loss"];
+    const csvRows = () => rows.map((i) => [i, table.size[i], table.conductance[i], table.density[i], table.reliability[i], table.agreement[i], table.survival[i], table.measured[i], explorer.tokenText(table.token[i]), table.tokenShare[i],
+      site.components[table.component[i]], table.deviation[i], table.sources[table.source[i]], table.sourceShare[i], table.loss[i]]);
+    function select(step) {
+      const all = [...body.rows];
+      all[selected]?.classList.remove("selected");
+      selected = Math.min(Math.max(selected + step, 0), all.length - 1);
+      all[selected]?.classList.add("selected");
+      all[selected]?.querySelector("a").focus();
+    }
+    const onkey = ({ detail: event }) => {
+      if (!view.isConnected) { document.removeEventListener("shortcut", onkey); return; }
+      const steps = { j: 1, ArrowDown: 1, k: -1, ArrowUp: -1 };
+      if (event.key in steps) { select(steps[event.key]); event.preventDefault(); }
+      else if (event.key === "n" || event.key === "ArrowRight") { if ((page + 1) * PAGE < rows.length) { page++; refresh(); } }
+      else if (event.key === "p" || event.key === "ArrowLeft") { if (page > 0) { page--; refresh(); } }
+    };
+    document.addEventListener("shortcut", onkey);
+
+    await refresh();
+    view.append(element("div", { class: "title" }, element("h1", {}, "Clusters"), explorer.table.saver("clusters", COLUMNS, csvRows)),
+      element("details", { class: "filterbox", open: innerWidth > 900 }, element("summary", {}, "Filters"), filters), element("div", { class: "bar" }, count, pager),
+      element("div", { class: "scroll", tabIndex: 0, role: "region", "aria-label": "Table of clusters" }, element("table", { class: "clusters" }, element("thead", {}, head), body)),
+      element("p", { class: "note keys" }, "Keys: j k or ↓ ↑ choose, Enter opens, n p turn the page, / searches, c t m r o change the view. A dash: fewer than 5 members were measured."));
+    return "Clusters";
+  };
+})();

@@ -1,0 +1,70 @@
+// What was run, and how far its numbers can be trusted.
+"use strict";
+(() => {
+  const { element, number, fixed, charts } = explorer;
+
+  const column = (table, name) => { const i = table.columns.indexOf(name); return table.rows.map((row) => row[i] ?? NaN); };
+  const whole = (table, caption, file, titles = {}) => element("details", {}, element("summary", {}, `Table: ${caption}`), explorer.table(caption, table.columns.map((name) => ({ name: name.replaceAll("_", " "), title: titles[name] })), table.rows, { file }));
+
+  function traces(found) {
+    const box = element("div"), select = element("select", { "aria-label": "Component" }, found.components.map((name) => element("option", { value: name }, name)));
+    const draw = () => {
+      const i = found.components.indexOf(select.value);
+      const series = found.losses[i].map((losses) => ({ name: "", x: found.steps[i], y: losses, thin: true, color: explorer.colors.category(0) }));
+      series.push({ name: "", x: [found.steps[i][0], found.steps[i].at(-1)], y: [found.initial[i], found.initial[i]], dashed: true, color: explorer.colors.category(1) });
+      box.replaceChildren(charts.lines(series, { caption: `Loss traces of ${select.value}: a line is a chain; dashed, the loss at the trained weights`, name: `traces-${select.value}`, xLabel: "step", yLabel: "mean loss (nats)", legend: false }));
+    };
+    select.addEventListener("change", draw);
+    draw();
+    return element("div", {}, element("label", { class: "inline" }, "component ", select), box);
+  }
+
+  function settings(run) {
+    return element("details", {}, element("summary", {}, "All settings"), element("div", { class: "settings" }, Object.entries(run.settings).map(([section, values]) => element("dl", {}, element("dt", {}, element("strong", {}, section)), element("dd", {}),
+      Object.entries(values).flatMap(([name, value]) => [element("dt", {}, name.replaceAll("_", " ")), element("dd", {}, explorer.visible(Array.isArray(value) ? value.join(", ") || "–" : String(value === "" ? "–" : value)))])))));
+  }
+
+  explorer.views.run = async (view) => {
+    const run = await explorer.load("run"), { site } = explorer, t = run.tables;
+    const term = (name, text) => element("div", {}, element("dt", {}, name), element("dd", {}, text));
+    const seconds = Object.entries(run.seconds).sort((a, b) => b[1] - a[1]);
+    const total = seconds.reduce((sum, [, s]) => sum + s, 0);
+    const comparison = (await explorer.load("compare"))[0];
+    const survivors = comparison ? explorer.numbers(comparison.jaccard) : [];
+    view.append(element("h1", {}, "Run"),
+      element("dl", { class: "facts" }, term("experiment", run.experiment), term("digest", element("code", {}, run.digest)), term("seed", number(run.seed)), term("model", explorer.visible(String(run.settings.model.source))), term("corpus", run.settings.corpus.kind.replaceAll("_", " ")),
+        term("tokens", number(site.tokens)), term("components", number(site.components.length)), term("estimator", run.settings.susceptibility.estimator), term("seconds", seconds.length ? number(Math.round(total)) : "–")),
+      settings(run),
+      element("section", {}, element("h2", {}, "Chains"), element("div", { class: "pair" },
+        charts.heatmap(column(t.chains, "component"), column(t.chains, "llc"), column(t.chains, "llc_error"), { caption: "Local learning coefficient", name: "llc", signed: false, unit: "LLC", errorMeaning: "95 %, over chains" }),
+        traces(run.traces)),
+        whole(t.chains, "Convergence of the chains, all shards together", "chains", { r_hat: "1 where chains agree; above about 1.1 they do not", effective_share: "effective sample size over number of draws" })),
+      element("section", {}, element("h2", {}, "Reliability"), element("div", { class: "pair" }, ...["component", "pc"].map((kind) => {
+        const rows = t.reliability.rows.filter((row) => row[0] === kind);
+        return charts.intervals(rows.map((row) => row[1]), [{ name: "split-half, Spearman–Brown", values: rows.map((row) => row[3]) }], { caption: kind === "pc" ? "Of principal components" : "Of components", name: `reliability-${kind}`, yLabel: "reliability", width: 440 });
+      })), whole(t.reliability, "Reliability and noise ceiling", "reliability")),
+      element("section", {}, element("h2", {}, "Prediction"), element("div", { class: "pair" },
+        charts.intervals(column(t.aux_correlation, "pc").map((n) => `PC${n}`), [
+          { name: "r, withheld documents", values: column(t.aux_correlation, "r"), errors: column(t.aux_correlation, "high").map((h, i) => (h - column(t.aux_correlation, "low")[i]) / 3.92) },
+          { name: "noise ceiling", values: column(t.aux_correlation, "ceiling"), mark: "dash" },
+          { name: "null, 95 %", values: column(t.aux_correlation, "null_95"), mark: "cross" }, { name: "ridge", values: column(t.aux_correlation, "ridge_r"), mark: "ring" }], { caption: "Auxiliary model beside its ceiling", name: "aux-correlation", yLabel: "Pearson r", width: 440 }),
+        charts.intervals(run.explainedVariance.map((_, i) => `PC${i + 1}`), [{ name: "share of variance of the z-scored ground truth", values: run.explainedVariance }], { caption: "Explained variance", name: "explained-variance", yLabel: "share", width: 440 })),
+        whole(t.aux_correlation, "Correlation of predicted with measured scores", "aux-correlation")),
+      element("section", {}, element("h2", {}, "Likeness to the activations"), element("div", { class: "pair" }, ...["cka", "jaccard"].map((measure) => {
+        const spaces = [...new Set(column(t.leakage, "space"))];
+        const series = spaces.map((space) => { const rows = t.leakage.rows.filter((row) => row[0] === space); return { name: space.replaceAll("_", " "), dots: true, x: rows.map((row) => row[1]), y: rows.map((row) => row[t.leakage.columns.indexOf(measure)]) }; });
+        const rows = t.leakage.rows.filter((row) => row[0] === spaces[0]);
+        series.push({ name: "chance", dashed: true, color: explorer.colors.token("soft"), x: rows.map((row) => row[1]), y: rows.map((row) => row[t.leakage.columns.indexOf(`${measure}_chance`)]) });
+        return charts.lines(series, { caption: measure === "cka" ? "Linear CKA by layer" : "Shared neighbours (Jaccard) by layer", name: measure, xLabel: "layer of the activations", yLabel: measure, zero: true });
+      })), whole(t.leakage, "CKA and Jaccard beside chance", "leakage")),
+      element("section", {}, element("h2", {}, "Negative control and whitening"), element("div", { class: "pair" },
+        t.negative_control.rows.length ? charts.heatmap(column(t.negative_control, "component"), column(t.negative_control, "disattenuated"), null, { caption: "What chains that do not know the loss (nβ = 0) reproduce", name: "negative-control", signed: false, unit: "correlation, sampling noise taken off" }) : element("p", { class: "note" }, "No negative control was sampled (sampling.negative_control)."),
+        element("div", {}, element("p", {}, `Without whitening ${number(comparison.clusters)} clusters, with it ${number(site.clusters)}; adjusted Rand index ${fixed(comparison.rand)}; ${number(Array.from(survivors).filter((v) => v >= 0.5).length)} clusters keep a match of Jaccard 0.5 or more.`), element("p", {}, element("a", { href: "#/compare" }, "Compare")))),
+        t.negative_control.rows.length ? whole(t.negative_control, "Negative control", "negative-control") : null),
+      element("section", {}, element("h2", {}, "Calibration"), whole(t.calibration, "Settings tried, and the verdict on each", "calibration")),
+      element("section", {}, element("h2", {}, "Price and versions"), element("div", { class: "pair" },
+        explorer.table("Seconds of each asset", [{ name: "asset" }, { name: "seconds" }], seconds, { file: "seconds" }),
+        explorer.table("Versions", [{ name: "library" }, { name: "version" }], Object.entries(run.versions), { file: "versions" }))));
+    return "Run";
+  };
+})();

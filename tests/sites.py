@@ -1,0 +1,240 @@
+"""Made-up sites: clusters with centres of their own, text from a given vocabulary. For tests and the benchmark."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+from scipy import sparse
+
+from susc_pipeline import schema
+from susc_pipeline.explorer import comparison, run_page
+from susc_pipeline.explorer.corpus import Shards
+from susc_pipeline.explorer.settings import ExplorerSettings
+from susc_pipeline.explorer.site import Site
+from susc_pipeline.representation.pca import PCABasis
+
+HOSTILE_TEXTS = [
+    "<script>document.title='run'</script>",
+    "</script><img src=x onerror=\"document.title='run'\">",
+    " self",
+    "self",
+    "\n",
+    "    ",
+    "\"'`\\",
+    "\u202eright to left\u2066",
+    "שלום",
+    "\U0001f600",
+    "⟨e2 80⟩",
+    "\u2028",
+    "__proto__",
+    "${alert(1)}",
+    "=1+1",
+    "&amp;<b>",
+    "\x1b[31m",
+    "the",
+]
+HOSTILE_DOCUMENTS = ["<img src=x onerror=alert(1)>/a.py", "__proto__/b", "%2e%2e/c?d#e", "\u202ef", "g\"'/h", "i/j k"]
+
+
+class Shape(NamedTuple):
+    """How large a made-up site is."""
+
+    n_clusters: int = 12
+    n_layers: int = 2
+    n_heads: int = 3
+    n_pcs: int = 5
+    n_shards: int = 3
+    contexts_per_shard: int = 10
+    context_length: int = 16
+    n_edges: int = 4
+    n_documents_per_shard: int = 4
+    clustered: float = 0.8
+    truth_shards: int = 2
+
+
+def component_names(shape: Shape) -> list[str]:
+    kinds = [*(f"H{head}" for head in range(shape.n_heads)), "MLP"]
+    return ["embed", *(f"L{layer}{kind}" for layer in range(shape.n_layers) for kind in kinds), "unembed"]
+
+
+def site(shape: Shape, texts: list[str], documents: list[str], *, folder: Path | None = None, seed: int = 0) -> Site:
+    """A site of that shape; tables lie in the folder where one is given, else in memory."""
+    rng = np.random.default_rng(seed)
+    names = component_names(shape)
+    per_shard = shape.contexts_per_shard * (shape.context_length - 1)
+    labels = _labels(shape, rng, per_shard * shape.n_shards)
+    centres = rng.normal(size=(shape.n_clusters + 1, shape.n_pcs)).astype(np.float32)
+    basis = PCABasis(
+        mean=rng.normal(size=len(names)),
+        scale=rng.uniform(0.5, 2, len(names)),
+        components=np.linalg.qr(rng.normal(size=(len(names), shape.n_pcs)))[0].T.copy(),
+        explained_variance=np.linspace(2, 1, shape.n_pcs),
+        count=1000,
+    )
+    tables = Shards({}, {}, {}, {})
+    members, keys = [], []
+    for number in range(shape.n_shards):
+        shard, one = f"shard-{number:05d}", labels[number * per_shard : (number + 1) * per_shard]
+        contexts = _contexts(shape, number, texts, documents, rng)
+        key = schema.token_key_frame(contexts)
+        keys.append(key.select("context_id", "position").with_columns(shard=pl.lit(shard)))
+        scores = centres[one] + 0.5 * rng.standard_normal((len(one), shape.n_pcs), dtype=np.float32)
+        loss = pl.Series("loss", rng.exponential(2, len(one)), dtype=pl.Float32)
+        frames = {
+            "contexts": contexts,
+            "predictions": schema.with_vectors(key.with_columns(loss), prediction=scores),
+            "whitened": schema.with_vectors(key, whitened=scores),
+        }
+        if number < shape.truth_shards:
+            value = (scores @ basis.components * basis.scale + basis.mean).astype(np.float32)
+            noisy = {
+                name: value + 0.3 * rng.standard_normal(value.shape, dtype=np.float32) for name in ("half_a", "half_b")
+            }
+            frames["truth"] = schema.with_vectors(
+                key, susceptibility=value, standard_error=np.full_like(value, 0.2), **noisy
+            )
+        for name, frame in frames.items():
+            getattr(tables, name)[shard] = _stored(frame, folder, f"{name}-{shard}")
+        rows = np.flatnonzero(one < shape.n_clusters)
+        members.append(keys[-1][rows.tolist()].with_columns(cluster=pl.Series(one[rows], dtype=pl.Int32)))
+    found = pl.concat(members).sort("cluster", maintain_order=True)
+    found = found.with_columns(rank=pl.int_range(pl.len(), dtype=pl.Int32).over("cluster")).select(*schema.MEMBERS)
+    size = found.group_by("cluster").len().sort("cluster")["len"].to_numpy()
+    clusters = pl.DataFrame(
+        {
+            "cluster": range(shape.n_clusters),
+            "size": size,
+            "volume": 10.0 * size,
+            "conductance": np.linspace(0.01, 0.4, shape.n_clusters),
+            "density": rng.uniform(0, 1, shape.n_clusters),
+            "seed_stability": rng.uniform(0, 1, shape.n_clusters),
+            "point_stability": rng.uniform(0, 1, shape.n_clusters),
+            "seed_context_id": 0,
+            "seed_position": 1,
+        },
+        schema=schema.CLUSTERS,
+    )
+    shown = pl.concat(keys)
+    shown = shown[np.sort(rng.choice(shown.height, min(shown.height, 500_000), replace=False)).tolist()]
+    places = rng.normal(size=(shown.height, 2))
+    layout = shown.with_columns(x=pl.Series(places[:, 0]), y=pl.Series(places[:, 1])).select(
+        pl.col(name).cast(kind) for name, kind in schema.LAYOUT.items()
+    )
+    return Site(
+        settings=ExplorerSettings(n_neighbors=shape.n_edges),
+        run=_run(names, basis, rng),
+        texts=texts,
+        components=names,
+        basis=basis,
+        shards=tables,
+        graph=_graph(labels, shape, rng),
+        clusters=clusters,
+        members=found,
+        layout=layout,
+        comparisons=[_comparison(found, shape)],
+    )
+
+
+def _labels(shape, rng, n_tokens):
+    """Cluster of each token, n_clusters where none; none is empty, sizes are skewed as found ones are."""
+    weights = rng.pareto(2.0, shape.n_clusters) + 0.2
+    drawn = rng.choice(shape.n_clusters, n_tokens, p=weights / weights.sum())
+    drawn[rng.random(n_tokens) > shape.clustered] = shape.n_clusters
+    places = rng.choice(n_tokens, shape.n_clusters, replace=False)
+    drawn[places] = np.arange(shape.n_clusters)
+    return drawn
+
+
+def _contexts(shape, number, texts, documents, rng):
+    n = shape.contexts_per_shard
+    first = number * n
+    rank = np.arange(n) % shape.n_documents_per_shard
+    names = [f"{documents[r % len(documents)]}-{number}-{r}" for r in rank]
+    ids = np.minimum(rng.geometric(min(0.2, 20 / len(texts)), (n, shape.context_length)) - 1, len(texts) - 1)
+    return pl.DataFrame(
+        {
+            "context_id": np.arange(first, first + n),
+            "document_id": names,
+            "start": (np.arange(n) // shape.n_documents_per_shard) * shape.context_length,
+            "token_ids": ids.tolist(),
+        },
+        schema=schema.CONTEXTS,
+    )
+
+
+def _graph(labels, shape, rng):
+    """Edges from each token to others that come next in its cluster, with falling weights."""
+    order = np.argsort(labels, kind="stable")
+    n = len(labels)
+    columns = np.stack([np.roll(order, -step) for step in range(1, shape.n_edges + 1)], axis=1)
+    indices = np.empty((n, shape.n_edges), dtype=np.int32)
+    indices[order] = columns
+    data = np.tile(np.linspace(1, 0.5, shape.n_edges, dtype=np.float32), n)
+    return sparse.csr_array((data, indices.ravel(), np.arange(0, n * shape.n_edges + 1, shape.n_edges)), shape=(n, n))
+
+
+def _comparison(members, shape):
+    other = members.filter(pl.col("cluster") % 3 > 0).with_columns(cluster=(pl.col("cluster") // 2))
+    keys = ["cluster", "context_id", "position"]
+    return comparison.compare(
+        members.select(keys),
+        other.select(keys),
+        None,
+        name="other <b>run</b>",
+        meaning="Every second pair of clusters is one.",
+        n_clusters=shape.n_clusters,
+    )
+
+
+def _run(names, basis, rng):
+    n = len(names)
+    columns = {
+        "chains": {
+            "component": names, "r_hat": [1.01] * n, "effective_share": [0.5] * n, "llc": [2.0] * n, "llc_error": [0.1] * n,
+        },
+        "reliability": {
+            "kind": ["component"] * n + ["pc"],
+            "name": [*names, "PC1"],
+            "half_correlation": [0.8] * (n + 1),
+            "reliability": [0.9] * (n + 1),
+            "ceiling": [0.95] * (n + 1),
+        },
+        "aux_correlation": {
+            "pc": [1, 2], "r": [0.5, 0.4], "low": [0.4, 0.3], "high": [0.6, 0.5],
+            "ceiling": [0.9, 0.9], "null_95": [0.05, 0.05], "ridge_r": [0.4, 0.3],
+        },
+        "leakage": {
+            "space": ["ground_truth", "ground_truth"], "layer": [1, 2], "cka": [0.1, 0.2], "cka_chance": [0.01, 0.01],
+            "cka_chance_high": [0.02, 0.02], "jaccard": [0.1, 0.1], "jaccard_chance": [0.01, 0.01],
+        },
+        "negative_control": {"component": names, "disattenuated": [0.9] * n},
+        "calibration": {"component": ["L0H0"], "verdict": ["<i>good</i>"]},
+    }  # fmt: skip
+    draws = pl.DataFrame(
+        {
+            "chain": np.repeat([0, 1], 4),
+            "step": np.tile(np.arange(4), 2),
+            "mean_loss": 2 + rng.random(8),
+            "init_loss": [2.0] * 8,
+        }
+    )
+    return {
+        "experiment": "made-up",
+        "digest": "0" * 16,
+        "seed": 0,
+        "settings": {"model": {"source": "<b>"}, "corpus": {"kind": "files"}, "susceptibility": {"estimator": "e"}},
+        "versions": {"numpy": np.__version__},
+        "seconds": {"clusters": 1.5},
+        "tables": {name: run_page.table(pl.DataFrame(found)) for name, found in columns.items()},
+        "traces": run_page.loss_traces({name: [draws] for name in names[:2]}),
+        "explainedVariance": basis.explained_variance_ratio.tolist(),
+    }
+
+
+def _stored(frame, folder, name):
+    if folder is None:
+        return frame.lazy()
+    folder.mkdir(parents=True, exist_ok=True)
+    frame.write_parquet(folder / f"{name}.parquet")
+    return pl.scan_parquet(folder / f"{name}.parquet")

@@ -1,0 +1,342 @@
+"""The explorer in Debian's Chromium: every view, from a file, on the tiny run's site and on one of hostile text.
+
+Run by `make test-browser`, which installs the browser and axe-core. The tiny run's site is tested where it has been made.
+"""
+
+import itertools
+import os
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import sites
+from resources import experiment as experiments
+from resources.storage import Store
+from susc_pipeline.explorer import site as site_module
+
+pytestmark = pytest.mark.browser
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+AXE = Path(os.environ.get("AXE", Path(__file__).parent.parent / ".venv" / "axe" / "axe.min.js"))
+SOFTWARE_GRAPHICS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+ROUTES = [
+    "#/clusters",
+    "#/clusters?sort=size&falling=1",
+    "#/cluster/1",
+    "#/text/1",
+    "#/text/1/3?color=component-1",
+    "#/text/1/3?color=pc-0",
+    "#/text/1/3?color=loss",
+    "#/map",
+    "#/map?color=pc-0",
+    "#/map?cluster=1",
+    "#/run",
+    "#/compare",
+    "#/search?q=self",
+]
+
+SHOWN = [route for route in ROUTES if "sort" not in route and "pc-0" not in route and "loss" not in route]
+
+
+class Watched:
+    """A page whose complaints and requests are kept; nothing leaves the machine without being seen."""
+
+    def __init__(self, page, folder):
+        self.page, self.folder = page, folder
+        self.complaints, self.requests = [], []
+        page.on("console", lambda m: self.complaints.append(m.text) if m.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("dialog", lambda dialog: (self.complaints.append(dialog.message), dialog.dismiss()))
+        page.on("request", lambda request: self.requests.append(request.url))
+
+    def open(self, route):
+        self.page.goto("about:blank")
+        self.page.goto(f"file://{self.folder}/index.html{route}")
+        self.page.wait_for_selector(".view")
+        self.page.wait_for_timeout(150)
+        return self.page
+
+    def wait_until(self, expression, seconds=10):
+        """Wait for an expression to be true; not by wait_for_function, which the page's policy forbids."""
+        deadline = time.monotonic() + seconds
+        while not self.page.evaluate(expression):
+            assert time.monotonic() < deadline, expression
+            self.page.wait_for_timeout(20)
+
+    def check(self):
+        complaints = [text for text in self.complaints if "GPU stall" not in text]
+        assert complaints == []
+        outside = [
+            url for url in self.requests if not url.startswith((f"file://{self.folder}/", "data:", "blob:", "about:"))
+        ]
+        assert outside == []
+
+
+@pytest.fixture(scope="session")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    if CHROMIUM is None:
+        pytest.fail("chromium is not installed; make test-browser installs it")
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=SOFTWARE_GRAPHICS)
+        yield launched
+        launched.close()
+
+
+@pytest.fixture(scope="session")
+def hostile(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hostile") / "explorer"
+    made = sites.site(sites.Shape(), sites.HOSTILE_TEXTS, sites.HOSTILE_DOCUMENTS)
+    site_module.save(made, folder)
+    return folder
+
+
+def tiny():
+    folder = Store(experiments.store_root(experiments.load("tiny"))).page().parent
+    return folder if (folder / "data" / "site.js").is_file() else None
+
+
+@pytest.fixture(params=["hostile", "tiny"])
+def folder(request, hostile):
+    if request.param == "tiny" and tiny() is None:
+        pytest.skip("the explorer of tiny has not been made")
+    return hostile if request.param == "hostile" else tiny()
+
+
+@pytest.fixture
+def watched(browser, folder):
+    yield from watch(browser, folder)
+
+
+@pytest.fixture
+def watched_hostile(browser, hostile):
+    yield from watch(browser, hostile)
+
+
+def watch(browser, folder, **options):
+    page = browser.new_page(viewport={"width": 1280, "height": 900}, **options)
+    found = Watched(page, folder)
+    yield found
+    found.check()
+    page.close()
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_each_view_opens_from_a_file_without_a_complaint(watched, route):
+    page = watched.open(route)
+    assert "Not shown" not in page.inner_text("main") and len(page.inner_text("main")) > 40
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_axe_finds_no_serious_violation_and_nothing_overflows(browser, folder, theme, width):
+    page = browser.new_page(viewport={"width": width, "height": 844}, color_scheme=theme, bypass_csp=True)
+    found = Watched(page, folder)
+    for route in (
+        "#/clusters",
+        "#/cluster/1",
+        "#/text/1/3",
+        "#/text/1/3?color=component-1",
+        "#/map",
+        "#/run",
+        "#/compare",
+        "#/search?q=self",
+    ):
+        found.open(route)
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), route
+        page.evaluate(AXE.read_text(encoding="utf-8"))
+        result = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+        serious = [
+            (v["id"], v["nodes"][0]["target"], v["nodes"][0]["failureSummary"])
+            for v in result["violations"]
+            if v["impact"] in ("serious", "critical")
+        ]
+        assert serious == [], route
+    page.close()
+
+
+def test_hostile_text_is_shown_as_text_and_never_run(watched_hostile):
+    for route in (
+        "#/clusters",
+        "#/search?q=%3Cscript",
+        "#/search?q=__proto__",
+        "#/text/0",
+        "#/run",
+        "#/compare",
+        "#/map",
+    ):
+        page = watched_hostile.open(route)
+        assert (
+            page.evaluate("document.querySelectorAll('main script, main img, main b, main i:not([class])').length") == 0
+        )
+        assert page.title() != "run"
+    seen = ""
+    for cluster in range(12):
+        seen += watched_hostile.open(f"#/cluster/{cluster}").inner_text("main")
+    for text in (
+        "<script>",
+        "</script><img",
+        "⏎",
+        "⟨202e⟩",
+        "שלום",
+        "\U0001f600",
+        "⟨e2 80⟩",
+        "⟨1b⟩[31m",
+        "=1+1",
+        "&amp;<b>",
+    ):
+        assert text.replace(" ", "·") in seen or text in seen, text
+
+
+def test_every_hostile_document_can_be_opened_by_its_address(watched_hostile):
+    page = watched_hostile.open("#/search?q=-0-")
+    addresses = page.eval_on_selector_all("a[href^='#/document/']", "nodes => nodes.map(n => n.getAttribute('href'))")
+    assert len(addresses) >= 4
+    for address in addresses:
+        shown = watched_hostile.open(address).inner_text("h1")
+        assert shown and "Not shown" not in shown
+
+
+def test_saved_tables_hold_no_formula_that_a_spreadsheet_would_run(watched_hostile):
+    page = watched_hostile.open("#/clusters")
+    text = page.evaluate("explorer.table.csv(['a'], [['=1+1'], ['x,\"y\\n'], [-1.5], [NaN]])")
+    assert text == 'a\r\n\'=1+1\r\n"x,""y\n"\r\n-1.5\r\n\r\n'
+
+
+def test_a_search_finds_tokens_with_and_without_their_space(watched_hostile):
+    page = watched_hostile.open("#/clusters")
+    page.keyboard.press("/")
+    page.keyboard.type("self")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".view-search")
+    found = page.eval_on_selector_all(".found h3 code", "nodes => nodes.map(n => n.textContent)")
+    assert sorted(found) == ["self", "·self"]
+    page = watched_hostile.open("#/search?q=%C2%B7self")
+    assert page.eval_on_selector_all(".found h3 code", "nodes => nodes.map(n => n.textContent)") == ["·self"]
+    page = watched_hostile.open("#/search?q=sel&exact=1")
+    assert page.eval_on_selector_all(".found h3", "nodes => nodes.length") == 0
+    page = watched_hostile.open("#/clusters")
+    page.fill("#query", "#7")
+    page.press("#query", "Enter")
+    page.wait_for_selector("h1:has-text('Cluster 7')")
+
+
+def test_keys_open_a_cluster_and_the_back_button_returns_to_the_same_list(watched):
+    page = watched.open("#/clusters?sort=size&falling=1")
+    second = page.locator("table.clusters tbody tr").nth(1).get_attribute("data-cluster")
+    page.keyboard.press("j")
+    page.keyboard.press("j")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(f"h1:has-text('Cluster {second}')")
+    page.go_back()
+    page.wait_for_selector(".view-clusters")
+    assert page.locator("thead th[aria-sort=descending]").inner_text().startswith("size")
+    assert page.locator("table.clusters tbody tr").nth(1).get_attribute("data-cluster") == second
+
+
+def test_filters_leave_just_what_they_say(watched):
+    page = watched.open("#/clusters")
+    sizes = page.evaluate("explorer.columns().then(t => Array.from(t.size))")
+    limit = sorted(sizes)[len(sizes) // 2]
+    page = watched.open(f"#/clusters?min-size={limit}&sort=size")
+    assert page.inner_text(".bar .note").startswith(f"{sum(size >= limit for size in sizes)} of {len(sizes)} ")
+    shown = [
+        int(text.replace(",", ""))
+        for text in page.eval_on_selector_all("tbody tr td:nth-child(4)", "n => n.map(x => x.textContent)")
+    ]
+    assert shown == sorted(shown) and shown[0] >= limit
+
+
+def test_a_card_shows_as_many_members_as_wanted_and_each_is_the_token_it_says(watched):
+    page = watched.open("#/cluster/0")
+    size = page.evaluate("explorer.columns().then(t => t.size[0])")
+    while page.locator("button:has-text('more')").is_visible():
+        before = page.locator(".lines .line").count()
+        page.locator("button:has-text('more')").click()
+        watched.wait_until(f"document.querySelectorAll('.lines .line').length > {before}")
+    assert page.locator("main section .lines > .line").count() == size
+    counted = page.evaluate("""async () => { const c = (await explorer.numbered('cards', 0)).cards[0];
+        return Object.fromEntries(c.tokens.map(([id, n]) => [explorer.tokenShown(id), n])) }""")
+    shown = page.eval_on_selector_all(".lines .token", "nodes => nodes.map(n => n.textContent)")
+    assert {text: shown.count(text) for text in set(shown)} == counted
+
+
+def test_a_token_opens_its_card_with_vector_and_neighbours(watched):
+    page = watched.open("#/text/0")
+    page.locator(".text .t").nth(4).click()
+    page.wait_for_selector(".tokencard")
+    assert "#/text/" in page.url and page.locator(".tokencard svg").count() >= 1
+    assert page.locator(".tokencard .line").count() >= 4
+
+
+def test_the_map_answers_to_pointer_keys_and_lasso(watched):
+    page = watched.open("#/map")
+    watched.wait_until("Boolean(explorer.map)")
+    box = page.locator("canvas.points").bounding_box()
+    middle = (box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    zoom = page.evaluate("explorer.map.camera.zoom")
+    page.mouse.move(*middle)
+    page.mouse.wheel(0, -300)
+    watched.wait_until(f"explorer.map.camera.zoom > {zoom}")
+    x = page.evaluate("explorer.map.camera.x")
+    page.mouse.down()
+    page.mouse.move(middle[0] + 60, middle[1], steps=4)
+    page.mouse.up()
+    assert page.evaluate("explorer.map.camera.x") < x
+    page.locator("canvas.points").focus()
+    page.keyboard.press("0")
+    assert page.evaluate("explorer.map.camera.zoom") == zoom
+    colours = page.evaluate("""() => { const c = document.querySelector('canvas.points'); explorer.map.render();
+        const pen = new OffscreenCanvas(c.width, c.height).getContext('2d'); pen.drawImage(c, 0, 0);
+        return new Set(new Uint32Array(pen.getImageData(0, 0, c.width, c.height).data.buffer)).size }""")
+    assert colours > 5
+    page.locator("button:has-text('lasso')").click()
+    corners = [(0.1, 0.1), (0.9, 0.1), (0.9, 0.9), (0.1, 0.9)]
+    places = [(box["x"] + fx * box["width"], box["y"] + fy * box["height"]) for fx, fy in corners]
+    page.mouse.move(*places[0])
+    page.mouse.down()
+    for place in places[1:]:
+        page.mouse.move(*place, steps=3)
+    page.mouse.up()
+    page.wait_for_selector(".mapbox .side h2:has-text('tokens')")
+    assert page.locator(".mapbox .side .line").count() > 0
+
+
+def test_pictures_are_saved_as_svg_and_png_and_tables_as_csv(watched):
+    page = watched.open("#/cluster/0")
+    for kind, start in (("SVG", b"<svg"), ("PNG", b"\x89PNG"), ("CSV", b"rank,context")):
+        with page.expect_download() as saved:
+            page.locator(f"button:has-text('{kind}')").first.click()
+        assert Path(saved.value.path()).read_bytes().startswith(start)
+
+
+def test_colour_scales_take_equal_steps_of_lightness_and_never_turn_back(watched_hostile):
+    page = watched_hostile.open("#/clusters")
+    for theme in ("light", "dark"):
+        page.evaluate(f"document.documentElement.dataset.theme = '{theme}'")
+        for scale, ends in (("diverging", (0, 1)), ("diverging", (0, -1)), ("sequential", (0, 1))):
+            steps = [ends[1] * n / 10 for n in range(11)]
+            channels = [page.evaluate(f"explorer.colors.{scale}Channels({t})") for t in steps]
+            lightness = [oklab_lightness(c) for c in channels]
+            moves = [b - a for a, b in itertools.pairwise(lightness)]
+            assert all(m * moves[0] > 0 for m in moves), (theme, scale)
+            assert max(map(abs, moves)) < 1.35 * min(map(abs, moves)), (theme, scale, moves)
+
+
+def oklab_lightness(channels):
+    """Lightness of an sRGB colour in OKLab, by the matrices of Ottosson (2020)."""
+    to_cones = [
+        [0.4122214708, 0.5363325363, 0.0514459929],
+        [0.2119034982, 0.6806995451, 0.1073969566],
+        [0.0883024619, 0.2817188376, 0.6299787005],
+    ]
+    linear = [c / 255 / 12.92 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in channels]
+    return np.cbrt(np.array(to_cones) @ linear) @ [0.2104542553, 0.793617785, -0.0040720468]
+
+
+def test_an_address_of_nothing_says_so(watched_hostile):
+    for route in ("#/cluster/99", "#/cluster/x", "#/text/9999", "#/text/0/99", "#/document/none"):
+        assert "Not shown" in watched_hostile.open(route).inner_text("main")
