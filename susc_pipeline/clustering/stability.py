@@ -29,7 +29,7 @@ def stability(
     settings: SearchSettings,
     rng: np.random.Generator,
     *,
-    n_looks: int = 10,
+    n_looks: int = 5,
 ) -> Stability:
     """How often each cluster is found again, by `n_looks` looks of each kind, as fine as its volume asks for.
 
