@@ -6,14 +6,13 @@ covariance estimate, from long chains (a quarter of an hour).
 """
 
 import sys
-import sysconfig
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
+import standard_library
 
-from susc_pipeline import corpus, schema, seeds, tokens
+from susc_pipeline import seeds
 from susc_pipeline.config import SamplingSettings, TokenSettings
 from susc_pipeline.model import components, pretrained
 from susc_pipeline.sampling import chains
@@ -46,12 +45,7 @@ def bias(model, contexts, name: str) -> str:
 def main() -> None:
     """Sample each component once and compare the estimators."""
     model, tokenizer = pretrained.load(pretrained.EMBEDDED)
-    documents = corpus.python_standard_library(Path(sysconfig.get_path("stdlib")))
-    tokenized, settings = tokens.tokenize(documents, tokenizer), TokenSettings()
-    shard = tokens.contexts_of_shard(tokenized, settings, 1, "shard-00000")
-    reserved = tokens.sampling_contexts(tokenized, settings, 1)
-    roles = {role: schema.token_ids(reserved.filter(role=role)) for role in ("minibatch", "observable")}
-    contexts = chains.sampling_contexts(model, shard=schema.token_ids(shard), **roles)
+    contexts = standard_library.sampling_contexts(model, tokenizer, TokenSettings())
     if "--bias" in sys.argv:
         for name in ("L3H1", "unembed", "L2MLP", "L1H2"):
             print(bias(model, contexts, name), flush=True)

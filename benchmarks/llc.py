@@ -6,12 +6,12 @@ batch 32, 4 chains of 200 draws, one step from draw to draw, no burn-in: Wang et
 has the default sampler at localization 200: what differs from the second is the sampler, from the first the posterior.
 """
 
-import sysconfig
 import time
 from dataclasses import replace
-from pathlib import Path
 
-from susc_pipeline import corpus, schema, seeds, tokens
+import standard_library
+
+from susc_pipeline import seeds
 from susc_pipeline.config import SamplingSettings, TokenSettings
 from susc_pipeline.model import components, pretrained
 from susc_pipeline.sampling import chains, diagnostics
@@ -35,12 +35,7 @@ CONVENTIONS = {"default": OURS, "published": PUBLISHED, "default at 200": replac
 def main() -> None:
     """One line for each component and convention."""
     model, tokenizer = pretrained.load(pretrained.EMBEDDED)
-    documents = tokens.tokenize(corpus.python_standard_library(Path(sysconfig.get_path("stdlib"))), tokenizer)
-    settings = TokenSettings(contexts_per_shard=1)
-    reserved = tokens.sampling_contexts(documents, settings, 1)
-    roles = {role: schema.token_ids(reserved.filter(role=role)) for role in ("minibatch", "observable")}
-    shard = schema.token_ids(tokens.contexts_of_shard(documents, settings, 1, "shard-00000"))
-    contexts = chains.sampling_contexts(model, shard=shard, **roles)
+    contexts = standard_library.sampling_contexts(model, tokenizer, TokenSettings(contexts_per_shard=1))
     for name in NAMES:
         for convention, sampling in CONVENTIONS.items():
             started = time.perf_counter()

@@ -28,9 +28,10 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import standard_library
 import torch
 
-from susc_pipeline import corpus, schema, seeds, tokens
+from susc_pipeline import corpus, seeds
 from susc_pipeline.config import SamplingSettings, TokenSettings
 from susc_pipeline.model import components, perturbation, pretrained, tiny
 from susc_pipeline.model.components import Component
@@ -53,6 +54,7 @@ CANDIDATES = (
     ("exponential", 2.0),
 )
 BASELINE = ("exponential", 1.0)
+TOKENS = TokenSettings(contexts_per_shard=8, n_observable_contexts=4)
 COMMON = SamplingSettings(n_chains=8, n_draws=16, batch_size=4, slopes=False)
 REFERENCE = ("exponential", 1.0)
 N_REFERENCE_DRAWS = 80
@@ -71,9 +73,11 @@ class Subject:
 
 def embedded() -> Subject:
     """The embedded model."""
-    model = pretrained.load(pretrained.EMBEDDED).model
+    model, tokenizer = pretrained.load(pretrained.EMBEDDED)
     both = tuple((name, posterior) for name in ("L1H2", "L2MLP", "unembed") for posterior in (MILD, STRONG))
-    return Subject("embedded", model, _contexts(model), (("embed", MILD), *both))
+    return Subject(
+        "embedded", model, standard_library.sampling_contexts(model, tokenizer, TOKENS), (("embed", MILD), *both)
+    )
 
 
 def six_layers() -> Subject:
@@ -84,20 +88,15 @@ def six_layers() -> Subject:
     module = tiny.build_model(recipe)
     tiny.train(module, tiny.token_stream(texts, tokenizer), recipe)
     model = GPTNeoX.from_module(module.eval().requires_grad_(False))
-    return Subject("six layers", model, _contexts(model), tuple((name, MILD) for name in ("L3H1", "L4MLP", "unembed")))
+    return Subject(
+        "six layers",
+        model,
+        standard_library.sampling_contexts(model, tokenizer, TOKENS),
+        tuple((name, MILD) for name in ("L3H1", "L4MLP", "unembed")),
+    )
 
 
 SUBJECTS: dict[str, Callable[[], Subject]] = {"embedded": embedded, "six-layers": six_layers}
-
-
-def _contexts(model: GPTNeoX) -> SamplingContexts:
-    tokenizer = pretrained.load(pretrained.EMBEDDED).tokenizer
-    documents = tokens.tokenize(corpus.python_standard_library(Path(sysconfig.get_path("stdlib"))), tokenizer)
-    settings = TokenSettings(contexts_per_shard=8, n_observable_contexts=4)
-    reserved = tokens.sampling_contexts(documents, settings, 1)
-    roles = {role: schema.token_ids(reserved.filter(role=role)) for role in ("observable", "minibatch")}
-    shard = schema.token_ids(tokens.contexts_of_shard(documents, settings, 1, "shard-00000"))
-    return chains.sampling_contexts(model, shard=shard, **roles)
 
 
 def settings_of(sampler: str, h: float, n_beta: float, localization: float) -> SamplingSettings:
