@@ -7,9 +7,9 @@ from scipy import sparse
 
 from assets import plots, progress
 from assets.partitions import EVERY_SHARD, version
-from resources.storage import LanguageModelFolder
+from resources.storage import LanguageModelFolder, Store
 from susc_pipeline import schema, seeds
-from susc_pipeline.clustering import agreement, knn, reading, search, stability
+from susc_pipeline.clustering import agreement, blocks, knn, reading, search, stability
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.model.pretrained import token_texts
 from susc_pipeline.representation import moments, pca, whitening
@@ -26,15 +26,20 @@ ALL_WHITENED = {"whitened_susceptibilities": dg.AssetIn(partition_mapping=EVERY_
 
 @dg.asset(ins=ALL_WHITENED, group_name=GROUP, kinds={"numpy"}, code_version=version(2, "knn"))
 def knn_graph(
-    whitened_susceptibilities: dict[str, pl.LazyFrame], experiment: dg.ResourceParam[ExperimentConfig]
+    context: dg.AssetExecutionContext,
+    whitened_susceptibilities: dict[str, pl.LazyFrame],
+    experiment: dg.ResourceParam[ExperimentConfig],
+    store: dg.ResourceParam[Store],
 ) -> dg.MaterializeResult[sparse.csr_array]:
     """Symmetric graph that joins tokens near in whitened susceptibility, edge weights falling with distance.
 
-    A vertex is a token; vertices are numbered by shard, context and position.
+    A vertex is a token; vertices are numbered by shard, context and position. With knn.rows_at_once it is built in files.
     """
     tokens = schema.stack(whitened_susceptibilities, "whitened")
     rng = np.random.default_rng(seeds.sequence(experiment.seed, "knn_graph"))
-    graph = knn.knn_graph(tokens.values, experiment.knn, rng)
+    report = progress.reporter(context, "tokens with neighbours")
+    with store.scratch("knn_graph") as folder:
+        graph = blocks.knn_graph(tokens.values, experiment.knn, rng, folder, progress=report)
     return dg.MaterializeResult(value=graph, metadata={"vertices": graph.shape[0], "edges": graph.nnz // 2})
 
 
@@ -84,14 +89,16 @@ def unwhitened_cluster_members(
     predicted_susceptibilities: dict[str, pl.LazyFrame],
     cluster_members: pl.DataFrame,
     experiment: dg.ResourceParam[ExperimentConfig],
+    store: dg.ResourceParam[Store],
 ) -> dg.MaterializeResult[pl.DataFrame]:
     """The whitening ablation: clusters of the same tokens by the same search, in predicted scores as they are."""
     tokens = schema.stack(predicted_susceptibilities, "prediction")
     graph_rng, search_rng = (
         np.random.default_rng(seeds.sequence(experiment.seed, name, "unwhitened")) for name in ("knn_graph", "clusters")
     )
-    graph = knn.knn_graph(tokens.values, experiment.knn, graph_rng)
     report = progress.reporter(context, "tokens visited")
+    with store.scratch("unwhitened_knn_graph") as folder:
+        graph = blocks.knn_graph(tokens.values, experiment.knn, graph_rng, folder)
     found = search.find_clusters(graph, experiment.clustering, search_rng, progress=report)
     whitened = reading.labels(cluster_members, tokens)
     metadata = {

@@ -9,10 +9,12 @@
 - baselines: HDBSCAN, EVoC, Leiden and k-means on the same whitened points, quality and time.
 - choices: kernels, neighbours and the approximate graph on the same worlds.
 - scale: whitening, graph and search at growing size, each in a process of its own: seconds and peak memory.
+- blocks: the same vectors as a graph in memory and as one built and searched in files: clusters, seconds, memory.
 """
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -21,6 +23,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -32,7 +35,7 @@ import numpy as np
 sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent.parent / "tests")]
 
 import planted  # noqa: E402
-from susc_pipeline.clustering import agreement, conductance, knn, looks, pagerank, search  # noqa: E402
+from susc_pipeline.clustering import agreement, blocks, conductance, knn, looks, neighbors, pagerank, search  # noqa: E402
 from susc_pipeline.representation import moments, whitening  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results" / "clustering.json"
@@ -71,8 +74,7 @@ def quality(world: planted.Planted, labels: np.ndarray) -> dict:
 def graph_of_size(n_points: int, n_dimensions: int):
     """Neighbours, for the speed of what follows: by NN-descent whatever the size."""
     world = world_of(n_points, n_dimensions, 0)
-    settings = knn.KNNSettings(n_neighbors=max(NEIGHBORS), backend="pynndescent")
-    return knn.nearest_neighbors(whitened(world), settings, np.random.default_rng(0))
+    return neighbors.nearest_neighbors(whitened(world), max(NEIGHBORS), "pynndescent", np.random.default_rng(0))
 
 
 def part_speed(options) -> dict:
@@ -80,7 +82,7 @@ def part_speed(options) -> dict:
     for n_points in options.speed_sizes:
         found = graph_of_size(n_points, 32)
         for k in NEIGHBORS:
-            near = knn.Neighbors(found.indices[:, :k], found.distances[:, :k])
+            near = neighbors.Neighbors(found.indices[:, :k], found.distances[:, :k])
             graph = knn.graph_of_neighbors(near, kernel="unit")
             graph.data[:] = 1.0
             theirs, ours = peer.graph(graph), pagerank.walk(graph)
@@ -289,7 +291,7 @@ def part_choices(options) -> dict:
     rows: dict[str, list] = {}
     for world in worlds:
         points = whitened(world)
-        exact = knn.nearest_neighbors(points, knn.KNNSettings(backend="exact"), np.random.default_rng(0))
+        exact = neighbors.nearest_neighbors(points, 45, "exact", np.random.default_rng(0))
         reference = None
         for name, k, kernel in [
             ("self_tuning, k 45", 45, "self_tuning"),
@@ -297,28 +299,29 @@ def part_choices(options) -> dict:
             ("self_tuning, k 20", 20, "self_tuning"),
             *((f"{kernel}, k 45", 45, kernel) for kernel in ("gaussian", "inverse_distance", "unit")),
         ]:
-            near = knn.Neighbors(exact.indices[:, :k], exact.distances[:, :k])
+            near = neighbors.Neighbors(exact.indices[:, :k], exact.distances[:, :k])
             found = search.find_clusters(
                 knn.graph_of_neighbors(near, kernel=kernel), looks.SearchSettings(), np.random.default_rng(0)
             )
             reference = found.labels if reference is None else reference
             rows.setdefault(name, []).append(quality(world, found.labels))
             print(name, json.dumps(rows[name][-1]), flush=True)
-        started = time.perf_counter()
-        near = knn.nearest_neighbors(points, knn.KNNSettings(backend="pynndescent"), np.random.default_rng(0))
-        seconds = time.perf_counter() - started
-        shared = np.array([len(np.intersect1d(a, b)) / 45 for a, b in zip(near.indices, exact.indices)])
-        found = search.find_clusters(
-            knn.graph_of_neighbors(near, kernel="self_tuning"), looks.SearchSettings(), np.random.default_rng(0)
-        )
-        row = quality(world, found.labels) | {
-            "seconds": seconds,
-            "recall": float(shared.mean()),
-            "recall_in_clusters": float(shared[world.labels >= 0].mean()),
-            "ari_with_exact": agreement.adjusted_rand_index(found.labels, reference),
-        }
-        rows.setdefault("pynndescent, k 45", []).append(row)
-        print(json.dumps(row), flush=True)
+        for backend in ("pynndescent", "ivf"):
+            started = time.perf_counter()
+            near = neighbors.nearest_neighbors(points, 45, backend, np.random.default_rng(0))
+            seconds = time.perf_counter() - started
+            shared = np.array([len(np.intersect1d(a, b)) / 45 for a, b in zip(near.indices, exact.indices)])
+            found = search.find_clusters(
+                knn.graph_of_neighbors(near, kernel="self_tuning"), looks.SearchSettings(), np.random.default_rng(0)
+            )
+            row = quality(world, found.labels) | {
+                "seconds": seconds,
+                "recall": float(shared.mean()),
+                "recall_in_clusters": float(shared[world.labels >= 0].mean()),
+                "ari_with_exact": agreement.adjusted_rand_index(found.labels, reference),
+            }
+            rows.setdefault(f"{backend}, k 45", []).append(row)
+            print(backend, json.dumps(row), flush=True)
     extra = ("seconds", "recall", "recall_in_clusters", "ari_with_exact")
     return {
         name: summary(found) | {key: [row[key] for row in found] for key in extra if key in found[0]}
@@ -354,6 +357,52 @@ def part_scale(options) -> dict:
     return {"rows": rows, "exponents": fits if len(rows) > 1 else {}}
 
 
+def anonymous_gib(*, peak: bool = False) -> float:
+    """Memory of this process that is no file's, in GiB: now, or at most so far (all of it, less what is mapped now)."""
+    fields = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
+    now = {name: int(fields[name].split()[0]) / 2**20 for name in ("RssAnon", "RssFile", "VmHWM")}
+    return max(now["RssAnon"], now["VmHWM"] - now["RssFile"]) if peak else now["RssAnon"]
+
+
+def one_way(n_points: int, rows_at_once: int) -> None:
+    """Graph and search of one world in this process, in memory or by blocks; labels to a file, a JSON line on the way."""
+    points = whitened(world_of(n_points, 64, 1))
+    settings = knn.KNNSettings(backend="ivf", rows_at_once=rows_at_once)
+    anonymous = anonymous_gib()
+    with tempfile.TemporaryDirectory(dir=RESULTS.parent) as folder:
+        started = time.perf_counter()
+        graph = blocks.knn_graph(points, settings, np.random.default_rng(0), Path(folder) / "graph")
+        between = time.perf_counter()
+        found = search.find_clusters(graph, looks.SearchSettings(), np.random.default_rng(0))
+        row = {"graph_seconds": between - started, "search_seconds": time.perf_counter() - between}
+        row |= {"rows_at_once": rows_at_once, "clusters": len(found.size), "edges": graph.nnz}
+        row |= {"graph_gib": (graph.data.nbytes + graph.indices.nbytes + graph.indptr.nbytes) / 2**30}
+    row |= {"anonymous_gib": anonymous_gib(peak=True) - anonymous, "labels": hashlib.sha256(found.labels).hexdigest()[:16]}
+    np.save(labels_file(rows_at_once), found.labels, allow_pickle=False)
+    print(json.dumps(row), flush=True)
+
+
+def labels_file(rows_at_once: int) -> Path:
+    return Path(tempfile.gettempdir()) / f"labels-{rows_at_once}.npy"
+
+
+def part_blocks(options) -> dict:
+    """The same vectors as a graph in memory and as one built and searched in files."""
+    rows = []
+    for rows_at_once in (0, options.blocks_size // 20):
+        command = [sys.executable, __file__, "--one-way", str(options.blocks_size), str(rows_at_once)]
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        rows.append(json.loads(output.splitlines()[-1]))
+        print(json.dumps(rows[-1]), flush=True)
+    whole, parted = (np.load(labels_file(row["rows_at_once"]), allow_pickle=False) for row in rows)
+    return {
+        "points": options.blocks_size,
+        "rows": rows,
+        "adjusted_rand_index": agreement.adjusted_rand_index(whole, parted),
+        "tokens_labelled_alike": float(np.mean((whole >= 0) == (parted >= 0))),
+    }
+
+
 PARTS = {
     "truth": part_truth,
     "speed": part_speed,
@@ -361,6 +410,7 @@ PARTS = {
     "baselines": part_baselines,
     "choices": part_choices,
     "scale": part_scale,
+    "blocks": part_blocks,
 }
 
 
@@ -376,8 +426,13 @@ def main() -> None:
     parser.add_argument("--baseline-size", type=int, default=50_000)
     parser.add_argument("--baseline-worlds", type=int, default=3)
     parser.add_argument("--choice-size", type=int, default=20_000)
+    parser.add_argument("--blocks-size", type=int, default=200_000)
     parser.add_argument("--one-size", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--one-way", type=int, nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.one_way:
+        one_way(*options.one_way)
+        return
     if options.one_size:
         one_size(options.one_size)
         return

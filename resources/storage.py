@@ -115,6 +115,13 @@ class Store:
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
     @contextlib.contextmanager
+    def scratch(self, asset: str) -> Iterator[Path]:
+        """A folder for what an asset writes on the way. A file that is still mapped at the end stays until its map goes."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self.root, prefix=f".{asset}.", suffix=".tmp") as folder:
+            yield Path(folder)
+
+    @contextlib.contextmanager
     def lock(self, asset: str, shard: str | None = None) -> Iterator[None]:
         """Hold an artifact; the operating system lets go of it if the process dies.
 

@@ -55,7 +55,7 @@ def test_a_workspace_is_left_clean_and_changes_nothing():
     for a, b in zip(alone, shared, strict=True):
         np.testing.assert_array_equal(a.vertices, b.vertices)
         np.testing.assert_array_equal(a.values, b.values)
-    assert np.all(space.table == pagerank.EMPTY) and not space.joined_degree.any()
+    assert np.all(space.table["local"] == pagerank.EMPTY) and not space.joined_degree.any()
 
 
 def test_scaling_weights_and_tolerance_together_changes_nothing():

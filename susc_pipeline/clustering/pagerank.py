@@ -10,9 +10,12 @@ so the pushes below are those of the plain walk: the same guarantee for fewer pu
 
 What makes it fast: residual and PageRank are kept divided by the degree, so that the stopping rule is a constant and a
 vertex that is touched but never pushed needs nothing of its own from the graph; and the rows of pushed vertices are
-copied once, renumbered by order of first touch, so that further pushes stay in a cache-sized copy.
+copied once, renumbered by order of first touch, so that further pushes stay in a cache-sized copy. A row is turned into
+probabilities as it is copied, so that the graph itself is only read: it may be a memory map that exceeds the memory.
 """
 
+import mmap
+import sys
 from typing import NamedTuple, no_type_check
 
 import numba
@@ -21,6 +24,7 @@ from jaxtyping import Float, Int
 from scipy import sparse
 
 EMPTY = -1
+MAP_NORESERVE = 0x4000  # Linux's; Python's mmap does not name it
 
 
 class SparseVector(NamedTuple):
@@ -30,24 +34,27 @@ class SparseVector(NamedTuple):
     values: Float[np.ndarray, " support"]
 
 
+PLACE = np.dtype([("local", np.int32), ("inverse_degree", np.float32)])
+"""What a touch needs to know of a vertex, side by side, for each is a miss of the cache."""
+
+
 class Walk(NamedTuple):
-    """A D^-1 in CSR form, and the weighted degrees: the graph as the pushes read it."""
+    """The graph as the pushes read it: its own CSR arrays, never a copy of the edges, and the weighted degrees."""
 
     indptr: Int[np.ndarray, " rows"]
     indices: Int[np.ndarray, " edges"]
-    probabilities: Float[np.ndarray, " edges"]
-    """Entry (v, u) is A_vu / d_u, in the precision of the graph's weights."""
+    weights: Float[np.ndarray, " edges"]
     degrees: Float[np.ndarray, " vertices"]
 
 
 class Workspace(NamedTuple):
-    """Arrays of one thread, made once; memory that no seed reaches is never committed, and a look costs what it touches.
+    """Arrays of one thread, made once; memory that no look reaches is never committed, and a look costs what it touches.
 
-    Vertices have local numbers, by order of first touch; `table` holds that of a vertex. It is left empty by every call, as
-    `joined_degree` is left zero; what else a look has touched stays to be read until the next look.
+    Vertices have local numbers, by order of first touch; `table` holds that of a vertex, as PLACE. It is left empty by every
+    call, as `joined_degree` is left zero; what else a look has touched stays to be read until the next look.
     """
 
-    table: Int[np.ndarray, " vertices"]
+    table: np.ndarray
     vertex: Int[np.ndarray, " vertices"]
     residual: Float[np.ndarray, " vertices"]
     pagerank: Float[np.ndarray, " vertices"]
@@ -69,18 +76,18 @@ def weighted_degrees(graph: sparse.csr_array) -> Float[np.ndarray, " vertices"]:
 
 def walk(graph: sparse.csr_array) -> Walk:
     """The walk on a symmetric graph."""
-    degrees = weighted_degrees(graph)
-    inverse = np.zeros_like(degrees)
-    np.divide(1.0, degrees, out=inverse, where=degrees > 0)
-    probabilities = np.multiply(graph.data, inverse.astype(graph.data.dtype)[graph.indices], dtype=graph.data.dtype)
-    return Walk(graph.indptr.astype(np.int64), graph.indices.astype(np.int32), probabilities, degrees)
+    indices, weights = np.asarray(graph.indices), np.asarray(graph.data)  # of a memory map the plain array
+    return Walk(graph.indptr.astype(np.int64), indices.astype(np.int32, copy=False), weights, weighted_degrees(graph))
 
 
 def workspace(graph: Walk) -> Workspace:
     """Arrays for looks into a graph; one workspace for each thread."""
     n_vertices, n_edges = len(graph.degrees), len(graph.indices)
+    table = np.zeros(n_vertices, PLACE)
+    table["local"] = EMPTY
+    np.divide(1.0, graph.degrees, out=table["inverse_degree"], where=graph.degrees > 0, casting="same_kind")
     return Workspace(
-        table=np.full(n_vertices, EMPTY, np.int32),
+        table=table,
         vertex=np.empty(n_vertices, np.int32),
         residual=np.zeros(n_vertices),
         pagerank=np.zeros(n_vertices),
@@ -89,10 +96,20 @@ def workspace(graph: Walk) -> Workspace:
         row=np.full((n_vertices, 2), EMPTY, np.int64),
         queue=np.empty((2, n_vertices + 1), np.int32),
         pushed=np.empty(n_vertices, np.int32),
-        target=np.empty(n_edges, np.int32),
-        probability=np.empty(n_edges, graph.probabilities.dtype),
+        target=_reserved(n_edges, np.dtype(np.int32)),
+        probability=_reserved(n_edges, graph.weights.dtype),
         counts=np.zeros(3, np.int64),
     )
+
+
+def _reserved(length: int, dtype: np.dtype) -> np.ndarray:
+    """An array as long as the graph, of which a look uses a small part: address space, even beyond the memory there is."""
+    if not sys.platform.startswith("linux") or length == 0:
+        return np.empty(length, dtype)
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
+    space = mmap.mmap(-1, length * dtype.itemsize, flags=flags)
+    space.madvise(mmap.MADV_HUGEPAGE)  # as numpy does for its own: a tenth of the look-ups of addresses
+    return np.frombuffer(space, dtype)
 
 
 def personalized_pagerank(
@@ -150,7 +167,7 @@ def push(graph, space, seed, teleport, tolerance):
     last_touched = space.counts[0]
     residual[:last_touched], pagerank[:last_touched], row[:last_touched] = 0.0, 0.0, EMPTY
     n_touched, n_pushed, n_edges, n_visited = 1, 0, 0, 0
-    vertex[0], table[seed] = seed, 0
+    vertex[0], table[seed].local = seed, 0
     residual[0] = 1.0 / degrees[seed] if degrees[seed] > 0.0 else 0.0
     this, space.queue[0, 0] = 0, 0
     n_now = 1 if residual[0] > tolerance else 0
@@ -167,14 +184,14 @@ def push(graph, space, seed, teleport, tolerance):
                 n_pushed += 1
                 for edge in range(first, last):
                     neighbor = graph.indices[edge]
-                    local = table[neighbor]
+                    place = table[neighbor]
                     # Written always, new or not, for a branch would be mispredicted.
-                    is_new = local == EMPTY
-                    local = n_touched if is_new else local
-                    table[neighbor], vertex[local] = local, neighbor
+                    is_new = place.local == EMPTY
+                    local = n_touched if is_new else place.local
+                    place.local, vertex[local] = local, neighbor
                     n_touched += is_new
                     target[n_edges] = local
-                    probability[n_edges] = graph.probabilities[edge]
+                    probability[n_edges] = graph.weights[edge] * place.inverse_degree
                     n_edges += 1
             mass = residual[source]
             residual[source] = 0.0
@@ -192,5 +209,5 @@ def push(graph, space, seed, teleport, tolerance):
             n_visited += row[source, 1] - row[source, 0]
         this, n_now = 1 - this, n_next
     for local in range(n_touched):
-        table[vertex[local]] = EMPTY
+        table[vertex[local]].local = EMPTY
     space.counts[0], space.counts[1], space.counts[2] = n_touched, n_pushed, n_visited

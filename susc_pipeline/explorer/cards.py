@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float, Float64, Int
 
-from susc_pipeline.clustering import knn
+from susc_pipeline.clustering import neighbors
 from susc_pipeline.explorer import payload, profiles
 from susc_pipeline.explorer.corpus import Members, Shards
 from susc_pipeline.explorer.profiles import Profile, Sums
@@ -52,7 +52,7 @@ class Cards(NamedTuple):
     profile: Profile
     columns: Columns
     measured: Measured
-    nearest: knn.Neighbors
+    nearest: neighbors.Neighbors
     loss_histogram: Int[np.ndarray, "clusters bins"]
 
 
@@ -115,12 +115,12 @@ def measured(shards: Shards, members: Members, basis: PCABasis, *, n_clusters: i
     )
 
 
-def nearest_clusters(centres: Float[np.ndarray, "clusters directions"]) -> knn.Neighbors:
+def nearest_clusters(centres: Float[np.ndarray, "clusters directions"]) -> neighbors.Neighbors:
     """The clusters whose mean whitened vectors are nearest to each one's, with the distance."""
     n_nearest = min(N_NEAREST, len(centres) - 1)
     if n_nearest < 1:
-        return knn.Neighbors(np.zeros((len(centres), 0), np.int64), np.zeros((len(centres), 0), np.float32))
-    return knn.exact_neighbors(centres.astype(np.float32), n_nearest)
+        return neighbors.Neighbors(np.zeros((len(centres), 0), np.int64), np.zeros((len(centres), 0), np.float32))
+    return neighbors.exact_neighbors(centres.astype(np.float32), n_nearest)
 
 
 def dominant_component(cards: Cards) -> tuple[Int[np.ndarray, " clusters"], Float64[np.ndarray, " clusters"]]:
