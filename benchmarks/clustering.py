@@ -377,7 +377,10 @@ def one_way(n_points: int, rows_at_once: int) -> None:
         row = {"graph_seconds": between - started, "search_seconds": time.perf_counter() - between}
         row |= {"rows_at_once": rows_at_once, "clusters": len(found.size), "edges": graph.nnz}
         row |= {"graph_gib": (graph.data.nbytes + graph.indices.nbytes + graph.indptr.nbytes) / 2**30}
-    row |= {"anonymous_gib": anonymous_gib(peak=True) - anonymous, "labels": hashlib.sha256(found.labels).hexdigest()[:16]}
+    row |= {
+        "anonymous_gib": anonymous_gib(peak=True) - anonymous,
+        "labels": hashlib.sha256(found.labels).hexdigest()[:16],
+    }
     np.save(labels_file(rows_at_once), found.labels, allow_pickle=False)
     print(json.dumps(row), flush=True)
 

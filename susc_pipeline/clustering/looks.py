@@ -18,6 +18,12 @@ from susc_pipeline.clustering.pagerank import Walk, Workspace, push
 MAX_LOOKS = 5
 VOLUME_TOLERANCE = 0.1
 RISE = 1.25
+SLACK = 1.25  # of max_conductance: a prefix seen from the edge of a cluster is worse than what the next look finds
+SLOWER = 3.0
+LEAST_RESTART = 0.03
+REACH = 3  # times the prefix: what may join lies no farther down the ordering
+MAX_PASSES = 5
+LEAST_GAIN = 1e-9  # of conductance, relative: rounding is no gain, or a vertex could join and leave for ever
 
 
 @dataclass(frozen=True)
@@ -127,14 +133,15 @@ def look_from(
 def look(walk, space, seeds, teleport, tolerances, finest, min_size, main_body_fraction, max_conductance, found, sizes):
     """Push, order and sweep from each seed; a set that is a cluster is written to `found`, its size to `sizes`.
 
-    What is found is looked at again from its core, as finely as its volume asks for, for as long as conductance falls.
+    What is found is polished and looked at again from its core, as finely as its volume asks for and by a walk that returns
+    less often, so that it reaches all of a long cluster, for as long as conductance falls.
     """
     total_volume = walk.degrees.sum()
     profile = np.empty(found.shape[1])
     for number in range(len(seeds)):
-        start, tolerance, least = seeds[number], tolerances[number], np.inf
+        start, tolerance, least, restart = seeds[number], tolerances[number], np.inf, teleport
         for _ in range(MAX_LOOKS):
-            push(walk, space, start, teleport, tolerance)
+            push(walk, space, start, restart, tolerance)
             pushed = space.pushed[: space.counts[1]]
             order = np.argsort(-space.pagerank[pushed], kind="mergesort")
             ordering = _within(space, pushed[order[: found.shape[1]]], main_body_fraction * total_volume)
@@ -151,14 +158,19 @@ def look(walk, space, seeds, teleport, tolerances, finest, min_size, main_body_f
                 profile,
             )
             best = min_size - 1 + np.argmin(profile[min_size - 1 : len(ordering)])
-            if profile[best] > max_conductance or profile[best] >= least:
+            if profile[best] > SLACK * max_conductance:
                 break
             if len(ordering) < len(pushed) and profile[best : len(ordering)].max() < RISE * profile[best]:
                 break
-            members = ordering[: best + 1]
+            members, leaving = _polish(space, ordering[: REACH * (best + 1)], best + 1, min_size, total_volume)
+            if leaving >= least:
+                break
             core, volume = _core(space, members)
-            least, sizes[number] = profile[best], best + 1
-            found[number, : best + 1] = space.vertex[members]
+            least = leaving
+            if leaving <= max_conductance:
+                sizes[number] = len(members)
+                found[number, : len(members)] = space.vertex[members]
+            restart = max(restart / SLOWER, LEAST_RESTART)
             start, tolerance = space.vertex[core], max(finest, min(tolerance, VOLUME_TOLERANCE / volume))
 
 
@@ -176,6 +188,56 @@ def _within(space, ordering, max_volume):
 
 @numba.njit(cache=True, nogil=True)
 @no_type_check
+def _polish(space, ordering, n_first, min_size, total_volume):
+    """The first vertices of the ordering, and others of it for as long as one that joins or leaves lowers conductance.
+
+    A sweep sees prefixes only, and so may stop in the midst of a set that is larger than the walk's reach from the seed.
+    Members come in the order of the ordering, with their conductance.
+    """
+    volume, leaving = 0.0, 0.0
+    for member in ordering[:n_first]:
+        space.joined_degree[member] = space.degree[member]
+    n_members = n_first
+    for member in ordering[:n_first]:
+        volume += space.degree[member]
+        leaving += space.degree[member] - _weight_to_members(space, member)
+    for _ in range(MAX_PASSES):
+        n_changed = 0
+        for vertex in ordering:
+            degree, is_member = space.degree[vertex], space.joined_degree[vertex] > 0.0
+            if is_member and n_members <= min_size:
+                continue
+            sign = -1.0 if is_member else 1.0
+            new_leaving = leaving + sign * (degree - 2.0 * _weight_to_members(space, vertex))
+            new_volume = volume + sign * degree
+            smaller, new_smaller = min(volume, total_volume - volume), min(new_volume, total_volume - new_volume)
+            if new_leaving * smaller < leaving * new_smaller * (1.0 - LEAST_GAIN):
+                leaving, volume = new_leaving, new_volume
+                space.joined_degree[vertex] = 0.0 if is_member else degree
+                n_members += -1 if is_member else 1
+                n_changed += 1
+        if n_changed == 0:
+            break
+    members, n_members = np.empty(n_members, ordering.dtype), 0
+    for vertex in ordering:
+        if space.joined_degree[vertex] > 0.0:
+            members[n_members] = vertex
+            n_members += 1
+            space.joined_degree[vertex] = 0.0
+    return members, max(leaving, 0.0) / min(volume, total_volume - volume)
+
+
+@numba.njit(cache=True, nogil=True)
+@no_type_check
+def _weight_to_members(space, vertex):
+    weight = 0.0
+    for edge in range(space.row[vertex, 0], space.row[vertex, 1]):
+        weight += space.probability[edge] * space.joined_degree[space.target[edge]]
+    return weight
+
+
+@numba.njit(cache=True, nogil=True)
+@no_type_check
 def _core(space, members):
     """The member with most edge weight to other members, and the members' volume."""
     volume, core, most = 0.0, members[0], -1.0
@@ -183,9 +245,7 @@ def _core(space, members):
         volume += space.degree[member]
         space.joined_degree[member] = space.degree[member]
     for member in members:
-        staying = 0.0
-        for edge in range(space.row[member, 0], space.row[member, 1]):
-            staying += space.probability[edge] * space.joined_degree[space.target[edge]]
+        staying = _weight_to_members(space, member)
         if staying > most:
             core, most = member, staying
     for member in members:

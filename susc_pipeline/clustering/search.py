@@ -52,9 +52,11 @@ def find_clusters(
 
     A look: from an unvisited seed, personalised PageRank, vertices ordered by falling PageRank over degree, and the
     prefix of least conductance. Levels: a hundredth of the seeds look with `tolerance`, a tenth with ten times that, the
-    rest with a hundred times (`tolerance_levels` says why). Core: what is found is looked at again from its member with
-    most edge weight to other members, as finely as its volume asks for, as long as conductance falls; so a cluster is
-    seen from its middle, whatever seed it was met from. Main body: a prefix of more than `max_size` vertices or
+    rest with a hundred times (`tolerance_levels` says why). Polish: vertices that follow the prefix join it, and members
+    leave it, as long as that lowers conductance. Core: what is found is looked at again from its member with most edge
+    weight to other members, as finely as its volume asks for and by a walk that returns to the seed a third as often, as
+    long as conductance falls; so a cluster is seen from its middle, whatever seed it was met from, and a prefix may leak a
+    quarter more than `max_conductance` to be looked at again. Main body: a prefix of more than `max_size` vertices or
     `main_body_fraction` of the volume is none; nor is one within these limits, where the ordering goes on beyond them,
     unless conductance rises by a quarter between it and the limit: else it is a piece of what goes on. A set is a cluster
     if it has `min_size` vertices and at most `max_conductance`. Overlap: the first cluster, in order of seeds, keeps a
