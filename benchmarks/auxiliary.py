@@ -37,7 +37,8 @@ def split_of(store: Store, experiment: ExperimentConfig) -> tuple[Split, pca.PCA
         for asset in ("activations", "ground_truth_susceptibilities")
     }
     basis = pca.load(store.path("pca_basis"))
-    return evaluation.split(*frames.values(), basis, tokens.training_keys(experiment.tokens)), basis
+    training_shards = tokens.training_keys(experiment.tokens)
+    return evaluation.split(*frames.values(), basis, training_shards, folder=store.root), basis
 
 
 def columns_of(part: Part, columns: np.ndarray) -> Part:
@@ -76,11 +77,11 @@ def sweep(data: Split, basis: pca.PCABasis, experiment: ExperimentConfig, width:
         "last stream and loss gradient": (default, np.concatenate([stream[-width:], gradient])),
         "no weight decay, last weights": (replace(default, weight_decay=0.0, averaging_steps=1), everything),
     }
-    halves = reliability.split_half_scores([(data.test.half_a, data.test.half_b)], basis)
+    halves = reliability.split_half_scores(data.test_halves, basis)
     sizes = f"{len(data.training.scores)} training tokens, {len(data.test.scores)} test tokens"
     print(f"{sizes}, mean ceiling {halves.ceiling.mean():.3f}")
     for name, (settings, columns) in variants.items():
-        training, stopping, test = (columns_of(part, columns) for part in data)
+        training, stopping, test = (columns_of(part, columns) for part in data[:3])
         started = time.perf_counter()
         found = auxiliary.train(
             training.activations,
@@ -94,7 +95,7 @@ def sweep(data: Split, basis: pca.PCABasis, experiment: ExperimentConfig, width:
         predicted = auxiliary.predict(found.model, test.activations)
         print(line(name, predicted, test, time.perf_counter() - started), flush=True)
     for name, columns in (("ridge", everything), ("ridge, residual streams only", stream)):
-        training, stopping, test = (columns_of(part, columns) for part in data)
+        training, stopping, test = (columns_of(part, columns) for part in data[:3])
         started = time.perf_counter()
         linear = ridge.fit(
             training.activations,

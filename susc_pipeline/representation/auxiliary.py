@@ -138,7 +138,7 @@ def train(
 
     Args:
         activations: training tokens; a memory map is read batch by batch.
-        targets: PC scores of the training tokens.
+        targets: PC scores of the training tokens; may be a memory map too.
         stopping_activations: tokens of documents withheld from training, to know when to stop.
         stopping_targets: PC scores of the stopping tokens.
         settings: loss and optimizer.
@@ -254,13 +254,13 @@ def check_training_set(
     if len(activations) != len(targets) or len(targets) < 2:
         sizes = f"{len(activations)} activations and {len(targets)} targets"
         raise ValueError(f"training and stopping sets must pair at least 2 tokens, got {sizes}; add documents")
-    if not np.isfinite(targets).all():
-        n_bad = int(np.sum(~np.isfinite(targets)))
+    blocks = [slice(start, start + BLOCK_SIZE) for start in range(0, len(targets), BLOCK_SIZE)]
+    n_bad = sum(int(np.sum(~np.isfinite(targets[block]))) for block in blocks)
+    if n_bad:
         raise ValueError(f"targets must be finite, got {n_bad} nan or infinite; repair the susceptibilities")
-    if not np.any(np.ptp(targets, axis=0)):
+    if not any((targets[block] != targets[:1]).any() for block in blocks):
         raise ValueError("targets must vary, got the same scores for every token; check the chains and the PCA basis")
-    starts = range(0, len(activations), BLOCK_SIZE)
-    if not all(np.isfinite(activations[start : start + BLOCK_SIZE]).all() for start in starts):
+    if not all(np.isfinite(activations[block]).all() for block in blocks):
         raise ValueError("activations must be finite, got nan or infinity; float16 ends at 65504, store float32")
 
 
