@@ -61,7 +61,8 @@ def split(
         for chosen in (documents[::2], documents[1::2])
     )
     halves = reliability.moments_of_halves(truth for _, truth in test)
-    return Split(*(_part(pairs, basis, folder) for pairs in (training, stopping, test)), halves)
+    parts = [_part(pairs, basis, folder) for pairs in (training, stopping, test)]
+    return Split(parts[0], parts[1], parts[2], halves)
 
 
 def _part(pairs: list[tuple[pl.LazyFrame, ...]], basis: PCABasis, folder: Path) -> Part:
