@@ -205,8 +205,9 @@ def _run(names, basis, rng):
             "ceiling": [0.9, 0.9], "null_95": [0.05, 0.05], "ridge_r": [0.4, 0.3],
         },
         "leakage": {
-            "space": ["ground_truth", "ground_truth"], "layer": [1, 2], "cka": [0.1, 0.2], "cka_chance": [0.01, 0.01],
-            "cka_chance_high": [0.02, 0.02], "jaccard": [0.1, 0.1], "jaccard_chance": [0.01, 0.01],
+            "space": ["ground_truth", "ground_truth"], "layer": [1, 2], "cka": [0.1, 0.2], "cka_low": [0.05, 0.1],
+            "cka_high": [0.15, 0.3], "cka_chance": [0.01, 0.01], "cka_chance_high": [0.02, 0.02], "jaccard": [0.1, 0.1],
+            "jaccard_low": [0.05, 0.05], "jaccard_high": [0.15, 0.15], "jaccard_chance": [0.01, 0.01],
         },
         "negative_control": {"component": names, "disattenuated": [0.9] * n},
         "calibration": {"component": ["L0H0"], "verdict": ["<i>good</i>"]},
