@@ -10,8 +10,10 @@ from resources.storage import LanguageModelFolder, Store
 from susc_pipeline import schema, seeds, tokens
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.model import components
+from susc_pipeline.model.gpt_neox import GPTNeoX
 from susc_pipeline.representation import auxiliary, evaluation, moments, pca
 from susc_pipeline.representation.auxiliary import AuxModel
+from susc_pipeline.representation.evaluation import Split
 from susc_pipeline.representation.pca import PCABasis
 from susc_pipeline.susceptibility import reliability as reliabilities
 
@@ -97,9 +99,38 @@ def aux_model(
     """
     training_shards = tokens.training_keys(experiment.tokens)
     data = evaluation.split(activations, ground_truth_susceptibilities, pca_basis, training_shards, folder=store.root)
-    width = experiment.aux.hidden_multiplier * language_model.load(experiment.model).model.hidden_size
-    rng = np.random.default_rng(seeds.sequence(experiment.seed, "aux_model"))
-    report = progress.reporter(context, "epochs")
+    return _trained(context, data, language_model.load(experiment.model).model, experiment)
+
+
+@dg.asset(
+    ins={name: dg.AssetIn(partition_mapping=EVERY_SHARD) for name in ("ground_truth_susceptibilities", "activations")},
+    group_name=GROUP,
+    kinds={"pytorch"},
+    code_version=version(1, "aux"),
+)
+def half_chain_aux_model(
+    context: dg.AssetExecutionContext,
+    language_model: LanguageModelFolder,
+    ground_truth_susceptibilities: dict[str, pl.LazyFrame],
+    activations: dict[str, pl.LazyFrame],
+    pca_basis: PCABasis,
+    experiment: dg.ResourceParam[ExperimentConfig],
+    store: dg.ResourceParam[Store],
+) -> dg.MaterializeResult[AuxModel]:
+    """The auxiliary model trained again, on one half of the chains only: which clusters does it give again?
+
+    Its seed is that of aux_model, so that only the chains differ: twice the sampling noise, of which it shares a half.
+    """
+    training_shards = tokens.training_keys(experiment.tokens)
+    frames = (activations, ground_truth_susceptibilities)
+    data = evaluation.split(*frames, pca_basis, training_shards, folder=store.root, column="half_a")
+    return _trained(context, data, language_model.load(experiment.model).model, experiment)
+
+
+def _trained(
+    context: dg.AssetExecutionContext, data: Split, model: GPTNeoX, experiment: ExperimentConfig
+) -> dg.MaterializeResult[AuxModel]:
+    width, report = experiment.aux.hidden_multiplier * model.hidden_size, progress.reporter(context, "epochs")
     training = auxiliary.train(
         data.training.activations,
         data.training.scores,
@@ -107,7 +138,7 @@ def aux_model(
         stopping_targets=data.stopping.scores,
         settings=experiment.aux,
         hidden_width=width,
-        rng=rng,
+        rng=np.random.default_rng(seeds.sequence(experiment.seed, "aux_model")),
         progress=lambda epoch, loss: report(epoch, experiment.aux.max_epochs),
     )
     history = training.history

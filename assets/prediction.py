@@ -16,25 +16,38 @@ from susc_pipeline.representation.auxiliary import AuxModel
 from susc_pipeline.representation.whitening import WhiteningBasis
 
 GROUP = "d_prediction"
+DESCRIPTIONS = {
+    "predicted_susceptibilities": "PC scores that the auxiliary model predicts for each token, and the token's loss: "
+    "one forward pass of the language model.",
+    "half_chain_predictions": "PC scores of each token by the auxiliary model of one half of the chains, from the same "
+    "forward pass.",
+}
 
 
-@dg.asset(
-    partitions_def=SHARDS, group_name=GROUP, kinds={"pytorch", "parquet"}, code_version=version(2, "representation")
+@dg.multi_asset(
+    partitions_def=SHARDS,
+    outs={
+        name: dg.AssetOut(kinds={"pytorch", "parquet"}, code_version=version(3, "representation"), description=text)
+        for name, text in DESCRIPTIONS.items()
+    },
+    group_name=GROUP,
 )
-def predicted_susceptibilities(
+def predict_susceptibilities(
     language_model: LanguageModelFolder,
     token_shards: pl.DataFrame,
     aux_model: AuxModel,
+    half_chain_aux_model: AuxModel,
     experiment: dg.ResourceParam[ExperimentConfig],
-) -> dg.MaterializeResult[pl.DataFrame]:
-    """PC scores that the auxiliary model predicts for each token, and the token's loss: one forward pass of the model."""
+):
+    """Predictions of both auxiliary models from the same forward pass."""
     model = language_model.load(experiment.model).model
     found = gpt_neox.activations(model, schema.token_ids(token_shards), layers=experiment.representation.layers)
     keys = schema.token_key_frame(token_shards).with_columns(loss=pl.Series(found.losses))
     inputs = np.concatenate([found.features, found.loss_gradients], axis=1)
-    frame = schema.with_vectors(keys, prediction=auxiliary.predict(aux_model, inputs))
-    metadata = {"dagster/row_count": frame.height, "mean_loss": float(found.losses.mean())}
-    return dg.MaterializeResult(value=frame, metadata=metadata)
+    metadata = {"dagster/row_count": keys.height, "mean_loss": float(found.losses.mean())}
+    for name, auxiliary_model in zip(DESCRIPTIONS, (aux_model, half_chain_aux_model), strict=True):
+        frame = schema.with_vectors(keys, prediction=auxiliary.predict(auxiliary_model, inputs))
+        yield dg.Output(frame, name, metadata=metadata)
 
 
 @dg.asset(

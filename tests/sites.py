@@ -110,6 +110,7 @@ def site(shape: Shape, texts: list[str], documents: list[str], *, folder: Path |
             "density": rng.uniform(0, 1, shape.n_clusters),
             "seed_stability": rng.uniform(0, 1, shape.n_clusters),
             "point_stability": rng.uniform(0, 1, shape.n_clusters),
+            "chain_stability": rng.uniform(0, 1, shape.n_clusters),
             "seed_context_id": 0,
             "seed_position": 1,
         },

@@ -41,11 +41,19 @@ def split(
     training_shards: list[str],
     *,
     folder: Path,
+    column: str = "susceptibility",
 ) -> Split:
     """Ground truth and activations as training, stopping and test tokens, read one shard after another.
 
-    Documents of the withheld shards go to the stopping and the test part in turn, in order of name. What is laid out on
-    disk, in files without a name, takes about the room of the activations, not compressed.
+    Documents of the withheld shards go to the stopping and the test part in turn, in order of name.
+
+    Args:
+        activations: of each ground-truth shard.
+        susceptibilities: of the same shards.
+        basis: whose scores are to be predicted.
+        training_shards: names of those that are not withheld.
+        folder: for files without a name, which take about the room of the activations, not compressed.
+        column: whose scores they are: those of all chains, or half_a or half_b of one half.
 
     Raises:
         ValueError: activations and susceptibilities are not of the same tokens.
@@ -61,14 +69,14 @@ def split(
         for chosen in (documents[::2], documents[1::2])
     )
     halves = reliability.moments_of_halves(truth for _, truth in test)
-    parts = [_part(pairs, basis, folder) for pairs in (training, stopping, test)]
+    parts = [_part(pairs, basis, folder, column) for pairs in (training, stopping, test)]
     return Split(parts[0], parts[1], parts[2], halves)
 
 
-def _part(pairs: list[tuple[pl.LazyFrame, ...]], basis: PCABasis, folder: Path) -> Part:
+def _part(pairs: list[tuple[pl.LazyFrame, ...]], basis: PCABasis, folder: Path, column: str) -> Part:
     """Activations and scores of pairs of tables, of which one is in memory at a time."""
     features = spool.spooled((_features(*pair) for pair in pairs), folder)
-    truths = (schema.stack({"": truth}, "susceptibility").values for _, truth in pairs)
+    truths = (schema.stack({"": truth}, column).values for _, truth in pairs)
     scores = spool.spooled((pca.transform(values, basis) for values in truths), folder)
     names = pl.concat([truth.select("document_id").collect() for _, truth in pairs])["document_id"]
     return Part(features, scores, names.rank("dense").to_numpy().astype(np.int64) - 1)
