@@ -139,6 +139,7 @@ def _trained(
         settings=experiment.aux,
         hidden_width=width,
         rng=np.random.default_rng(seeds.sequence(experiment.seed, "aux_model")),
+        device=str(model.device),
         progress=lambda epoch, loss: report(epoch, experiment.aux.max_epochs),
     )
     history = training.history

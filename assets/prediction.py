@@ -46,7 +46,7 @@ def predict_susceptibilities(
     inputs = np.concatenate([found.features, found.loss_gradients], axis=1)
     metadata = {"dagster/row_count": keys.height, "mean_loss": float(found.losses.mean())}
     for name, auxiliary_model in zip(DESCRIPTIONS, (aux_model, half_chain_aux_model), strict=True):
-        frame = schema.with_vectors(keys, prediction=auxiliary.predict(auxiliary_model, inputs))
+        frame = schema.with_vectors(keys, prediction=auxiliary.predict(auxiliary_model.to(model.device), inputs))
         yield dg.Output(frame, name, metadata=metadata)
 
 

@@ -27,6 +27,7 @@ from susc_pipeline.representation import metrics, moments
 
 KIND = "aux_model"
 BLOCK_SIZE = 4096
+MIXED_PRECISION = ("cuda",)  # types of device whose matrix products are taken in bfloat16
 
 
 @dataclass(frozen=True)
@@ -89,11 +90,11 @@ class AuxModel(nn.Module):
         self.encoder = typing.cast(nn.Linear, nn.utils.skip_init(nn.Linear, n_features, hidden_width))
         self.decoder = typing.cast(nn.Linear, nn.utils.skip_init(nn.Linear, hidden_width, n_pcs))
 
-    def encode(self, activations: Float[torch.Tensor, "tokens features"]) -> Float32[torch.Tensor, "tokens hidden"]:
+    def encode(self, activations: Float[torch.Tensor, "tokens features"]) -> Float[torch.Tensor, "tokens hidden"]:
         """Hidden code: zero or positive."""
         return torch.relu(self.encoder((activations.float() - self.input_mean) / self.input_scale))
 
-    def decode(self, code: Float32[torch.Tensor, "tokens hidden"]) -> Float32[torch.Tensor, "tokens pcs"]:
+    def decode(self, code: Float[torch.Tensor, "tokens hidden"]) -> Float32[torch.Tensor, "tokens pcs"]:
         """PC scores of a hidden code."""
         return self.target_mean + self.target_scale * self.decoder(code)
 
@@ -224,9 +225,11 @@ def train_epoch(
         rows = np.sort(order[start : start + settings.batch_size])
         batch = torch.tensor(activations[rows], device=device)
         wanted = torch.tensor(targets[rows], device=device, dtype=torch.float32)
-        code = model.encode(batch)
-        error = torch.mean(((model.decode(code) - wanted) / model.target_scale) ** 2)
-        loss = error + settings.l1_penalty * code.abs().mean()
+        with precision(device):
+            code = model.encode(batch)
+            predicted = model.decode(code)
+        error = torch.mean(((predicted - wanted) / model.target_scale) ** 2)
+        loss = error + settings.l1_penalty * code.float().abs().mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -241,10 +244,17 @@ def predict(
 ) -> Float32[np.ndarray, "tokens pcs"]:
     """PC scores of activations, computed `batch_size` tokens at a time on the model's device."""
     predicted = np.empty((len(activations), model.decoder.out_features), dtype=np.float32)
+    device = model.input_mean.device
     for start in range(0, len(activations), batch_size):
         block = slice(start, start + batch_size)
-        predicted[block] = model(torch.tensor(activations[block], device=model.input_mean.device)).cpu().numpy()
+        with precision(device):
+            predicted[block] = model(torch.tensor(activations[block], device=device)).cpu().numpy()
     return predicted
+
+
+def precision(device: torch.device) -> torch.autocast:
+    """In force: products in bfloat16 on a GPU, weights and all else in float32; on a CPU everything in float32."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type in MIXED_PRECISION)
 
 
 def check_training_set(
