@@ -41,14 +41,21 @@ def stability(
     bound of what another set of as many chains would give: one half has twice the sampling noise, but shares a half of it
     with the whole that the clusters come from.
     """
-    whole = np.arange(graph.shape[0])
-    again = [_found_again(graph, whole, clustering, settings, rng) for _ in range(n_looks)]
+    again = found_again(graph, clustering, settings, rng, n_looks=n_looks)
     thinned = []
     for _ in range(n_looks):
         kept = np.flatnonzero(rng.random(graph.shape[0]) >= DROPPED)
         thinned.append(_found_again(graph[kept][:, kept], kept, clustering, settings, rng))
-    by_half = [_found_again(half_chain_graph, whole, clustering, settings, rng) for _ in range(n_looks)]
-    return Stability(*(np.mean(looks, axis=0) for looks in (again, thinned, by_half)))
+    by_half = found_again(half_chain_graph, clustering, settings, rng, n_looks=n_looks)
+    return Stability(again, np.mean(thinned, axis=0), by_half)
+
+
+def found_again(
+    graph: sparse.csr_array, clustering: Clustering, settings: SearchSettings, rng: np.random.Generator, *, n_looks: int
+) -> Float[np.ndarray, " clusters"]:
+    """Share of looks from members drawn at random that find each cluster in a graph of the same points."""
+    whole = np.arange(graph.shape[0])
+    return np.mean([_found_again(graph, whole, clustering, settings, rng) for _ in range(n_looks)], axis=0)
 
 
 def _found_again(
