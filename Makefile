@@ -8,7 +8,7 @@ export PYTHONPATH := $(CURDIR)
 # Threads that wait spin for less long: a third faster where other work shares the cores, no slower where none does.
 export GOMP_SPINCOUNT ?= 10000
 
-.PHONY: help run test test-slow test-peer ui lint bench bench-bias bench-sampling bench-samplers bench-scaling bench-llc bench-auxiliary bench-clustering explore test-browser screenshots bench-explorer tiny-model clean install
+.PHONY: help run test test-slow test-peer ui lint bench bench-bias bench-sampling bench-samplers bench-scaling bench-llc bench-auxiliary bench-chain-stability bench-clustering explore test-browser screenshots bench-explorer tiny-model clean install
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -88,6 +88,9 @@ bench-scaling: install ## Measure time and memory of sampling against tokens, dr
 
 bench-llc: install ## Compare local learning coefficients with the published convention
 	$(BIN)/python benchmarks/llc.py
+
+bench-chain-stability: run ## How often clusters are found again by halves of the chains that share none
+	$(BIN)/python benchmarks/chain_stability.py
 
 bench-auxiliary: run ## Vary the auxiliary model, and time prediction against the bare forward pass
 	$(BIN)/python benchmarks/auxiliary.py

@@ -6,12 +6,14 @@ import polars as pl
 
 from assets import plots, progress
 from assets.partitions import EVERY_SHARD, TRAINING, version
-from resources.storage import LanguageModelFolder
+from resources.storage import LanguageModelFolder, Store
 from susc_pipeline import schema, seeds, tokens
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.model import components
+from susc_pipeline.model.gpt_neox import GPTNeoX
 from susc_pipeline.representation import auxiliary, evaluation, moments, pca
 from susc_pipeline.representation.auxiliary import AuxModel
+from susc_pipeline.representation.evaluation import Split
 from susc_pipeline.representation.pca import PCABasis
 from susc_pipeline.susceptibility import reliability as reliabilities
 
@@ -22,7 +24,7 @@ GROUP = "c_basis"
     ins={"ground_truth_susceptibilities": dg.AssetIn(partition_mapping=TRAINING)},
     group_name=GROUP,
     kinds={"numpy"},
-    code_version=version(2, "representation"),
+    code_version=version(3, "representation"),
 )
 def pca_basis(
     ground_truth_susceptibilities: dict[str, pl.LazyFrame], experiment: dg.ResourceParam[ExperimentConfig]
@@ -35,8 +37,8 @@ def pca_basis(
     shards = (schema.stack({k: f}, "susceptibility").values for k, f in sorted(ground_truth_susceptibilities.items()))
     n_kept = experiment.representation.n_components or None
     considered = pca.fit(moments.merge_all(moments.of(values) for values in shards), n_components=n_kept)
-    a, b = (schema.stack(ground_truth_susceptibilities, column).values for column in ("half_a", "half_b"))
-    found = reliabilities.split_half_scores([(a, b)], considered).reliability
+    halves = reliabilities.moments_of_halves(frame for _, frame in sorted(ground_truth_susceptibilities.items()))
+    found = reliabilities.split_half_scores(halves, considered).reliability
     basis = pca.select(considered, found >= experiment.representation.min_reliability)
     picture = plots.explained_variance(basis.explained_variance_ratio)
     counts = {"tokens": basis.count, "dropped_as_unreliable": len(found) - len(basis.components)}
@@ -47,7 +49,7 @@ def pca_basis(
     ins={"ground_truth_susceptibilities": dg.AssetIn(partition_mapping=EVERY_SHARD)},
     group_name=GROUP,
     kinds={"numpy", "polars"},
-    code_version=version(1),
+    code_version=version(2),
 )
 def reliability(
     language_model: LanguageModelFolder,
@@ -60,9 +62,9 @@ def reliability(
     Its root is the noise ceiling: the highest correlation with the measured values that any prediction can reach.
     """
     names = [c.name for c in components.enumerate_components(language_model.load(experiment.model).model)]
-    a, b = (schema.stack(ground_truth_susceptibilities, column).values for column in ("half_a", "half_b"))
-    by_component = reliabilities.split_half([(a, b)])
-    by_pc = reliabilities.split_half_scores([(a, b)], pca_basis)
+    halves = reliabilities.moments_of_halves(frame for _, frame in sorted(ground_truth_susceptibilities.items()))
+    by_component = reliabilities.split_half_along(halves, np.eye(len(names)))
+    by_pc = reliabilities.split_half_scores(halves, pca_basis)
     pcs = [f"PC{number + 1}" for number in range(len(by_pc.ceiling))]
     frames = [
         pl.DataFrame({"kind": kind, "name": labels, **found._asdict()}, schema=schema.RELIABILITY)
@@ -79,7 +81,7 @@ def reliability(
     ins={name: dg.AssetIn(partition_mapping=EVERY_SHARD) for name in ("ground_truth_susceptibilities", "activations")},
     group_name=GROUP,
     kinds={"pytorch"},
-    code_version=version(1, "aux"),
+    code_version=version(2, "aux"),
 )
 def aux_model(
     context: dg.AssetExecutionContext,
@@ -88,18 +90,47 @@ def aux_model(
     activations: dict[str, pl.LazyFrame],
     pca_basis: PCABasis,
     experiment: dg.ResourceParam[ExperimentConfig],
+    store: dg.ResourceParam[Store],
 ) -> dg.MaterializeResult[AuxModel]:
     """One hidden layer from the residual stream to PC scores: the susceptibilities of a token for one forward pass.
 
     Trained on the training shards; stopped early by half of the withheld documents, whose chains are their own: noise
     of shared draws is a function of the token, and a model stopped on it would go on learning it.
     """
-    data = evaluation.split(
-        activations, ground_truth_susceptibilities, pca_basis, tokens.training_keys(experiment.tokens)
-    )
-    width = experiment.aux.hidden_multiplier * language_model.load(experiment.model).model.hidden_size
-    rng = np.random.default_rng(seeds.sequence(experiment.seed, "aux_model"))
-    report = progress.reporter(context, "epochs")
+    training_shards = tokens.training_keys(experiment.tokens)
+    data = evaluation.split(activations, ground_truth_susceptibilities, pca_basis, training_shards, folder=store.root)
+    return _trained(context, data, language_model.load(experiment.model).model, experiment)
+
+
+@dg.asset(
+    ins={name: dg.AssetIn(partition_mapping=EVERY_SHARD) for name in ("ground_truth_susceptibilities", "activations")},
+    group_name=GROUP,
+    kinds={"pytorch"},
+    code_version=version(1, "aux"),
+)
+def half_chain_aux_model(
+    context: dg.AssetExecutionContext,
+    language_model: LanguageModelFolder,
+    ground_truth_susceptibilities: dict[str, pl.LazyFrame],
+    activations: dict[str, pl.LazyFrame],
+    pca_basis: PCABasis,
+    experiment: dg.ResourceParam[ExperimentConfig],
+    store: dg.ResourceParam[Store],
+) -> dg.MaterializeResult[AuxModel]:
+    """The auxiliary model trained again, on one half of the chains only: which clusters does it give again?
+
+    Its seed is that of aux_model, so that only the chains differ: twice the sampling noise, of which it shares a half.
+    """
+    training_shards = tokens.training_keys(experiment.tokens)
+    frames = (activations, ground_truth_susceptibilities)
+    data = evaluation.split(*frames, pca_basis, training_shards, folder=store.root, column="half_a")
+    return _trained(context, data, language_model.load(experiment.model).model, experiment)
+
+
+def _trained(
+    context: dg.AssetExecutionContext, data: Split, model: GPTNeoX, experiment: ExperimentConfig
+) -> dg.MaterializeResult[AuxModel]:
+    width, report = experiment.aux.hidden_multiplier * model.hidden_size, progress.reporter(context, "epochs")
     training = auxiliary.train(
         data.training.activations,
         data.training.scores,
@@ -107,7 +138,8 @@ def aux_model(
         stopping_targets=data.stopping.scores,
         settings=experiment.aux,
         hidden_width=width,
-        rng=rng,
+        rng=np.random.default_rng(seeds.sequence(experiment.seed, "aux_model")),
+        device=str(model.device),
         progress=lambda epoch, loss: report(epoch, experiment.aux.max_epochs),
     )
     history = training.history
@@ -119,7 +151,7 @@ def aux_model(
     ins={name: dg.AssetIn(partition_mapping=EVERY_SHARD) for name in ("ground_truth_susceptibilities", "activations")},
     group_name=GROUP,
     kinds={"numpy", "polars"},
-    code_version=version(1),
+    code_version=version(2),
 )
 def aux_correlation(
     ground_truth_susceptibilities: dict[str, pl.LazyFrame],
@@ -127,15 +159,15 @@ def aux_correlation(
     pca_basis: PCABasis,
     aux_model: AuxModel,
     experiment: dg.ResourceParam[ExperimentConfig],
+    store: dg.ResourceParam[Store],
 ) -> dg.MaterializeResult[pl.DataFrame]:
     """Pearson r of predicted with measured scores, per PC, on withheld documents that early stopping has not seen.
 
     Beside it the noise ceiling of the same tokens, the 95 % interval over documents, the 95 % point of a permutation
     null, and the r of a ridge regression on the same data.
     """
-    data = evaluation.split(
-        activations, ground_truth_susceptibilities, pca_basis, tokens.training_keys(experiment.tokens)
-    )
+    training_shards = tokens.training_keys(experiment.tokens)
+    data = evaluation.split(activations, ground_truth_susceptibilities, pca_basis, training_shards, folder=store.root)
     rng = np.random.default_rng(seeds.sequence(experiment.seed, "aux_correlation"))
     frame = evaluation.correlation_table(data, aux_model, pca_basis, rng)
     means = {f"mean_{name}": float(frame[name].mean()) for name in ("r", "ceiling", "ridge_r")}

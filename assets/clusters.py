@@ -43,10 +43,29 @@ def knn_graph(
     return dg.MaterializeResult(value=graph, metadata={"vertices": graph.shape[0], "edges": graph.nnz // 2})
 
 
+@dg.asset(
+    ins={"half_chain_predictions": dg.AssetIn(partition_mapping=EVERY_SHARD)},
+    group_name=GROUP,
+    kinds={"numpy"},
+    code_version=version(1, "knn", "representation"),
+)
+def half_chain_knn_graph(
+    half_chain_predictions: dict[str, pl.LazyFrame], experiment: dg.ResourceParam[ExperimentConfig]
+) -> dg.MaterializeResult[sparse.csr_array]:
+    """The same graph of the same tokens by one half of the chains: predictions whitened by a basis of their own."""
+    shards = [schema.stack({k: frame}, "prediction").values for k, frame in sorted(half_chain_predictions.items())]
+    merged = moments.merge_all(moments.of(values) for values in shards)
+    basis = whitening.fit(merged, relative_floor=experiment.representation.whitening_floor)
+    whitened = np.concatenate([whitening.transform(values, basis).astype(np.float32) for values in shards])
+    rng = np.random.default_rng(seeds.sequence(experiment.seed, "knn_graph"))
+    graph = knn.knn_graph(whitened, experiment.knn, rng)
+    return dg.MaterializeResult(value=graph, metadata={"vertices": graph.shape[0], "edges": graph.nnz // 2})
+
+
 @dg.multi_asset(
     ins={**ALL_WHITENED, "token_shards": dg.AssetIn(partition_mapping=EVERY_SHARD)},
     outs={
-        name: dg.AssetOut(kinds={"numpy", "parquet"}, code_version=version(2, "clustering"), description=text)
+        name: dg.AssetOut(kinds={"numpy", "parquet"}, code_version=version(3, "clustering"), description=text)
         for name, text in DESCRIPTIONS.items()
     },
     group_name=GROUP,
@@ -57,6 +76,7 @@ def find_clusters(
     token_shards: dict[str, pl.LazyFrame],
     whitened_susceptibilities: dict[str, pl.LazyFrame],
     knn_graph: sparse.csr_array,
+    half_chain_knn_graph: sparse.csr_array,
     experiment: dg.ResourceParam[ExperimentConfig],
 ):
     """Seed by seed: personalised PageRank, sweep, cluster, until every token is visited."""
@@ -64,7 +84,7 @@ def find_clusters(
     report = progress.reporter(context, "tokens visited")
     found = search.find_clusters(knn_graph, experiment.clustering, rng, progress=report)
     tokens = schema.stack(whitened_susceptibilities, "whitened")
-    stable = stability.stability(knn_graph, found, experiment.clustering, rng)
+    stable = stability.stability(knn_graph, half_chain_knn_graph, found, experiment.clustering, rng)
     table, members = reading.cluster_table(found, stable, tokens), reading.member_table(found, tokens)
     contexts = pl.concat([token_shards[shard] for shard in sorted(token_shards)]).collect()
     loaded = language_model.load(experiment.model)

@@ -26,7 +26,7 @@ def build_definitions(**overrides: object) -> dg.Definitions:
             "ground_truth", dg.AssetSelection.assets("sgld_samples", "ground_truth_susceptibilities", "activations")
         ),
         dg.define_asset_job("basis", dg.AssetSelection.groups(basis.GROUP)),
-        dg.define_asset_job("upsample", dg.AssetSelection.assets("predicted_susceptibilities")),
+        dg.define_asset_job("upsample", dg.AssetSelection.assets(*prediction.DESCRIPTIONS)),
         dg.define_asset_job("whiten", dg.AssetSelection.assets("whitened_susceptibilities")),
         dg.define_asset_job("explore", dg.AssetSelection.groups(explorer.GROUP)),
         dg.define_asset_job("cluster", dg.AssetSelection.groups(clusters.GROUP)),

@@ -134,14 +134,15 @@ def calibration(table: pl.DataFrame) -> dg.MarkdownMetadataValue:
 
 
 def leakage(frame: pl.DataFrame) -> dg.MarkdownMetadataValue:
-    """CKA and Jaccard by layer, for ground truth and predictions, beside chance."""
+    """CKA and Jaccard by layer with 95 % intervals over documents, for ground truth and predictions, beside chance."""
     figure = Figure(figsize=(7, 2.6), layout="constrained")
     for panel, measure in zip(figure.subplots(1, 2), ("cka", "jaccard"), strict=True):
         for colour, (name,) in zip(
             (BLUE, ORANGE), frame.select("space").unique(maintain_order=True).iter_rows(), strict=False
         ):
             one = frame.filter(space=name)
-            panel.plot(one["layer"], one[measure], "o-", color=colour, label=name.replace("_", " "))
+            error = [one[measure] - one[f"{measure}_low"], one[f"{measure}_high"] - one[measure]]
+            panel.errorbar(one["layer"], one[measure], error, fmt="o-", color=colour, label=name.replace("_", " "))
         panel.plot(one["layer"], one[f"{measure}_chance"], ":", color=GREY, label="chance")
         panel.set(xlabel="layer of the activations", ylabel=measure, ylim=(0, None))
         panel.legend(frameon=False)

@@ -260,7 +260,7 @@ class ArtifactIOManager(dg.IOManager):
         """Store an asset's value, then its manifest: an artifact without a manifest is not there."""
         asset, shard = context.asset_key.path[-1], context.partition_key if context.has_asset_partitions else None
         path = self._write(asset, shard, obj)
-        inputs = self._read.pop(self._reader(context), {})
+        inputs = self._read.get(self._reader(context), {})
         version = context.asset_spec.code_version or ""
         lineage = [version, *sorted({f"{name.partition('/')[0]} {m['lineage']}" for name, m in inputs.items()})]
         manifest = {
@@ -334,7 +334,10 @@ class ArtifactIOManager(dg.IOManager):
             raise StoreError(
                 f"{asset} mixes shards made with different settings or inputs; materialize again: {', '.join(stale)}"
             )
-        self._read.setdefault(self._reader(context), {}).update(found)
+        reader = self._reader(context)
+        if reader not in self._read:  # kept until the next step, for a step may have several outputs
+            self._read = {reader: {}}
+        self._read[reader].update(found)
 
     @staticmethod
     def _reader(context: dg.InputContext | dg.OutputContext) -> str:

@@ -38,6 +38,7 @@ CLUSTERS = {
     "density": pl.Float64,
     "seed_stability": pl.Float64,  # share of looks from other members that find the cluster again
     "point_stability": pl.Float64,  # the same in graphs without a tenth of the points
+    "chain_stability": pl.Float64,  # the same in the graph by one half of the chains
     "seed_context_id": pl.Int64,
     "seed_position": pl.Int32,
 }

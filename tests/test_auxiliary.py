@@ -177,6 +177,21 @@ def test_half_precision_and_read_only_activations_are_accepted():
     assert auxiliary.predict(trained(halves, settings=settings).model, halves.activations).dtype == np.float32
 
 
+def test_products_in_bfloat16_learn_the_same_map_with_weights_in_single_precision(monkeypatch):
+    """The path of a GPU, taken on the CPU: predictions within a few roundings of bfloat16 (8 bits) of single precision's."""
+    world, settings = planted("nonlinear"), dataclasses.replace(SETTINGS, max_epochs=8)
+    exact = trained(world, settings=settings)
+    monkeypatch.setattr(auxiliary, "MIXED_PRECISION", ("cpu",))
+    mixed = trained(world, settings=settings)
+    assert not torch.equal(mixed.model.encoder.weight, exact.model.encoder.weight)
+    assert {tensor.dtype for tensor in mixed.model.state_dict().values()} == {torch.float32}
+    losses = mixed.history.stopping_loss
+    assert losses[-1] < 0.8 * losses[0]
+    assert losses[-1] == pytest.approx(exact.history.stopping_loss[-1], rel=0.05)
+    predicted = [auxiliary.predict(training.model, world.activations) for training in (mixed, exact)]
+    assert metrics.correlation_per_column(*predicted).min() > 0.99
+
+
 def test_constant_features_do_no_harm():
     world = planted("linear")
     constant = np.full((len(world.activations), 1), 0.1, dtype=np.float32)

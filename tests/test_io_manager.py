@@ -93,3 +93,21 @@ def test_the_manifest_says_from_what_an_artifact_was_made(tmp_path):
     manifest = store.manifest("whole")
     assert manifest["inputs"] == {f"part/{s}": store.manifest("part", s)["sha256"] for s in SHARDS.get_partition_keys()}
     assert manifest["rows"] == 3 and manifest["code_version"] == "1"
+
+
+def test_every_output_of_one_step_says_from_what_it_was_made(tmp_path):
+    part, _, make, _, store = graph(tmp_path, dg.StaticPartitionsDefinition(["shard-00000"]))
+
+    @dg.multi_asset(
+        ins={"part": dg.AssetIn(partition_mapping=dg.AllPartitionMapping())},
+        outs={"a": dg.AssetOut(), "b": dg.AssetOut()},
+    )
+    def both(part: dict[str, pl.LazyFrame]):
+        yield dg.Output(pl.DataFrame({"x": [1]}), "a")
+        yield dg.Output(pl.DataFrame({"x": [2]}), "b")
+
+    assert make(part, "shard-00000").success
+    resources = {"io_manager": ArtifactIOManager(store)}
+    dg.materialize([part, both], selection=[both], resources=resources, instance=dg.DagsterInstance.ephemeral())
+    expected = {"part/shard-00000": store.manifest("part", "shard-00000")["sha256"]}
+    assert [store.manifest(name)["inputs"] for name in ("a", "b")] == [expected, expected]

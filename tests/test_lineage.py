@@ -13,6 +13,7 @@ from resources.storage import TraceFolder
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.sampling import chains
 
+CLUSTERED_FROM = {"language_model", "token_shards", "whitened_susceptibilities", "knn_graph", "half_chain_knn_graph"}
 PARENTS = {
     "language_model": set(),
     "corpus_documents": set(),
@@ -26,14 +27,17 @@ PARENTS = {
     "pca_basis": {"ground_truth_susceptibilities"},
     "reliability": {"language_model", "ground_truth_susceptibilities", "pca_basis"},
     "aux_model": {"language_model", "ground_truth_susceptibilities", "activations", "pca_basis"},
+    "half_chain_aux_model": {"language_model", "ground_truth_susceptibilities", "activations", "pca_basis"},
     "aux_correlation": {"ground_truth_susceptibilities", "activations", "pca_basis", "aux_model"},
-    "predicted_susceptibilities": {"language_model", "token_shards", "aux_model"},
+    "predicted_susceptibilities": {"language_model", "token_shards", "aux_model", "half_chain_aux_model"},
+    "half_chain_predictions": {"language_model", "token_shards", "aux_model", "half_chain_aux_model"},
     "whitening_basis": {"predicted_susceptibilities"},
     "whitened_susceptibilities": {"predicted_susceptibilities", "whitening_basis"},
     "leakage": {"ground_truth_susceptibilities", "activations", "predicted_susceptibilities"},
     "knn_graph": {"whitened_susceptibilities"},
-    "clusters": {"language_model", "token_shards", "whitened_susceptibilities", "knn_graph"},
-    "cluster_members": {"language_model", "token_shards", "whitened_susceptibilities", "knn_graph"},
+    "half_chain_knn_graph": {"half_chain_predictions"},
+    "clusters": CLUSTERED_FROM,
+    "cluster_members": CLUSTERED_FROM,
     "unwhitened_cluster_members": {"predicted_susceptibilities", "cluster_members"},
     "cluster_agreement": {"ground_truth_susceptibilities", "predicted_susceptibilities", "pca_basis"},
     "map_layout": {"whitened_susceptibilities", "knn_graph"},
@@ -57,7 +61,7 @@ PARENTS = {
         "negative_control",
     },
 }
-BY_SHARD = {"token_shards", "predicted_susceptibilities", "whitened_susceptibilities"}
+BY_SHARD = {"token_shards", "predicted_susceptibilities", "half_chain_predictions", "whitened_susceptibilities"}
 BY_GROUND_TRUTH_SHARD = {"sgld_samples", "ground_truth_susceptibilities", "activations"}
 
 

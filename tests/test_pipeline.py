@@ -25,9 +25,10 @@ ONCE = [
     "pca_basis",
     "reliability",
 ]
-ONCE += ["aux_model", "aux_correlation", "whitening_basis", "leakage", "knn_graph"]
+ONCE += ["aux_model", "half_chain_aux_model", "aux_correlation", "whitening_basis", "leakage"]
+ONCE += ["knn_graph", "half_chain_knn_graph"]
 ONCE += ["clusters", "cluster_members", "unwhitened_cluster_members", "cluster_agreement", "map_layout", "explorer"]
-BY_SHARD = ["token_shards", "predicted_susceptibilities", "whitened_susceptibilities"]
+BY_SHARD = ["token_shards", "predicted_susceptibilities", "half_chain_predictions", "whitened_susceptibilities"]
 GROUND_TRUTH = ["sgld_samples", "ground_truth_susceptibilities", "activations"]
 
 

@@ -1,8 +1,10 @@
 """Split-half reliability recovers planted reliabilities, and would not without its correction."""
 
 import numpy as np
+import polars as pl
 import pytest
 
+from susc_pipeline import schema
 from susc_pipeline.representation import metrics, moments, pca
 from susc_pipeline.susceptibility import reliability
 from susc_pipeline.susceptibility.estimators import ShardEstimates
@@ -61,10 +63,23 @@ def test_scores_in_a_basis_are_the_halves_transformed(truth):
     truth = truth @ rng.standard_normal((5, 5))
     a, b = halves(rng, truth)
     basis = pca.fit(moments.of((a + b) / 2), n_components=3)
-    result = reliability.split_half_scores([(a, b)], basis)
+    result = reliability.split_half_scores(moments.of(np.concatenate([a, b], axis=1)), basis)
     assert result.reliability.shape == (3,)
     expected = metrics.correlation_per_column(pca.transform(a, basis), pca.transform(b, basis))
-    np.testing.assert_allclose(result.half_correlation, expected, rtol=1e-12)
+    np.testing.assert_allclose(result.half_correlation, expected, rtol=1e-10)
+
+
+def test_halves_read_shard_by_shard_give_what_all_tokens_stacked_give(truth):
+    """Nearly constant halves far from zero among them, whose variance a sum of squares would lose."""
+    a, b = (each + np.array([0, 0, 0, 1e4, -1e4]) for each in halves(np.random.default_rng(6), truth))
+    shards = [
+        schema.with_vectors(pl.DataFrame({"row": range(len(rows))}), half_a=a[rows], half_b=b[rows]).lazy()
+        for rows in np.split(np.arange(N_TOKENS), [10, 10, 3000])
+    ]
+    merged = reliability.split_half_along(reliability.moments_of_halves(shards), np.eye(5))
+    stacked = reliability.split_half([(a.astype(np.float32), b.astype(np.float32))])
+    for streamed, whole in zip(merged, stacked, strict=True):
+        np.testing.assert_allclose(streamed, whole, rtol=1e-9)
 
 
 def test_signal_shared_by_components_is_more_reliable_in_its_principal_component():
@@ -74,7 +89,7 @@ def test_signal_shared_by_components_is_more_reliable_in_its_principal_component
     noise = rng.standard_normal((2, N_TOKENS, 5)) * np.sqrt(2 * (1 / 0.3 - 1))
     a, b = signal + noise
     basis = pca.fit(moments.of((a + b) / 2))
-    result = reliability.split_half_scores([(a, b)], basis)
+    result = reliability.split_half_scores(moments.of(np.concatenate([a, b], axis=1)), basis)
     assert result.reliability[0] == pytest.approx(5 * 0.3 / (1 + 4 * 0.3), abs=0.02)
     assert np.abs(result.reliability[1:]).max() < 0.05
 
@@ -103,6 +118,8 @@ def test_bad_input_is_refused(truth):
         reliability.spearman_brown(np.ones(2), factor=0.0)
     with pytest.raises(ValueError, match=r"constant columns \[0, 1, 2, 3, 4\]"):
         reliability.split_half([(truth, np.zeros_like(truth))])
+    with pytest.raises(ValueError, match=r"constant ones \[0, 1, 2, 3, 4\]"):
+        reliability.split_half_along(moments.of(np.hstack([truth, np.zeros_like(truth)])), np.eye(5))
 
 
 def test_a_control_that_shares_the_signal_correlates_once_noise_is_taken_off():

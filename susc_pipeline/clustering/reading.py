@@ -23,6 +23,7 @@ def cluster_table(clustering: Clustering, stability: Stability, tokens: StackedT
         "density": clustering.density[order],
         "seed_stability": stability.other_seeds[order],
         "point_stability": stability.dropped_points[order],
+        "chain_stability": stability.half_chains[order],
         "seed_context_id": seeds["context_id"],
         "seed_position": seeds["position"],
     }

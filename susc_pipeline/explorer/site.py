@@ -125,7 +125,7 @@ def write_clusters(data: Path, site: Site, corpus: Corpus, members: Members, car
         found = [
             {
                 **{name: rows[number][name] for name in ("volume", "density")},
-                "stability": [rows[number][name] for name in ("seed_stability", "point_stability")],
+                "stability": [rows[number][name] for name in ("seed_stability", "point_stability", "chain_stability")],
                 **card_module.card(cards, number),
                 "tokens": tokens[number],
                 "sources": sources[number],

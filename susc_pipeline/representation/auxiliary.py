@@ -27,6 +27,7 @@ from susc_pipeline.representation import metrics, moments
 
 KIND = "aux_model"
 BLOCK_SIZE = 4096
+MIXED_PRECISION = ("cuda",)  # types of device whose matrix products are taken in bfloat16
 
 
 @dataclass(frozen=True)
@@ -89,11 +90,11 @@ class AuxModel(nn.Module):
         self.encoder = typing.cast(nn.Linear, nn.utils.skip_init(nn.Linear, n_features, hidden_width))
         self.decoder = typing.cast(nn.Linear, nn.utils.skip_init(nn.Linear, hidden_width, n_pcs))
 
-    def encode(self, activations: Float[torch.Tensor, "tokens features"]) -> Float32[torch.Tensor, "tokens hidden"]:
+    def encode(self, activations: Float[torch.Tensor, "tokens features"]) -> Float[torch.Tensor, "tokens hidden"]:
         """Hidden code: zero or positive."""
         return torch.relu(self.encoder((activations.float() - self.input_mean) / self.input_scale))
 
-    def decode(self, code: Float32[torch.Tensor, "tokens hidden"]) -> Float32[torch.Tensor, "tokens pcs"]:
+    def decode(self, code: Float[torch.Tensor, "tokens hidden"]) -> Float32[torch.Tensor, "tokens pcs"]:
         """PC scores of a hidden code."""
         return self.target_mean + self.target_scale * self.decoder(code)
 
@@ -138,7 +139,7 @@ def train(
 
     Args:
         activations: training tokens; a memory map is read batch by batch.
-        targets: PC scores of the training tokens.
+        targets: PC scores of the training tokens; may be a memory map too.
         stopping_activations: tokens of documents withheld from training, to know when to stop.
         stopping_targets: PC scores of the stopping tokens.
         settings: loss and optimizer.
@@ -224,9 +225,11 @@ def train_epoch(
         rows = np.sort(order[start : start + settings.batch_size])
         batch = torch.tensor(activations[rows], device=device)
         wanted = torch.tensor(targets[rows], device=device, dtype=torch.float32)
-        code = model.encode(batch)
-        error = torch.mean(((model.decode(code) - wanted) / model.target_scale) ** 2)
-        loss = error + settings.l1_penalty * code.abs().mean()
+        with precision(device):
+            code = model.encode(batch)
+            predicted = model.decode(code)
+        error = torch.mean(((predicted - wanted) / model.target_scale) ** 2)
+        loss = error + settings.l1_penalty * code.float().abs().mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -241,10 +244,17 @@ def predict(
 ) -> Float32[np.ndarray, "tokens pcs"]:
     """PC scores of activations, computed `batch_size` tokens at a time on the model's device."""
     predicted = np.empty((len(activations), model.decoder.out_features), dtype=np.float32)
+    device = model.input_mean.device
     for start in range(0, len(activations), batch_size):
         block = slice(start, start + batch_size)
-        predicted[block] = model(torch.tensor(activations[block], device=model.input_mean.device)).cpu().numpy()
+        with precision(device):
+            predicted[block] = model(torch.tensor(activations[block], device=device)).cpu().numpy()
     return predicted
+
+
+def precision(device: torch.device) -> torch.autocast:
+    """In force: products in bfloat16 on a GPU, weights and all else in float32; on a CPU everything in float32."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type in MIXED_PRECISION)
 
 
 def check_training_set(
@@ -254,13 +264,13 @@ def check_training_set(
     if len(activations) != len(targets) or len(targets) < 2:
         sizes = f"{len(activations)} activations and {len(targets)} targets"
         raise ValueError(f"training and stopping sets must pair at least 2 tokens, got {sizes}; add documents")
-    if not np.isfinite(targets).all():
-        n_bad = int(np.sum(~np.isfinite(targets)))
+    blocks = [slice(start, start + BLOCK_SIZE) for start in range(0, len(targets), BLOCK_SIZE)]
+    n_bad = sum(int(np.sum(~np.isfinite(targets[block]))) for block in blocks)
+    if n_bad:
         raise ValueError(f"targets must be finite, got {n_bad} nan or infinite; repair the susceptibilities")
-    if not np.any(np.ptp(targets, axis=0)):
+    if not any((targets[block] != targets[:1]).any() for block in blocks):
         raise ValueError("targets must vary, got the same scores for every token; check the chains and the PCA basis")
-    starts = range(0, len(activations), BLOCK_SIZE)
-    if not all(np.isfinite(activations[start : start + BLOCK_SIZE]).all() for start in starts):
+    if not all(np.isfinite(activations[block]).all() for block in blocks):
         raise ValueError("activations must be finite, got nan or infinity; float16 ends at 65504, store float32")
 
 

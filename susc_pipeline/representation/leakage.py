@@ -5,8 +5,11 @@ from typing import NamedTuple
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Bool, Float, Float64, Int
 from scipy.stats import hypergeom
+
+from susc_pipeline.representation import jackknife
+from susc_pipeline.representation.jackknife import Interval
 
 BLOCK_SIZE = 1024
 
@@ -65,7 +68,7 @@ def cka_chance(
 def neighbour_sets(
     points: Float[np.ndarray, "tokens features"], *, n_neighbors: int
 ) -> Int[np.ndarray, "tokens neighbors"]:
-    """The nearest other tokens of each token by Euclidean distance, in no order, by comparing all pairs."""
+    """The nearest other tokens of each token by Euclidean distance, nearest first, by comparing all pairs."""
     if not 1 <= n_neighbors < len(points):
         rule = f"between 1 and the number of other tokens ({len(points) - 1})"
         raise ValueError(f"n_neighbors must be {rule}, got {n_neighbors}; lower it or use more tokens")
@@ -77,8 +80,19 @@ def neighbour_sets(
         # Without the row's own squared norm, which does not change the order within a row.
         distances = squared_norms - 2.0 * (centred[block] @ centred.T)
         np.fill_diagonal(distances[:, start:], np.inf)
-        sets[block] = np.argpartition(distances, n_neighbors - 1, axis=1)[:, :n_neighbors]
+        nearest = np.argpartition(distances, n_neighbors - 1, axis=1)[:, :n_neighbors]
+        order = np.argsort(np.take_along_axis(distances, nearest, axis=1), axis=1)
+        sets[block] = np.take_along_axis(nearest, order, axis=1)
     return sets
+
+
+def neighbours_among(
+    sets: Int[np.ndarray, "tokens candidates"], kept: Bool[np.ndarray, " tokens"], *, n_neighbors: int
+) -> Int[np.ndarray, "kept neighbors"]:
+    """Neighbour sets of the tokens kept, among them alone: exact if there are candidates to replace all left out."""
+    rows = sets[kept]
+    stays = kept[rows]
+    return rows[stays & (np.cumsum(stays, axis=1) <= n_neighbors)].reshape(len(rows), n_neighbors)
 
 
 def mean_jaccard(a: Int[np.ndarray, "tokens neighbors"], b: Int[np.ndarray, "tokens neighbors"]) -> float:
@@ -118,32 +132,65 @@ def _centred(x: Float[np.ndarray, "tokens features"]) -> Float64[np.ndarray, "to
 def table(
     activations: Float[np.ndarray, "tokens features"],
     spaces: dict[str, Float[np.ndarray, "tokens columns"]],
+    documents: Int[np.ndarray, " tokens"],
     *,
     layers: tuple[int, ...],
     settings: LeakageSettings,
     rng: np.random.Generator,
 ) -> pl.DataFrame:
-    """CKA and mean Jaccard of every layer's activations with every named space, with chance levels.
+    """CKA and mean Jaccard of every layer's activations with every named space: intervals over documents, chance levels.
 
     Args:
         activations: layers side by side, equally wide.
         spaces: by name; z-scored column by column before they are compared, for components differ in scale.
+        documents: of each token.
         layers: what the parts of `activations` are called.
         settings: neighbours, most tokens, permutations.
-        rng: chooses tokens and permutations.
+        rng: chooses tokens, groups of documents and permutations.
     """
     n_tokens = min(len(activations), settings.n_tokens)
     chosen = np.sort(rng.permutation(len(activations))[:n_tokens])
+    groups = jackknife.document_groups(documents[chosen], rng)
+    largest = int(np.bincount(groups).max())
+    k = max(1, min(settings.n_neighbors, n_tokens - largest - 1))
     by_layer = np.split(activations[chosen], len(layers), axis=1)
-    k = min(settings.n_neighbors, n_tokens - 1)
+    # As many more as may be left out with a group of documents.
+    near_by_layer = [neighbour_sets(active, n_neighbors=min(k + largest, n_tokens - 1)) for active in by_layer]
     rows = []
     for name, space in spaces.items():
         values = space[chosen] / space.std(axis=0)
-        near = neighbour_sets(values, n_neighbors=k)
-        for layer, active in zip(layers, by_layer, strict=True):
+        near = neighbour_sets(values, n_neighbors=min(k + largest, n_tokens - 1))
+        for layer, active, near_active in zip(layers, by_layer, near_by_layer, strict=True):
             chance = cka_chance(active, values, rng, n_permutations=settings.n_permutations)
-            jaccard = mean_jaccard(neighbour_sets(active, n_neighbors=k), near)
-            cka = linear_cka(active, values)
-            rows.append((name, layer, cka, chance.mean, chance.high, jaccard, jaccard_chance(n_tokens, n_neighbors=k)))
-    columns = ["space", "layer", "cka", "cka_chance", "cka_chance_high", "jaccard", "jaccard_chance"]
+            cka = cka_interval(active, values, groups)
+            jaccard = jaccard_interval(near_active, near, groups, n_neighbors=k)
+            by_chance = jaccard_chance(n_tokens, n_neighbors=k)
+            rows.append((name, layer, *cka, chance.mean, chance.high, *jaccard, by_chance))
+    columns = ["space", "layer", "cka", "cka_low", "cka_high", "cka_chance", "cka_chance_high"]
+    columns += ["jaccard", "jaccard_low", "jaccard_high", "jaccard_chance"]
     return pl.DataFrame(rows, schema=columns, orient="row")
+
+
+def cka_interval(
+    x: Float[np.ndarray, "tokens features"], y: Float[np.ndarray, "tokens columns"], groups: Int[np.ndarray, " tokens"]
+) -> Interval:
+    """Linear CKA with its interval over groups of documents."""
+    return jackknife.interval(lambda kept: linear_cka(x[kept], y[kept]), groups)
+
+
+def jaccard_interval(
+    a: Int[np.ndarray, "tokens candidates"],
+    b: Int[np.ndarray, "tokens candidates"],
+    groups: Int[np.ndarray, " tokens"],
+    *,
+    n_neighbors: int,
+) -> Interval:
+    """Mean Jaccard index of the nearest neighbours with its interval over groups of documents.
+
+    Neighbours are found anew among the tokens that stay; `a` and `b` are sets of as many more as a group has tokens.
+    """
+
+    def measure(kept: Bool[np.ndarray, " tokens"]) -> float:
+        return mean_jaccard(*(neighbours_among(sets, kept, n_neighbors=n_neighbors) for sets in (a, b)))
+
+    return jackknife.interval(measure, groups)

@@ -81,11 +81,12 @@ def merge(a: Moments, b: Moments) -> Moments:
 
 
 def merge_all(parts: Iterable[Moments]) -> Moments:
-    """Moments of all rows behind the parts, merged from first to last."""
-    parts = list(parts)
-    if not parts:
+    """Moments of all rows behind the parts, merged from first to last; no more than two are held at once."""
+    remaining = iter(parts)
+    first = next(remaining, None)
+    if first is None:
         raise ValueError("merge_all needs at least 1 part, got 0; compute the moments of one shard first")
-    return reduce(merge, parts)
+    return reduce(merge, remaining, first)
 
 
 def standardized(moments: Moments) -> Moments:
@@ -110,6 +111,7 @@ def column_statistics(x: Float[np.ndarray, "tokens features"]) -> ColumnStatisti
     Rows are read a block at a time, so that `x` may be a memory map of half-precision activations.
     """
     blocks = [x[start : start + BLOCK_SIZE] for start in range(0, len(x), BLOCK_SIZE)]
-    mean = np.sum([block.sum(axis=0, dtype=np.float64) for block in blocks], axis=0) / len(x)
-    squares = np.sum([((block - mean) ** 2).sum(axis=0) for block in blocks], axis=0)
+    zero = np.zeros(x.shape[1])
+    mean = sum((block.sum(axis=0, dtype=np.float64) for block in blocks), zero) / len(x)
+    squares = sum((((block - mean) ** 2).sum(axis=0) for block in blocks), zero)
     return ColumnStatistics(mean, np.sqrt(squares / len(x)))

@@ -30,16 +30,21 @@ def fit(
     """The solution in closed form, with that of the penalties which predicts the stopping set best.
 
     weights = (Z'Z / count + penalty I)^-1 Z'Y / count on z-scored activations Z (Hoerl and Kennard 1970); one
-    eigendecomposition serves all penalties.
+    eigendecomposition serves all penalties. Tokens are read a block at a time, so that both may be memory maps.
     """
     auxiliary.check_training_set(activations, targets)
     auxiliary.check_training_set(stopping_activations, stopping_targets)
     mean, deviation = moments.column_statistics(activations)
     scale = np.where(deviation > 0, deviation, 1.0)
-    z = (activations - mean) / scale
-    centre = targets.mean(axis=0, dtype=np.float64)
-    variance, vectors = np.linalg.eigh(z.T @ z / len(z))
-    projected = vectors.T @ (z.T @ (targets - centre)) / len(z)
+    centre = moments.column_statistics(targets).mean
+    gram, cross = np.zeros((len(mean), len(mean))), np.zeros((len(mean), len(centre)))
+    for start in range(0, len(targets), auxiliary.BLOCK_SIZE):
+        block = slice(start, start + auxiliary.BLOCK_SIZE)
+        z = (activations[block] - mean) / scale
+        gram += z.T @ z
+        cross += z.T @ (targets[block] - centre)
+    variance, vectors = np.linalg.eigh(gram / len(targets))
+    projected = vectors.T @ cross / len(targets)
     candidates = []
     for penalty in penalties:
         weights = vectors @ (projected / (np.maximum(variance, 0.0) + penalty)[:, None]) / scale[:, None]
@@ -50,4 +55,6 @@ def fit(
 
 def predict(model: RidgeModel, activations: Float[np.ndarray, "tokens features"]) -> Float64[np.ndarray, "tokens pcs"]:
     """PC scores of activations."""
-    return activations.astype(np.float64) @ model.weights + model.intercept
+    starts = range(0, len(activations), auxiliary.BLOCK_SIZE)
+    blocks = [activations[start : start + auxiliary.BLOCK_SIZE].astype(np.float64) @ model.weights for start in starts]
+    return np.concatenate(blocks) + model.intercept

@@ -6,7 +6,7 @@ reliability of *one half*; the Spearman-Brown formula gives that of both togethe
 antithetic pair, or the noise they share counts as signal.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +14,8 @@ import polars as pl
 from jaxtyping import Float, Float64
 
 from susc_pipeline import schema
-from susc_pipeline.representation import metrics, pca
+from susc_pipeline.representation import metrics, moments
+from susc_pipeline.representation.moments import Moments
 from susc_pipeline.representation.pca import PCABasis
 from susc_pipeline.susceptibility.estimators import ShardEstimates
 
@@ -43,16 +44,39 @@ def split_half(
     return Reliability(half_correlation, reliability, noise_ceiling(reliability))
 
 
-def split_half_scores(
-    halves: Sequence[tuple[Float[np.ndarray, "tokens components"], Float[np.ndarray, "tokens components"]]],
-    basis: PCABasis,
-) -> Reliability:
-    """Reliability per principal component: both halves of each split in the coordinates of one basis.
+def moments_of_halves(frames: Iterable[pl.LazyFrame]) -> Moments:
+    """Moments of both halves of the chains side by side, half_a before half_b; one shard's table is in memory at a time."""
+    collected = (frame.select("half_a", "half_b").collect() for frame in frames)
+    return moments.merge_all(
+        moments.of(np.concatenate([schema.matrix(frame[half]) for half in frame.columns], axis=1))
+        for frame in collected
+        if frame.height
+    )
+
+
+def split_half_along(halves: Moments, axes: Float[np.ndarray, "axes components"]) -> Reliability:
+    """Reliability of the susceptibility matrix along each axis, from `moments_of_halves`.
+
+    The same as `split_half` of both halves times the axes, to rounding, without their tokens.
+    """
+    if halves.is_constant.any():
+        columns = np.flatnonzero(halves.is_constant) % axes.shape[1]
+        raise ValueError(f"reliability needs components that vary, got constant ones {columns.tolist()}; drop them")
+    (of_a, shared), (_, of_b) = (np.split(row, 2, axis=1) for row in np.split(halves.covariance, 2))
+    products = (np.einsum("pc,cd,pd->p", axes, part, axes, optimize=True) for part in (of_a, of_b, shared))
+    variance_a, variance_b, covariance = products
+    half_correlation = covariance / np.sqrt(variance_a * variance_b)
+    reliability = spearman_brown(half_correlation, factor=2.0)
+    return Reliability(half_correlation, reliability, noise_ceiling(reliability))
+
+
+def split_half_scores(halves: Moments, basis: PCABasis) -> Reliability:
+    """Reliability per principal component: both halves in the coordinates of one basis.
 
     The basis belongs to the whole estimate. Halves are noisier and their z-scores wider than 1, but correlations do not
     depend on scale, and the basis's mean cancels.
     """
-    return split_half([(pca.transform(a, basis), pca.transform(b, basis)) for a, b in halves])
+    return split_half_along(halves, basis.components / basis.scale)
 
 
 def control_table(names: Sequence[str], real: ShardEstimates, control: ShardEstimates) -> pl.DataFrame:

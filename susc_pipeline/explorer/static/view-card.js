@@ -148,7 +148,7 @@
     const facts = element("dl", { class: "facts" },
       value("size", number(size), "tokens"), value("conductance", fixed(table.conductance[cluster], 4), "leaving / (leaving + staying) edge weight; low is well separated"),
       value("volume", number(card.volume), "sum of weighted degrees"), value("density", number(card.density), "edge weight inside, over pairs"),
-      value("found again", card.stability.map((share) => fixed(share)).join(" · "), "share of searches that find the cluster again: from other members; in graphs without a tenth of the points"),
+      value("found again", card.stability.map((share) => fixed(share)).join(" · "), "share of searches that find the cluster again: from other members; in graphs without a tenth of the points; in the graph by one half of the chains"),
       value("documents", number(card.nDocuments)), value("mean loss", `${fixed(card.loss[0], 2)}${card.loss[1] === null ? "" : ` ± ${fixed(1.96 * card.loss[1], 2)}`} nats`, "± 1.96 standard errors over documents"),
       value("measured members", number(card.measured), "members whose susceptibility was sampled"),
       value("agreement", fixed(card.agreement), "r over components of measured with predicted mean, on the members that have both; from 5 members"),

@@ -52,10 +52,11 @@
         whole(t.aux_correlation, "Correlation of predicted with measured scores", "aux-correlation")),
       element("section", {}, element("h2", {}, "Likeness to the activations"), element("div", { class: "pair" }, ...["cka", "jaccard"].map((measure) => {
         const spaces = [...new Set(column(t.leakage, "space"))];
-        const series = spaces.map((space) => { const rows = t.leakage.rows.filter((row) => row[0] === space); return { name: space.replaceAll("_", " "), dots: true, x: rows.map((row) => row[1]), y: rows.map((row) => row[t.leakage.columns.indexOf(measure)]) }; });
-        const rows = t.leakage.rows.filter((row) => row[0] === spaces[0]);
-        series.push({ name: "chance", dashed: true, color: explorer.colors.token("soft"), x: rows.map((row) => row[1]), y: rows.map((row) => row[t.leakage.columns.indexOf(`${measure}_chance`)]) });
-        return charts.lines(series, { caption: measure === "cka" ? "Linear CKA by layer" : "Shared neighbours (Jaccard) by layer", name: measure, xLabel: "layer of the activations", yLabel: measure, zero: true });
+        const part = (rows, name) => rows.map((row) => row[t.leakage.columns.indexOf(name)]);
+        const rows = spaces.map((space) => t.leakage.rows.filter((row) => row[0] === space));
+        const series = spaces.map((space, i) => ({ name: space.replaceAll("_", " "), dots: true, x: part(rows[i], "layer"), y: part(rows[i], measure), low: part(rows[i], `${measure}_low`), high: part(rows[i], `${measure}_high`) }));
+        series.push({ name: "chance", dashed: true, color: explorer.colors.token("soft"), x: part(rows[0], "layer"), y: part(rows[0], `${measure}_chance`) });
+        return charts.lines(series, { caption: measure === "cka" ? "Linear CKA by layer, 95 % intervals over documents" : "Shared neighbours (Jaccard) by layer, 95 % intervals over documents", name: measure, xLabel: "layer of the activations", yLabel: measure, zero: true });
       })), whole(t.leakage, "CKA and Jaccard beside chance", "leakage")),
       element("section", {}, element("h2", {}, "Negative control and whitening"), element("div", { class: "pair" },
         t.negative_control.rows.length ? charts.heatmap(column(t.negative_control, "component"), column(t.negative_control, "disattenuated"), null, { caption: "What chains that do not know the loss (nβ = 0) reproduce", name: "negative-control", signed: false, unit: "correlation, sampling noise taken off" }) : element("p", { class: "note" }, "No negative control was sampled (sampling.negative_control)."),

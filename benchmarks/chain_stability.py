@@ -1,0 +1,105 @@
+"""Are clusters found again by chains that share no noise? Both halves of the chains, beside the figure of the run.
+
+`make bench-chain-stability` reads the store that `make run` left, where chain_stability comes from the graph by one half of the
+chains. It makes that of the other half too, and prints how often clusters are found again in each, and from how many of
+their members both halves, which share no chain, find the same set (Jaccard one half).
+"""
+
+import argparse
+
+import numpy as np
+import polars as pl
+from scipy import sparse
+
+from resources.experiment import load as load_experiment
+from resources.experiment import store_root
+from resources.storage import Store, scan_table
+from susc_pipeline import schema, seeds, tokens
+from susc_pipeline.clustering import knn, reading, stability
+from susc_pipeline.clustering.looks import LookPool, volume_tolerance
+from susc_pipeline.clustering.search import Clustering
+from susc_pipeline.config import ExperimentConfig
+from susc_pipeline.model import gpt_neox, pretrained
+from susc_pipeline.representation import auxiliary, evaluation, moments, pca, whitening
+
+N_LOOKS = 5
+
+
+def other_half(store: Store, experiment: ExperimentConfig) -> sparse.csr_array:
+    """The graph that half_chain_knn_graph would be by the other half of the chains."""
+    model = pretrained.load(store.path("language_model")).model
+    shards = tokens.ground_truth_keys(experiment.tokens)
+    frames = (
+        {shard: scan_table(store.table(asset, shard)) for shard in shards}
+        for asset in ("activations", "ground_truth_susceptibilities")
+    )
+    basis, training_shards = pca.load(store.path("pca_basis")), tokens.training_keys(experiment.tokens)
+    data = evaluation.split(*frames, basis, training_shards, folder=store.root, column="half_b")
+    trained = auxiliary.train(
+        *data.training[:2],
+        stopping_activations=data.stopping.activations,
+        stopping_targets=data.stopping.scores,
+        settings=experiment.aux,
+        hidden_width=experiment.aux.hidden_multiplier * model.hidden_size,
+        rng=np.random.default_rng(seeds.sequence(experiment.seed, "aux_model")),
+    )
+    predictions = []
+    for shard in tokens.shard_keys(experiment.tokens):
+        ids = schema.token_ids(scan_table(store.table("token_shards", shard)).collect())
+        found = gpt_neox.activations(model, ids, layers=experiment.representation.layers)
+        inputs = np.concatenate([found.features, found.loss_gradients], axis=1)
+        predictions.append(auxiliary.predict(trained.model, inputs))
+    scores = np.concatenate(predictions)
+    whitened = whitening.fit(moments.of(scores), relative_floor=experiment.representation.whitening_floor)
+    rng = np.random.default_rng(seeds.sequence(experiment.seed, "knn_graph"))
+    return knn.knn_graph(whitening.transform(scores, whitened).astype(np.float32), experiment.knn, rng)
+
+
+def stored_clusters(store: Store, experiment: ExperimentConfig) -> Clustering:
+    """What of the run's clusters a look for them needs: labels, sizes and volumes."""
+    keys = tokens.shard_keys(experiment.tokens)
+    whitened = {shard: scan_table(store.table("whitened_susceptibilities", shard)) for shard in keys}
+    table = pl.read_parquet(store.table("clusters"))
+    labels = reading.labels(pl.read_parquet(store.table("cluster_members")), schema.stack(whitened, "whitened"))
+    size, volume = (table[name].to_numpy() for name in ("size", "volume"))
+    return Clustering(labels, [], size, volume, volume, volume, size, 0, 0)
+
+
+def agreeing(
+    graphs: list[sparse.csr_array], clusters: Clustering, experiment: ExperimentConfig, rng: np.random.Generator
+) -> np.ndarray:
+    """For each cluster 1 where a look from the same random member finds the same set in both graphs."""
+    order = rng.permutation(len(clusters.labels))
+    order = order[clusters.labels[order] >= 0]
+    members = order[np.unique(clusters.labels[order], return_index=True)[1]]
+    tolerances, found = volume_tolerance(clusters.volume, experiment.clustering), []
+    for graph in graphs:
+        with LookPool(graph, experiment.clustering) as pool:
+            found.append([set(each.tolist()) for each in pool.submit(members, tolerances).result()])
+    return np.array([2 * len(a & b) >= len(a | b) > 0 for a, b in zip(*found, strict=True)])
+
+
+def line(name: str, shares: np.ndarray, size: np.ndarray) -> None:
+    by_size = ((size < 30, "below 30"), ((size >= 30) & (size < 100), "30 to 100"), (size >= 100, "from 100"))
+    parts = ", ".join(f"{what} {shares[rows].mean():.2f}" for rows, what in by_size if rows.any())
+    print(f"{name:52s} {shares.mean():.3f}; of clusters with {parts} tokens", flush=True)
+
+
+def main() -> None:
+    """All of it, on the store of an experiment."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--experiment", default="tiny")
+    experiment = load_experiment(parser.parse_args().experiment)
+    store, rng = Store(store_root(experiment)), np.random.default_rng(0)
+    clusters = stored_clusters(store, experiment)
+    whole, half = (knn.load(store.path(name)) for name in ("knn_graph", "half_chain_knn_graph"))
+    halves = [half, other_half(store, experiment)]
+    for name, graph in zip(("other members, all chains", "one half", "the other half"), (whole, *halves), strict=True):
+        found = stability.found_again(graph, clusters, experiment.clustering, rng, n_looks=N_LOOKS)
+        line(f"found again by {name}", found, clusters.size)
+    found = np.mean([agreeing(halves, clusters, experiment, rng) for _ in range(N_LOOKS)], axis=0)
+    line("the same set by both halves, which share no chain", found, clusters.size)
+
+
+if __name__ == "__main__":
+    main()
