@@ -170,7 +170,7 @@ def look(walk, space, seeds, teleport, tolerances, finest, min_size, main_body_f
             if leaving <= max_conductance:
                 sizes[number] = len(members)
                 found[number, : len(members)] = space.vertex[members]
-            restart = max(restart / SLOWER, LEAST_RESTART)
+            restart = min(restart, max(restart / SLOWER, LEAST_RESTART))
             start, tolerance = space.vertex[core], max(finest, min(tolerance, VOLUME_TOLERANCE / volume))
 
 
