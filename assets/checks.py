@@ -10,7 +10,7 @@ from resources.storage import TraceFolder
 from susc_pipeline import schema
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.representation import moments
-from susc_pipeline.sampling import chains, diagnostics
+from susc_pipeline.sampling import diagnostics, loss_traces
 
 MIN_SHARE_OF_COMPONENTS = 0.9
 IDENTITY_TOLERANCE = 1e-2
@@ -26,7 +26,7 @@ def chains_are_sound(sgld_samples: TraceFolder, experiment: dg.ResourceParam[Exp
     n_chains, n_draws = experiment.sampling.n_chains, experiment.sampling.n_draws
     r_hats, coefficients = [], []
     for file in sorted(sgld_samples.path.glob("*.parquet")):
-        traces = chains.of_frame(sgld_samples.read(file.stem))
+        traces = loss_traces.of_frame(sgld_samples.read(file.stem))
         by_chain = traces.mean_loss.reshape(n_chains, -1)
         if by_chain.shape[1] >= 4:
             r_hats.append(diagnostics.r_hat(by_chain))

@@ -14,7 +14,7 @@ from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.model import components, gpt_neox
 from susc_pipeline.model.gpt_neox import GPTNeoX
 from susc_pipeline.sampling import calibration as calibrations
-from susc_pipeline.sampling import chains
+from susc_pipeline.sampling import chains, loss_traces
 from susc_pipeline.susceptibility import estimators
 from susc_pipeline.susceptibility import reliability as reliabilities
 
@@ -51,9 +51,9 @@ def sgld_samples(
             if not traces.has(component.name):
                 seed = seeds.sequence(experiment.seed, "sgld_samples", shard, component.name)
                 sampled = chains.sample(model, component, experiment.sampling, contexts, seed)
-                traces.write(component.name, chains.frame(component.name, sampled))
+                traces.write(component.name, loss_traces.frame(component.name, sampled))
     picture = plots.loss_traces(
-        {c.name: chains.of_frame(traces.read(c.name)) for c in found[:: max(1, len(found) // 6)]}
+        {c.name: loss_traces.of_frame(traces.read(c.name)) for c in found[:: max(1, len(found) // 6)]}
     )
     return dg.MaterializeResult(value=traces, metadata={"components": len(found), "loss_traces": picture})
 
@@ -75,8 +75,8 @@ def ground_truth_susceptibilities(
     `half_a` and `half_b` are the same from disjoint halves of the chains: what reliability is computed from.
     """
     names = [c.name for c in components.enumerate_components(language_model.load(experiment.model).model)]
-    traces = (chains.of_frame(sgld_samples.read(name)) for name in names)
-    reference = chains.of_frame(sgld_samples.read("all_weights")) if experiment.sampling.all_weights else None
+    traces = (loss_traces.of_frame(sgld_samples.read(name)) for name in names)
+    reference = loss_traces.of_frame(sgld_samples.read("all_weights")) if experiment.sampling.all_weights else None
     kind = experiment.susceptibility.estimator
     found = estimators.estimate_shard(traces, kind=kind, all_weights=reference)
     keys = schema.token_key_frame(token_shards)

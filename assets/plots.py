@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from susc_pipeline.clustering import reading
 from susc_pipeline.representation.auxiliary import History
-from susc_pipeline.sampling.chains import LossTraces
+from susc_pipeline.sampling.loss_traces import LossTraces
 
 matplotlib.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
 MARKUP = frozenset("&<>\"'\\`*_[]()|#~!{}")

@@ -37,7 +37,8 @@ from susc_pipeline.model import components, perturbation, pretrained, tiny
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.gpt_neox import GPTNeoX
 from susc_pipeline.sampling import chains, diagnostics, stability
-from susc_pipeline.sampling.chains import LossTraces, SamplingContexts
+from susc_pipeline.sampling.chains import SamplingContexts
+from susc_pipeline.sampling.loss_traces import LossTraces
 from susc_pipeline.susceptibility import estimators
 
 RESULTS = Path(__file__).parent / "results" / "samplers.json"

@@ -10,7 +10,7 @@ import toys
 from susc_pipeline import seeds
 from susc_pipeline.config import SamplingSettings
 from susc_pipeline.model import components, gpt_neox, perturbation
-from susc_pipeline.sampling import chains, samplers, stability
+from susc_pipeline.sampling import chains, loss_traces, samplers, stability
 from susc_pipeline.susceptibility import estimators
 
 SETTINGS = SamplingSettings(n_chains=4, n_draws=4, n_burn_in=2, batch_size=2, step_size=0.5, localization=100.0)
@@ -150,7 +150,7 @@ def test_a_lost_token_stops_the_chain_though_the_observable_is_finite():
 def test_traces_survive_their_table():
     _, model, contexts = world()
     traces = chains.sample(model, components.by_name(model, "embed"), SETTINGS, contexts, seeds.sequence(0))
-    back = chains.of_frame(chains.frame("embed", traces).sample(fraction=1.0, shuffle=True, seed=1))
+    back = loss_traces.of_frame(loss_traces.frame("embed", traces).sample(fraction=1.0, shuffle=True, seed=1))
     for before, after in zip(traces, back, strict=True):
         np.testing.assert_array_equal(before, after)
 

@@ -5,6 +5,7 @@ import pytest
 
 import toys
 from susc_pipeline.config import ESTIMATORS
+from susc_pipeline.sampling import loss_traces
 from susc_pipeline.susceptibility import estimators
 
 
@@ -56,7 +57,7 @@ def test_the_restricted_estimate_equals_a_slow_loop():
 def test_order_of_draws_and_constants_change_nothing():
     traces = random_traces()
     order = np.random.default_rng(1).permutation(len(traces.mean_loss))
-    shuffled = estimators.take(traces, order)
+    shuffled = loss_traces.take(traces, order)
     shifted = traces._replace(token_losses=traces.token_losses + np.float32(2.0), init_loss=5.0)
     whole = random_traces(seed=9)
     whole_shifted = whole._replace(token_losses=whole.token_losses + np.float32(2.0))
@@ -141,7 +142,7 @@ def test_halves_are_estimates_from_disjoint_chains():
     np.testing.assert_array_equal(a, a_after)
     assert np.abs(b - b_after).max() > 0
     with pytest.raises(ValueError, match="at least 2 chains"):
-        estimators.halves(estimators.take(traces, traces.chain == 0), kind="restricted")
+        estimators.halves(loss_traces.take(traces, traces.chain == 0), kind="restricted")
 
 
 def test_unknown_estimators_are_refused():

@@ -11,7 +11,7 @@ import toys
 from assets import checks, corpus, definitions, partitions
 from resources.storage import TraceFolder
 from susc_pipeline.config import ExperimentConfig
-from susc_pipeline.sampling import chains
+from susc_pipeline.sampling import loss_traces
 
 CLUSTERED_FROM = {"language_model", "token_shards", "whitened_susceptibilities", "knn_graph", "half_chain_knn_graph"}
 PARENTS = {
@@ -148,7 +148,7 @@ def test_chains_below_the_trained_loss_or_at_odds_fail_their_check(tmp_path):
     def judge(mean_loss):
         traces = toys.traces_of(mean_loss, rng.normal(size=(len(mean_loss), 3)), n_chains=experiment.sampling.n_chains)
         folder = TraceFolder(tmp_path / str(rng.integers(1 << 30)))
-        folder.write("L0H0", chains.frame("L0H0", traces))
+        folder.write("L0H0", loss_traces.frame("L0H0", traces))
         return checks.chains_are_sound(sgld_samples=folder, experiment=experiment)
 
     n_draws = experiment.sampling.n_chains * experiment.sampling.n_draws

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from susc_pipeline.sampling.chains import LossTraces
+from susc_pipeline.sampling.loss_traces import LossTraces
 
 
 def toy_module(*, parallel=True, bias=True, dtype=torch.float32, seed=0, vocabulary=50, positions=32, width=16):

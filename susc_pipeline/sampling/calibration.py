@@ -21,7 +21,8 @@ from susc_pipeline.model.components import Component
 from susc_pipeline.model.gpt_neox import GPTNeoX
 from susc_pipeline.model.perturbation import ComponentInputs
 from susc_pipeline.sampling import chains, diagnostics, samplers, stability
-from susc_pipeline.sampling.chains import LossTraces, SamplingContexts
+from susc_pipeline.sampling.chains import SamplingContexts
+from susc_pipeline.sampling.loss_traces import LossTraces
 from susc_pipeline.susceptibility import estimators
 
 DRIFT_LEVEL = 0.995

@@ -21,11 +21,12 @@ from typing import NamedTuple
 
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from susc_pipeline import schema
 from susc_pipeline.config import ESTIMATORS
-from susc_pipeline.sampling.chains import LossTraces
+from susc_pipeline.sampling import loss_traces
+from susc_pipeline.sampling.loss_traces import LossTraces
 
 BLOCKS_PER_CHAIN = 8
 
@@ -125,7 +126,7 @@ def _half(traces: LossTraces, rank: int) -> LossTraces:
     chains_present = np.unique(traces.chain)
     if len(chains_present) < 2:
         raise ValueError(f"split halves need at least 2 chains, got {len(chains_present)}; raise sampling.n_chains")
-    return take(traces, np.isin(traces.chain, chains_present[rank::2]))
+    return loss_traces.take(traces, np.isin(traces.chain, chains_present[rank::2]))
 
 
 class ShardEstimates(NamedTuple):
@@ -148,11 +149,6 @@ def shard_of_frame(table: pl.DataFrame) -> ShardEstimates:
     """The estimates that ground_truth_susceptibilities stores."""
     columns = ("susceptibility", "standard_error", "half_a", "half_b")
     return ShardEstimates(*(schema.matrix(table[name]) for name in columns))
-
-
-def take(traces: LossTraces, rows: Bool[np.ndarray, " draws"] | Int[np.ndarray, " chosen"]) -> LossTraces:
-    """The traces of some draws."""
-    return LossTraces(*(part[rows] if isinstance(part, np.ndarray) else part for part in traces))
 
 
 def _excess(traces: LossTraces) -> Float[np.ndarray, "draws tokens"]:
