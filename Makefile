@@ -8,7 +8,7 @@ export PYTHONPATH := $(CURDIR)
 # Threads that wait spin for less long: a third faster where other work shares the cores, no slower where none does.
 export GOMP_SPINCOUNT ?= 10000
 
-.PHONY: help run test test-slow test-peer ui lint bench bench-bias bench-sampling bench-samplers bench-scaling bench-llc bench-auxiliary bench-chain-stability bench-clustering explore test-browser screenshots bench-explorer tiny-model clean install
+.PHONY: help install run test test-slow ui explore lint test-peer test-browser screenshots bench-explorer bench bench-bias bench-sampling bench-samplers bench-allocation bench-scaling bench-llc bench-chain-stability bench-auxiliary bench-clustering tiny-model clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -82,6 +82,9 @@ bench-sampling: $(VENV)/.peer ## Measure sampling against the reference library 
 
 bench-samplers: install ## Compare samplers, step sizes and posteriors (about an hour)
 	$(BIN)/python benchmarks/samplers.py
+
+bench-allocation: install ## Replay allocations of chains to components by their need (half an hour; goes on where it stopped)
+	$(BIN)/python benchmarks/allocation.py
 
 bench-scaling: install ## Measure time and memory of sampling against tokens, draws, components, layers
 	$(BIN)/python benchmarks/scaling.py
