@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from scipy import sparse
 
@@ -163,8 +164,29 @@ def save(graph: sparse.csr_array, folder: Path) -> None:
 
 def load(folder: Path) -> sparse.csr_array:
     """The graph that `save` wrote, equal to the last bit."""
+    stored = open_stored(folder)
+    arrays = load_file(folder / "graph.safetensors")
+    return sparse.csr_array((arrays["data"], arrays["indices"], arrays["indptr"]), shape=2 * (stored.n_vertices,))
+
+
+@dataclass(frozen=True)
+class StoredGraph:
+    """A graph that stays in its file, of which some rows are read at a time."""
+
+    folder: Path
+    n_vertices: int
+
+    def rows(self, first: int, end: int) -> sparse.csr_array:
+        """The rows of the vertices first ... end - 1."""
+        with safe_open(self.folder / "graph.safetensors", framework="numpy") as file:
+            starts = file.get_slice("indptr")[first : end + 1].astype(np.int64)
+            indices, data = (file.get_slice(name)[starts[0] : starts[-1]] for name in ("indices", "data"))
+        return sparse.csr_array((data, indices, starts - starts[0]), shape=(end - first, self.n_vertices))
+
+
+def open_stored(folder: Path) -> StoredGraph:
+    """The graph that `save` wrote, not yet read."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if config.get("kind") != "knn_graph":
         raise ValueError(f"{folder} must hold a knn_graph, got {config.get('kind')!r}; load it with its own module")
-    arrays = load_file(folder / "graph.safetensors")
-    return sparse.csr_array((arrays["data"], arrays["indices"], arrays["indptr"]), shape=2 * (config["n_vertices"],))
+    return StoredGraph(folder, config["n_vertices"])
