@@ -244,11 +244,13 @@ def test_a_run_compared_with_itself_agrees_wholly_and_matches_are_the_best_of_al
 
 
 def test_tokens_that_one_run_never_saw_do_not_count_against_it():
-    ours = pl.DataFrame({"cluster": [0, 0, 1, 1], "token": [1, 2, 3, 4]})
+    ours = pl.DataFrame({"cluster": [0, 0, 1, 1, 2], "token": [1, 2, 3, 4, 5]})
     theirs = pl.DataFrame({"cluster": [5, 6], "token": [1, 3]})
     shared = pl.DataFrame({"token": [1, 3]})
-    found = comparison.compare(ours, theirs, shared, name="", meaning="", n_clusters=2)
-    assert found.n_tokens == 2 and found.jaccard.tolist() == [1, 1] and found.partner.tolist() == [5, 6]
+    found = comparison.compare(ours, theirs, shared, name="", meaning="", n_clusters=3)
+    assert found.n_tokens == 2 and found.compared.tolist() == [1, 1, 0]
+    np.testing.assert_array_equal(found.jaccard, [1, 1, np.nan])
+    assert found.partner.tolist() == [5, 6, -1]
 
 
 def test_the_map_keeps_what_is_joined_together():

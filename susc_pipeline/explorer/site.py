@@ -238,7 +238,7 @@ def _survival(comparisons: list[Comparison], cluster: int) -> list[dict[str, Any
     return [
         {
             "with": one.name,
-            "jaccard": round(float(one.jaccard[cluster]), 4),
+            "jaccard": round(float(one.jaccard[cluster]), 4) if one.compared[cluster] else None,
             "partner": int(one.partner[cluster]),
         }
         for one in comparisons
@@ -252,6 +252,7 @@ def _comparison(one: Comparison) -> dict[str, Any]:
         "tokens": one.n_tokens,
         "clusters": one.n_clusters,
         "rand": one.adjusted_rand_index,
+        "compared": payload.packed(one.compared),
         "jaccard": payload.quantized(one.jaccard[:, None]),
         "partner": payload.packed(one.partner),
     }
