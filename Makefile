@@ -8,7 +8,7 @@ export PYTHONPATH := $(CURDIR)
 # Threads that wait spin for less long: a third faster where other work shares the cores, no slower where none does.
 export GOMP_SPINCOUNT ?= 10000
 
-.PHONY: help run test test-slow test-peer ui lint bench bench-bias bench-sampling bench-samplers bench-scaling bench-llc bench-auxiliary bench-clustering explore test-browser screenshots bench-explorer columns tiny-model clean install
+.PHONY: help run test test-slow test-peer ui lint bench bench-bias bench-sampling bench-samplers bench-scaling bench-llc bench-auxiliary bench-clustering explore test-browser screenshots bench-explorer bench-partitions columns tiny-model clean install
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -70,6 +70,9 @@ screenshots: $(VENV)/.browser ## Picture every view of tiny's explorer, at two w
 
 bench-explorer: $(VENV)/.browser ## Write and open a made-up site of 57,000 clusters (ten minutes, 3 GB of disk)
 	PYTHONPATH=$(CURDIR):$(CURDIR)/tests $(BIN)/python benchmarks/explorer.py
+
+bench-partitions: $(VENV)/.browser ## Load the definitions and Dagster's pages with 10,000 token shards
+	PYTHONPATH=$(CURDIR):$(CURDIR)/tests $(BIN)/python benchmarks/partitions.py
 
 columns: install ## Write docs/columns.md, what each column of the warehouse means
 	$(BIN)/python -m resources.columns
