@@ -51,7 +51,7 @@ def whitening_basis(
 ) -> dg.MaterializeResult[WhiteningBasis]:
     """Directions U of the predicted scores and the variance along each, from merged moments of all shards.
 
-    A whitened vector is U (s - mean) / sqrt(variance): PCA whitening (Kessy, Lewin and Strimmer 2018).
+    A whitened vector is v = U (s - mean) / sqrt(variance): PCA whitening (Kessy, Lewin and Strimmer 2018).
     Directions with too little variance are dropped: scaled up, they would fill all distances with noise.
     """
     shards = (schema.stack({k: f}, "prediction").values for k, f in sorted(predicted_susceptibilities.items()))

@@ -60,7 +60,7 @@ def refresh(store: Store, loaded: LoadedModel) -> None:
 
 def _comment(connection: duckdb.DuckDBPyConnection) -> None:
     """Say of each view and of each of its columns what it means."""
-    views = "select table_name, column_name from duckdb_columns() where schema_name = 'main' order by column_index"
+    views = "select table_name, column_name from duckdb_columns() where not internal order by column_index"
     columns = connection.execute(views).fetchall()
     sentences = [(f"view {name}", schema.VIEWS[name].meaning) for name in dict.fromkeys(name for name, _ in columns)]
     sentences += [(f'column {name}."{column}"', schema.MEANINGS[column]) for name, column in columns]

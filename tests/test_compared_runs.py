@@ -30,10 +30,10 @@ def compared(toy_folders, tmp_path_factory):
         assert text.count(old) == 1
         other = root / f"{name}.toml"
         other.write_text(alone(text.replace(old, new).replace('name = "toy"', f'name = "{name}"')))
-        done = run(root, "--experiment", other)
+        done = run(root, "--experiment", other, seconds=900)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     toml.write_text(text.replace('compare_with = ["toy"]', f"compare_with = {json.dumps(list(OTHERS))}"))
-    done = run(root, "--experiment", toml)
+    done = run(root, "--experiment", toml, seconds=900)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     return root / "data"
 

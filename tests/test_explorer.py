@@ -134,6 +134,15 @@ def test_intervals_of_profiles_cover_the_truth_where_tokens_of_a_document_are_al
     assert 0.90 <= inside / 300 <= 0.98
 
 
+def test_intervals_over_few_documents_cover_the_truth_too():
+    rng, inside, document = np.random.default_rng(3), 0, np.repeat(np.arange(4), 5)
+    for _ in range(600):
+        values = (rng.normal(size=4)[document] + 0.3 * rng.normal(size=20))[:, None]
+        found = profiles.profile(sums(values, np.zeros(20, int), document, n_clusters=1))
+        inside += abs(found.mean[0, 0]) < found.half_width[0, 0]
+    assert 0.92 <= inside / 600 <= 0.98
+
+
 def test_every_member_lies_in_the_file_that_its_number_says(written, made, monkeypatch):
     clusters, summary = read(written, "clusters"), read(written, "site")
     size = payload.unpacked(clusters["size"])

@@ -47,9 +47,9 @@ def environment(root):
     }
 
 
-def run(root, *arguments):
+def run(root, *arguments, seconds=280):
     return subprocess.run(
-        command(*arguments), cwd=CHECKOUT, env=environment(root), capture_output=True, text=True, timeout=280
+        command(*arguments), cwd=CHECKOUT, env=environment(root), capture_output=True, text=True, timeout=seconds
     )
 
 

@@ -29,7 +29,7 @@ class Columns(NamedTuple):
     loss: slice
 
     def of(self, profile: Profile, name: str) -> Profile:
-        """Mean and error of one quantity."""
+        """Mean, error and interval of one quantity."""
         return Profile(*(one[:, getattr(self, name)] for one in profile))
 
 
@@ -155,12 +155,12 @@ def listed(counts: pl.DataFrame, column: str, limit: int, clusters: range) -> li
 
 
 def vectors(cards: Cards, rows: slice) -> dict[str, object]:
-    """Means and errors of some clusters as matrices, a row each."""
+    """Means and halves of their 95 % intervals of some clusters as matrices, a row each."""
     of = cards.columns.of
     found = {name: of(cards.profile, name) for name in ("components", "pcs")}
     found |= {"sampled": cards.measured.sampled, "predicted": cards.measured.predicted}
     return {
-        name: {"mean": payload.quantized(one.mean[rows]), "error": payload.quantized(one.standard_error[rows])}
+        name: {"mean": payload.quantized(one.mean[rows]), "half": payload.quantized(one.half_width[rows])}
         for name, one in found.items()
     }
 
@@ -170,7 +170,7 @@ def card(cards: Cards, row: int, nearest: knn.Neighbors) -> dict[str, object]:
     loss, measured, cluster = cards.columns.of(cards.profile, "loss"), cards.measured, cards.first + row
     near = zip(nearest.indices[cluster].tolist(), nearest.distances[cluster].tolist(), strict=True)
     return {
-        "loss": [_plain(float(one[row, 0])) for one in loss],
+        "loss": [_plain(float(one[row, 0])) for one in (loss.mean, loss.half_width)],
         "lossHistogram": cards.loss_histogram[row].tolist(),
         "measured": int(measured.count[row]),
         "agreement": _plain(float(measured.agreement[row])),

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float64, Int, Shaped
+from scipy import stats
 
 
 class Sums(NamedTuple):
@@ -22,10 +23,14 @@ class Sums(NamedTuple):
 
 
 class Profile(NamedTuple):
-    """Mean vector of each cluster and its standard error; nan where there is no member, or but one document."""
+    """Mean vector of each cluster, its standard error, and half of its 95 % interval by Student's t over documents.
+
+    Missing where there is no member, or but one document. With few documents the interval is much wider than 1.96 errors.
+    """
 
     mean: Float64[np.ndarray, "clusters columns"]
     standard_error: Float64[np.ndarray, "clusters columns"]
+    half_width: Float64[np.ndarray, "clusters columns"]
 
 
 def empty(n_clusters: int, n_columns: int) -> Sums:
@@ -87,7 +92,8 @@ def profile(found: Sums) -> Profile:
         residual = found.squared_total - 2 * mean * found.counted_total + mean**2 * found.squared_count[:, None]
         documents = found.n_documents[:, None]
         error = np.sqrt(np.maximum(residual, 0.0) * documents / (documents - 1)) / n
-    return Profile(mean, np.where(documents > 1, error, np.nan))
+    error = np.where(documents > 1, error, np.nan)
+    return Profile(mean, error, error * stats.t.ppf(0.975, np.maximum(documents - 1, 1)))
 
 
 def row_correlation(
