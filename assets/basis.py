@@ -29,7 +29,7 @@ def pca_basis(
 ) -> dg.MaterializeResult[PCABasis]:
     """Principal axes of the z-scored tokens x components matrix, from merged moments of the training shards.
 
-    With V the axes, a token's scores are V (chi - mean) / standard deviation (Pearson 1901; of susceptibilities, Baker et
+    With V the axes, a token's scores are s = V (chi - mean) / standard deviation (Pearson 1901; of susceptibilities, Baker et
     al. 2025). z-scoring removes the scale of a component, which its size decides; withheld shards have no part in the fit.
     An axis stays by its split-half reliability, not by its variance: whitening will give every one that stays the same weight.
     """
@@ -56,7 +56,7 @@ def reliability(
     pca_basis: PCABasis,
     experiment: dg.ResourceParam[ExperimentConfig],
 ) -> dg.MaterializeResult[pl.DataFrame]:
-    """Split-half reliability of every component and PC: 2 r / (1 + r) (Spearman 1910, Brown 1910), over ground-truth tokens.
+    """Split-half reliability of every component and PC, = 2 r / (1 + r) (Spearman 1910, Brown 1910), over ground-truth tokens.
 
     Its root is the noise ceiling: the highest correlation with the measured values that any prediction can reach.
     """
@@ -133,7 +133,7 @@ def aux_correlation(
 ) -> dg.MaterializeResult[pl.DataFrame]:
     """Pearson r of predicted with measured scores, per PC, on withheld documents that early stopping has not seen.
 
-    Beside it the noise ceiling sqrt(reliability) of the same tokens (Spearman 1904), the 95 % interval over documents, the
+    Beside it the noise ceiling = sqrt(reliability) of the same tokens (Spearman 1904), the 95 % interval over documents, the
     95 % point of a permutation null, and the r of a ridge regression on the same data.
     """
     data = evaluation.split(

@@ -65,7 +65,7 @@ def whitening_basis(
 def whitened_susceptibilities(
     predicted_susceptibilities: pl.LazyFrame, whitening_basis: WhiteningBasis
 ) -> dg.MaterializeResult[pl.DataFrame]:
-    """Predicted scores s rotated and scaled, U (s - mean) / sqrt(variance), so that every direction kept has unit variance.
+    """Predicted scores s rotated and scaled, v = U (s - mean) / sqrt(variance), so that every direction kept has unit variance.
 
     Over all shards together, for the basis is that of all.
     """
