@@ -130,7 +130,7 @@ def visits(address: str, options: argparse.Namespace):
             page.click("button:has-text('Materialize')")
             page.wait_for_selector("text=Partition selection", timeout=60_000)
             opened = time.perf_counter()
-            page.click("button:text-is('All')")
+            page.click('text="All"')
             page.wait_for_selector(f"text=/({count}|{options.shards}) partitions/", timeout=60_000)
             chosen = time.perf_counter()
             picture(page, options, f"dialog-{number}")
