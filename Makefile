@@ -8,7 +8,7 @@ export PYTHONPATH := $(CURDIR)
 # Threads that wait spin for less long: a third faster where other work shares the cores, no slower where none does.
 export GOMP_SPINCOUNT ?= 10000
 
-.PHONY: help install run test test-slow ui explore lint test-peer test-browser screenshots bench-explorer bench bench-bias bench-sampling bench-samplers bench-allocation bench-scaling bench-llc bench-chain-stability bench-auxiliary bench-clustering tiny-model clean
+.PHONY: help install run test test-slow ui explore lint test-peer test-browser screenshots bench-explorer bench-partitions columns bench bench-bias bench-sampling bench-samplers bench-allocation bench-scaling bench-llc bench-chain-stability bench-auxiliary bench-clustering tiny-model clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -70,6 +70,12 @@ screenshots: $(VENV)/.browser ## Picture every view of tiny's explorer, at two w
 
 bench-explorer: $(VENV)/.browser ## Write and open a made-up site of 57,000 clusters (ten minutes, 3 GB of disk)
 	PYTHONPATH=$(CURDIR):$(CURDIR)/tests $(BIN)/python benchmarks/explorer.py
+
+bench-partitions: $(VENV)/.browser ## Load the definitions and Dagster's pages with 10,000 token shards
+	PYTHONPATH=$(CURDIR):$(CURDIR)/tests $(BIN)/python benchmarks/partitions.py
+
+columns: install ## Write docs/columns.md, what each column of the warehouse means
+	$(BIN)/python -m resources.columns
 
 bench: install ## Measure the estimators against the sample covariance
 	$(BIN)/python benchmarks/estimators.py

@@ -31,8 +31,9 @@ def pca_basis(
 ) -> dg.MaterializeResult[PCABasis]:
     """Principal axes of the z-scored tokens x components matrix, from merged moments of the training shards.
 
-    z-scoring removes the scale of a component, which its size decides; withheld shards have no part in the fit. An axis
-    stays by its split-half reliability, not by its variance: whitening will give every one that stays the same weight.
+    With V the axes, a token's scores are s = V (chi - mean) / standard deviation (Pearson 1901; of susceptibilities, Baker et
+    al. 2025). z-scoring removes the scale of a component, which its size decides; withheld shards have no part in the fit.
+    An axis stays by its split-half reliability, not by its variance: whitening will give every one that stays the same weight.
     """
     shards = (schema.stack({k: f}, "susceptibility").values for k, f in sorted(ground_truth_susceptibilities.items()))
     n_kept = experiment.representation.n_components or None
@@ -57,7 +58,7 @@ def reliability(
     pca_basis: PCABasis,
     experiment: dg.ResourceParam[ExperimentConfig],
 ) -> dg.MaterializeResult[pl.DataFrame]:
-    """Split-half reliability (Spearman-Brown) of every component and PC over all ground-truth tokens.
+    """Split-half reliability of every component and PC, = 2 r / (1 + r) (Spearman 1910, Brown 1910), over ground-truth tokens.
 
     Its root is the noise ceiling: the highest correlation with the measured values that any prediction can reach.
     """
@@ -94,6 +95,8 @@ def aux_model(
 ) -> dg.MaterializeResult[AuxModel]:
     """One hidden layer from the residual stream to PC scores: the susceptibilities of a token for one forward pass.
 
+    scores = D relu(E x + e) + d, squared error over the variance plus l1_penalty times the mean hidden code (as a sparse
+    autoencoder, Cunningham et al. 2023).
     Trained on the training shards; stopped early by half of the withheld documents, whose chains are their own: noise
     of shared draws is a function of the token, and a model stopped on it would go on learning it.
     """
@@ -163,8 +166,8 @@ def aux_correlation(
 ) -> dg.MaterializeResult[pl.DataFrame]:
     """Pearson r of predicted with measured scores, per PC, on withheld documents that early stopping has not seen.
 
-    Beside it the noise ceiling of the same tokens, the 95 % interval over documents, the 95 % point of a permutation
-    null, and the r of a ridge regression on the same data.
+    Beside it the noise ceiling = sqrt(reliability) of the same tokens (Spearman 1904), the 95 % interval over documents, the
+    95 % point of a permutation null, and the r of a ridge regression on the same data.
     """
     training_shards = tokens.training_keys(experiment.tokens)
     data = evaluation.split(activations, ground_truth_susceptibilities, pca_basis, training_shards, folder=store.root)

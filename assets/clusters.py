@@ -18,7 +18,8 @@ from susc_pipeline.representation.pca import PCABasis
 GROUP = "e_clusters"
 DESCRIPTIONS = {
     "clusters": "Local-PageRank clusters of tokens (Andersen, Chung and Lang 2006): size, conductance, volume, density, "
-    "seed, and how often each is found again; numbered by rising conductance = leaving / (leaving + staying) edge weight.",
+    "seed, and how often each is found again; numbered by rising conductance = leaving / (leaving + staying) edge weight. "
+    "Read them in the explorer, a static site: its path is in the metadata, `make explore` serves it.",
     "cluster_members": "The tokens of each cluster, most central first, with the shard that each is in.",
 }
 ALL_WHITENED = {"whitened_susceptibilities": dg.AssetIn(partition_mapping=EVERY_SHARD)}
@@ -33,7 +34,9 @@ def knn_graph(
 ) -> dg.MaterializeResult[sparse.csr_array]:
     """Symmetric graph that joins tokens near in whitened susceptibility, edge weights falling with distance.
 
-    A vertex is a token; vertices are numbered by shard, context and position. With knn.rows_at_once it is built in files.
+    w_ij = exp(-2 d_ij^2 / (s_i s_j)), s the distance to the seventh neighbour (self-tuning: Zelnik-Manor and Perona 2004),
+    unless knn.kernel says otherwise. A vertex is a token; vertices are numbered by shard, context and position. With
+    knn.rows_at_once it is built in files.
     """
     tokens = schema.stack(whitened_susceptibilities, "whitened")
     rng = np.random.default_rng(seeds.sequence(experiment.seed, "knn_graph"))
@@ -78,6 +81,7 @@ def find_clusters(
     knn_graph: sparse.csr_array,
     half_chain_knn_graph: sparse.csr_array,
     experiment: dg.ResourceParam[ExperimentConfig],
+    store: dg.ResourceParam[Store],
 ):
     """Seed by seed: personalised PageRank, sweep, cluster, until every token is visited."""
     rng = np.random.default_rng(seeds.sequence(experiment.seed, "clusters"))
@@ -93,7 +97,8 @@ def find_clusters(
     counts = {"clusters": table.height, "clustered_tokens": members.height, "tokens": len(tokens.values)}
     counts |= {"seeds_looked_from": found.n_looks, "seeds_wasted": found.n_wasted}
     counts |= {name: float(values.mean()) for name, values in stable._asdict().items() if len(values)}
-    metadata = {**counts, "best": best, "sizes": plots.clusters(table)}
+    page = dg.MetadataValue.path(store.page())
+    metadata = {**counts, "explorer": page, "best": best, "sizes": plots.clusters(table)}
     yield dg.Output(table, "clusters", metadata=metadata)
     yield dg.Output(members, "cluster_members", metadata={"dagster/row_count": members.height})
 
@@ -102,7 +107,7 @@ def find_clusters(
     ins={"predicted_susceptibilities": dg.AssetIn(partition_mapping=EVERY_SHARD)},
     group_name=GROUP,
     kinds={"numpy", "parquet"},
-    code_version=version(2, "knn", "clustering"),
+    code_version=version(3, "knn", "clustering"),
 )
 def unwhitened_cluster_members(
     context: dg.AssetExecutionContext,
@@ -111,7 +116,10 @@ def unwhitened_cluster_members(
     experiment: dg.ResourceParam[ExperimentConfig],
     store: dg.ResourceParam[Store],
 ) -> dg.MaterializeResult[pl.DataFrame]:
-    """The whitening ablation: clusters of the same tokens by the same search, in predicted scores as they are."""
+    """The whitening ablation: clusters of the same tokens by the same search, in predicted scores as they are.
+
+    The metadata hold the adjusted Rand index with the whitened ones (Hubert and Arabie 1985): 1 equal, about 0 unrelated.
+    """
     tokens = schema.stack(predicted_susceptibilities, "prediction")
     graph_rng, search_rng = (
         np.random.default_rng(seeds.sequence(experiment.seed, name, "unwhitened")) for name in ("knn_graph", "clusters")
@@ -136,7 +144,7 @@ def unwhitened_cluster_members(
     },
     group_name=GROUP,
     kinds={"numpy", "polars"},
-    code_version=version(1, "knn", "clustering", "representation"),
+    code_version=version(2, "knn", "clustering", "representation"),
 )
 def cluster_agreement(
     ground_truth_susceptibilities: dict[str, pl.LazyFrame],
@@ -146,6 +154,7 @@ def cluster_agreement(
 ) -> dg.MaterializeResult[pl.DataFrame]:
     """How alike clusters of the ground-truth tokens are by what was measured and what was predicted, whitened and not.
 
+    Adjusted Rand index (Hubert and Arabie 1985), and the share of clusters with a match of Jaccard |A and B| / |A or B| >= 1/2.
     One search of the same tokens in each of the four spaces, so that what whitening does, what prediction does and what
     is left of the tokens' own likeness can be told apart.
     """

@@ -17,7 +17,10 @@ GROUP = "a_corpus"
 
 @dg.asset(group_name=GROUP, kinds={"pytorch", "huggingface"}, code_version=version(1, "model"))
 def language_model(experiment: dg.ResourceParam[ExperimentConfig]) -> dg.MaterializeResult[LanguageModelFolder]:
-    """The trained model w* and its tokenizer, copied into the store: configuration and safetensors, no code."""
+    """The trained model w* and its tokenizer, copied into the store: configuration and safetensors, no code.
+
+    A GPT-NeoX (Black et al. 2022). The loss of a token y after x is l_xy(w) = -log p_w(y | x), in nats.
+    """
     folder = LanguageModelFolder(language_models.locate(experiment.model))
     model = folder.load(experiment.model).model
     shape = {"layers": model.n_layers, "heads": model.n_heads, "hidden_size": model.hidden_size}
@@ -72,7 +75,10 @@ def sampling_contexts(
     corpus_documents: pl.DataFrame,
     experiment: dg.ResourceParam[ExperimentConfig],
 ) -> dg.MaterializeResult[pl.DataFrame]:
-    """Contexts outside every shard: gradient minibatches come from role `minibatch`, the mean loss L from `observable`."""
+    """Contexts outside every shard: gradient minibatches come from role `minibatch`, the mean loss L from `observable`.
+
+    The observable of a component is phi(w) = L(w) - L(w*), in nats (Baker et al. 2025); L is over a fixed set, not a minibatch.
+    """
     documents = _tokenized(corpus_documents, language_model, experiment)
     frame = tokens.sampling_contexts(documents, experiment.tokens, experiment.seed)
     return dg.MaterializeResult(value=frame, metadata={"dagster/row_count": frame.height})

@@ -10,7 +10,7 @@ if CHECKOUT not in sys.path:
 
 import dagster as dg  # noqa: E402
 
-from assets import basis, checks, clusters, corpus, explorer, ground_truth, partitions, prediction  # noqa: E402
+from assets import basis, checks, clusters, corpus, everything, explorer, ground_truth, partitions, prediction  # noqa: E402
 from resources import experiment as experiments  # noqa: E402
 from resources.storage import ArtifactIOManager, Store  # noqa: E402
 
@@ -30,6 +30,7 @@ def build_definitions(**overrides: object) -> dg.Definitions:
         dg.define_asset_job("whiten", dg.AssetSelection.assets("whitened_susceptibilities")),
         dg.define_asset_job("explore", dg.AssetSelection.groups(explorer.GROUP)),
         dg.define_asset_job("cluster", dg.AssetSelection.groups(clusters.GROUP)),
+        everything.everything,
     ]
     forkserver = {"start_method": {"forkserver": {"preload_modules": ["torch", "dagster"]}}, "max_concurrent": 1}
     # Off until its sensor is switched on in the UI: what is made from something newer is made again.

@@ -14,6 +14,7 @@ from assets.partitions import EVERY_SHARD, version
 from resources import storage
 from resources.storage import LanguageModelFolder, Store, TraceFolder
 from susc_pipeline import schema, seeds
+from susc_pipeline.clustering.knn import StoredGraph
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.explorer import comparison, layout, run_page
 from susc_pipeline.explorer.comparison import Comparison
@@ -70,9 +71,9 @@ def explorer(
     predicted_susceptibilities: dict[str, pl.LazyFrame],
     whitened_susceptibilities: dict[str, pl.LazyFrame],
     pca_basis: PCABasis,
-    knn_graph: sparse.csr_array,
+    knn_graph: StoredGraph,
     clusters: pl.DataFrame,
-    cluster_members: pl.DataFrame,
+    cluster_members: pl.LazyFrame,
     unwhitened_cluster_members: pl.DataFrame,
     map_layout: pl.DataFrame,
     reliability: pl.DataFrame,
@@ -116,7 +117,9 @@ def explorer(
         clusters=clusters,
         members=cluster_members,
         layout=map_layout,
-        comparisons=comparisons(cluster_members, unwhitened_cluster_members, clusters.height, experiment, store),
+        comparisons=comparisons(
+            cluster_members.collect(), unwhitened_cluster_members, clusters.height, experiment, store
+        ),
     )
     page = dg.MetadataValue.path(store.page())
     return dg.MaterializeResult(value=site, metadata={"page": page, "clusters": clusters.height})

@@ -72,6 +72,7 @@ def ground_truth_susceptibilities(
 ) -> dg.MaterializeResult[pl.DataFrame]:
     """How each component responds to each token: chi = -Cov[phi, l_xy - L] over the draws, with its standard error.
 
+    phi = L(w) - L(w*), unit nats squared (Baker et al. 2025). Below zero is expression, above is suppression.
     `half_a` and `half_b` are the same from disjoint halves of the chains: what reliability is computed from.
     """
     names = [c.name for c in components.enumerate_components(language_model.load(experiment.model).model)]
@@ -108,7 +109,8 @@ def negative_control(
 ) -> dg.MaterializeResult[pl.DataFrame]:
     """Susceptibilities with n_beta = 0, chains that do not know the loss, beside the real ones of a withheld shard.
 
-    What the two share is the geometry of the weights and not the posterior. Empty unless sampling.negative_control.
+    What the two share is the geometry of the weights and not the posterior: r(chi, chi_0) / sqrt(reliability of both), the
+    correlation with the noise taken off (Spearman 1904). Empty unless sampling.negative_control.
     """
     if not experiment.sampling.negative_control:
         return dg.MaterializeResult(value=pl.DataFrame(schema=schema.CONTROL), metadata={"dagster/row_count": 0})
@@ -139,7 +141,8 @@ def calibration(
 ) -> dg.MaterializeResult[pl.DataFrame]:
     """A sweep of step size, n_beta and localization on a few components: diagnostics, verdicts, a recommendation.
 
-    Nothing reads it: it is for the person who chooses the settings of sgld_samples.
+    R-hat (Gelman and Rubin 1992) says whether chains agree, LLC = n_beta (E[L] - L(w*)) (Lau et al. 2023) whether they lie
+    above w*. Nothing reads it: it is for the person who chooses the settings of sgld_samples.
     """
     model = language_model.load(experiment.model).model
     contexts = calibrations.contexts_of(

@@ -47,7 +47,7 @@ def signal_and_error(names: list[str], signal: np.ndarray, error: np.ndarray) ->
     panel = figure.subplots()
     panel.semilogy(signal, "o", color=BLUE, markersize=4, label="standard deviation over tokens")
     panel.semilogy(error, "_", color=ORANGE, markersize=8, label="mean standard error")
-    panel.set(ylabel="susceptibility (nats²)")
+    panel.set(xlabel="component", ylabel="susceptibility (nats²)")
     panel.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
     panel.legend(frameon=False)
     return _png(figure)
@@ -78,10 +78,13 @@ def reliability(frame: pl.DataFrame) -> dg.MarkdownMetadataValue:
     """Split-half reliability of each component and PC."""
     figure = Figure(figsize=(max(6, 0.16 * frame.height), 2.8), layout="constrained")
     panel = figure.subplots()
-    colours = [BLUE if kind == "component" else ORANGE for kind in frame["kind"]]
-    panel.bar(range(frame.height), frame["reliability"].to_numpy(), color=colours)
+    values = frame["reliability"].to_numpy()
+    for kind, colour, label in (("component", BLUE, "component"), ("pc", ORANGE, "principal component")):
+        places = np.flatnonzero(frame["kind"].to_numpy() == kind)
+        panel.bar(places, values[places], color=colour, label=label)
     panel.set_xticks(range(frame.height), frame["name"].to_list(), rotation=90, fontsize=6)
-    panel.set(ylabel="reliability", ylim=(min(0, frame["reliability"].min()), 1))
+    panel.set(ylabel="split-half reliability", ylim=(min(0, values.min()), 1))
+    figure.legend(frameon=False, fontsize=7, ncols=2, loc="outside upper center")
     return _png(figure)
 
 

@@ -39,7 +39,10 @@ def predict_susceptibilities(
     half_chain_aux_model: AuxModel,
     experiment: dg.ResourceParam[ExperimentConfig],
 ):
-    """Predictions of both auxiliary models from the same forward pass."""
+    """PC scores that both auxiliary models predict for each token, from the same forward pass of the language model.
+
+    scores = D relu(E x + e) + d of the activations x. A component's prediction is the scores times the axes of pca_basis.
+    """
     model = language_model.load(experiment.model).model
     found = gpt_neox.activations(model, schema.token_ids(token_shards), layers=experiment.representation.layers)
     keys = schema.token_key_frame(token_shards).with_columns(loss=pl.Series(found.losses))
@@ -59,8 +62,9 @@ def predict_susceptibilities(
 def whitening_basis(
     predicted_susceptibilities: dict[str, pl.LazyFrame], experiment: dg.ResourceParam[ExperimentConfig]
 ) -> dg.MaterializeResult[WhiteningBasis]:
-    """Directions of the predicted scores and the variance along each, from merged moments of all shards.
+    """Directions U of the predicted scores and the variance along each, from merged moments of all shards.
 
+    A whitened vector is v = U (s - mean) / sqrt(variance): PCA whitening (Kessy, Lewin and Strimmer 2018).
     Directions with too little variance are dropped: scaled up, they would fill all distances with noise.
     """
     shards = (schema.stack({k: f}, "prediction").values for k, f in sorted(predicted_susceptibilities.items()))
@@ -74,7 +78,10 @@ def whitening_basis(
 def whitened_susceptibilities(
     predicted_susceptibilities: pl.LazyFrame, whitening_basis: WhiteningBasis
 ) -> dg.MaterializeResult[pl.DataFrame]:
-    """Predicted scores rotated and scaled so that every direction kept has unit variance over all shards."""
+    """Predicted scores s rotated and scaled, v = U (s - mean) / sqrt(variance), so that every direction kept has unit variance.
+
+    Over all shards together, for the basis is that of all.
+    """
     shard = schema.stack({"": predicted_susceptibilities}, "prediction")
     frame = schema.with_vectors(shard.keys, whitened=whitening.transform(shard.values, whitening_basis))
     return dg.MaterializeResult(value=frame, metadata={"dagster/row_count": frame.height})
@@ -100,7 +107,7 @@ def leakage(
 
     For the ground truth and for the predictions, with 95 % intervals over documents and chance levels (published on
     Pythia-1.4B: CKA up to 0.15 and 0.275, Jaccard below 0.05 and 0.19). Of predictions that were activations in disguise
-    both would be near 1.
+    both would be near 1. CKA = |X'Y|^2 / (|X'X| |Y'Y|), Frobenius norms of centred columns (Kornblith et al. 2019).
     """
     shards = tokens.validation_keys(experiment.tokens)
     truth, active, predicted = (

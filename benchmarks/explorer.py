@@ -6,10 +6,12 @@ frames a second of the map while it pans and zooms.
 
 import argparse
 import json
-import resource
 import tempfile
+import threading
 import time
 from pathlib import Path
+
+import psutil
 
 import sites
 from susc_pipeline.explorer import site as site_module
@@ -73,13 +75,14 @@ def written(folder: Path, tables: Path, shape: sites.Shape) -> dict[str, object]
     texts = ["".join(chr(33 + (n * k) % 90) for k in (7, 11, 13)) for n in range(300)]
     texts += [f" word{n}" if n % 2 else f"word{n}" for n in range(300, 50_000)]
     made = sites.site(shape, texts, [f"source{n}/document" for n in range(40)], folder=tables)
-    started, processor = time.perf_counter(), time.process_time()
-    site_module.save(made, folder)
+    before, started, processor = resident(), time.perf_counter(), time.process_time()
+    with Peak() as peak:
+        site_module.save(made, folder)
     seconds, processor = time.perf_counter() - started, time.process_time() - processor
     sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
     return {
         "clusters": shape.n_clusters,
-        "members": made.members.height,
+        "members": int(made.clusters["size"].sum()),
         "tokens": shape.n_shards * shape.contexts_per_shard * (shape.context_length - 1),
         "components": len(made.components),
         "seconds_to_write": round(seconds, 1),
@@ -87,8 +90,32 @@ def written(folder: Path, tables: Path, shape: sites.Shape) -> dict[str, object]
         "megabytes": round(sum(sizes) / 1e6, 1),
         "files": len(sizes),
         "largest_file_megabytes": round(max(sizes) / 1e6, 2),
-        "peak_gigabytes": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
+        "gigabytes_resident_before": round(before / 1e9, 2),
+        "gigabytes_resident_at_most": round(peak.bytes / 1e9, 2),
     }
+
+
+def resident() -> int:
+    return psutil.Process().memory_info().rss
+
+
+class Peak:
+    """The largest resident memory while it is entered; the process's own peak would hold what making the tables took."""
+
+    def __enter__(self) -> "Peak":
+        self.bytes, self.done = resident(), threading.Event()
+        self.watcher = threading.Thread(target=self.watch)
+        self.watcher.start()
+        return self
+
+    def watch(self) -> None:
+        """Look until it is left."""
+        while not self.done.wait(0.01):
+            self.bytes = max(self.bytes, resident())
+
+    def __exit__(self, *_: object) -> None:
+        self.done.set()
+        self.watcher.join()
 
 
 def opened(folder: Path):

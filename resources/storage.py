@@ -25,6 +25,7 @@ from scipy import sparse
 from resources import language_model
 from susc_pipeline import schema
 from susc_pipeline.clustering import knn
+from susc_pipeline.clustering.knn import StoredGraph
 from susc_pipeline.config import ModelSettings
 from susc_pipeline.explorer import site
 from susc_pipeline.explorer.site import Site
@@ -240,6 +241,7 @@ FOLDERS: dict[Any, tuple[Any, Any]] = {
     WhiteningBasis: (whitening.save, whitening.load),
     AuxModel: (auxiliary.save, auxiliary.load),
     sparse.csr_array: (knn.save, knn.load),
+    StoredGraph: (None, knn.open_stored),  # the same folder, for readers of some rows
     Site: (site.save, Path),  # nothing reads a site but a browser
 }
 

@@ -4,6 +4,7 @@ import duckdb
 import polars as pl
 
 from resources.storage import Store, replacing, write_table
+from susc_pipeline import schema
 from susc_pipeline.model.pretrained import LoadedModel, token_texts
 
 TABLES = {
@@ -54,3 +55,15 @@ def refresh(store: Store, loaded: LoadedModel) -> None:
             connection.execute(f"create view {name} as select * from read_parquet('{quoted}')")
         if {"contexts", "cluster_members"} <= set(sources):
             connection.execute(MEMBER_CONTEXTS)
+        _comment(connection)
+
+
+def _comment(connection: duckdb.DuckDBPyConnection) -> None:
+    """Say of each view and of each of its columns what it means."""
+    views = "select table_name, column_name from duckdb_columns() where not internal order by column_index"
+    columns = connection.execute(views).fetchall()
+    sentences = [(f"view {name}", schema.VIEWS[name].meaning) for name in dict.fromkeys(name for name, _ in columns)]
+    sentences += [(f'column {name}."{column}"', schema.MEANINGS[column]) for name, column in columns]
+    for what, sentence in sentences:
+        quoted = sentence.replace("'", "''")
+        connection.execute(f"comment on {what} is '{quoted}'")

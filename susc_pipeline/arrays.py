@@ -48,7 +48,7 @@ def _mapped(path: Path, access: int) -> dict[str, np.ndarray]:
     with path.open("r+b" if access == mmap.ACCESS_WRITE else "rb") as handle:
         length = int.from_bytes(handle.read(LENGTH_BYTES), "little")
         try:
-            header = json.loads(handle.read(length)) if 0 < length <= MAX_HEADER_BYTES else None
+            header = json.loads(handle.read(length if length <= MAX_HEADER_BYTES else 0))
             parts = {key: _part(entry) for key, entry in header.items() if key != "__metadata__"}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} is no safetensors file ({error}); make it again") from error

@@ -29,6 +29,7 @@ TOKEN_KEY = {
     "document_id": pl.String,
     "token_id": pl.Int32,
 }
+ACTIVATIONS = ("activation", "loss_gradient")
 LOSS = {"loss": pl.Float32}  # of the token at the trained weights
 CLUSTERS = {
     "cluster": pl.Int32,
@@ -95,6 +96,113 @@ RELIABILITY = {
     "half_correlation": pl.Float64,
     "reliability": pl.Float64,  # Spearman-Brown corrected, of all draws
     "ceiling": pl.Float64,  # square root of reliability
+}
+
+
+class View(NamedTuple):
+    """A stored table as the warehouse shows it."""
+
+    meaning: str
+    columns: tuple[str, ...]
+
+
+VIEWS = {
+    "contexts": View("The texts in tokens, a row for each context of every shard.", tuple(CONTEXTS)),
+    "sampling_contexts": View("Contexts outside all shards, from which the chains are driven.", (*CONTEXTS, *ROLE)),
+    "vocabulary": View("The text of each token id.", ("token_id", "text")),
+    "susceptibilities": View(
+        "How each component responds to each ground-truth token.",
+        (*TOKEN_KEY, "susceptibility", "standard_error", "half_a", "half_b"),
+    ),
+    "activations": View("What the auxiliary model reads of each ground-truth token.", (*TOKEN_KEY, *ACTIVATIONS)),
+    "predictions": View("Scores that the auxiliary model predicts for every token.", (*TOKEN_KEY, *LOSS, "prediction")),
+    "whitened": View("Predicted scores after whitening: the points that are clustered.", (*TOKEN_KEY, "whitened")),
+    "reliability": View(
+        "How well the draws determine each component and each principal component.", tuple(RELIABILITY)
+    ),
+    "aux_correlation": View(
+        "How well each principal component is predicted, on withheld documents.",
+        ("pc", "r", "low", "high", "ceiling", "null_95", "ridge_r"),
+    ),
+    "leakage": View(
+        "How much of the activations is in measured and in predicted susceptibilities, layer by layer.",
+        (
+            *("space", "layer", "cka", "cka_low", "cka_high", "cka_chance", "cka_chance_high"),
+            *("jaccard", "jaccard_low", "jaccard_high", "jaccard_chance"),
+        ),
+    ),
+    "clusters": View("The clusters, by rising conductance.", tuple(CLUSTERS)),
+    "cluster_members": View("The tokens of each cluster, most central first.", tuple(MEMBERS)),
+    "cluster_agreement": View(
+        "How alike clusterings of the ground-truth tokens are, two spaces a row.", tuple(AGREEMENT)
+    ),
+    "member_contexts": View(
+        "The tokens of each cluster as text.",
+        ("cluster", "rank", "token", "before", "after", "document_id", "context_id", "position", "shard"),
+    ),
+}
+MEANINGS = {
+    "activation": "residual stream after the chosen layers, one after another; no unit",
+    "adjusted_rand_index": "1 for equal clusterings, about 0 for unrelated ones; unclustered tokens count as one more cluster",
+    "after": "text of the five tokens behind",
+    "before": "text of at most 15 tokens before",
+    "ceiling": "largest correlation that noise allows: the square root of the reliability",
+    "cka": "linear CKA with the activations, 0 to 1",
+    "chain_stability": "share of searches in the graph by one half of the chains that find the cluster again; 0 to 1",
+    "cka_chance": "mean CKA after the tokens are permuted",
+    "cka_chance_high": "97.5 % point of the CKA after the tokens are permuted",
+    "cka_high": "upper end of its 95 % interval over documents",
+    "cka_low": "lower end of its 95 % interval over documents",
+    "cluster": "number of the cluster, from 0 by rising conductance",
+    "conductance": "leaving / (leaving + staying) edge weight, 0 to 1",
+    "context_id": "number of the context, unique in the experiment",
+    "density": "edge weight among the members, over the number of their pairs",
+    "document_id": "name of the document",
+    "first": "a clustering, by the space that it was found in",
+    "first_clusters": "number of clusters of the first",
+    "first_matched": "share of the first's clusters with a match of Jaccard index 1/2 or more in the second",
+    "half_a": "susceptibility by the first half of the chains, an entry for each component; nats squared",
+    "half_b": "susceptibility by the second half of the chains; nats squared",
+    "half_correlation": "Pearson r over tokens between the halves of the chains",
+    "high": "upper end of the 95 % interval of r, over documents",
+    "jaccard": "mean Jaccard index of nearest neighbours with those by activations, 0 to 1",
+    "jaccard_chance": "expectation of that index for random neighbours",
+    "jaccard_high": "upper end of its 95 % interval over documents",
+    "jaccard_low": "lower end of its 95 % interval over documents",
+    "kind": "component or pc",
+    "layer": "layer behind which the activations are, counted from 1",
+    "loss": "of the token at the trained weights, given the tokens before it; nats",
+    "loss_gradient": "gradient of the token's loss by the last residual of the position before; nats per unit of it",
+    "low": "lower end of the 95 % interval of r, over documents",
+    "name": "of the component or principal component; components in the order of the entries of susceptibility",
+    "null_95": "95 % point of r when documents are permuted",
+    "pc": "number of the principal component, from 1",
+    "point_stability": "share of searches in graphs without a tenth of the points that find the cluster again; 0 to 1",
+    "position": "of the token in its context, from 0; position 0 is not predicted",
+    "prediction": "score on each principal component of z-scored susceptibilities; standard deviations",
+    "r": "Pearson r of predicted with measured scores on withheld documents",
+    "rank": "of the member in its cluster; 0 is the most central, by PageRank over degree",
+    "reliability": "squared correlation with what endless chains would give, from halves (Spearman-Brown)",
+    "ridge_r": "the same r for ridge regression",
+    "role": "minibatch (gradients) or observable (the mean loss L)",
+    "second": "the other clustering",
+    "second_clusters": "number of clusters of the second",
+    "second_matched": "share of the second's clusters with a match in the first",
+    "seed_context_id": "context of the token from which the cluster was found",
+    "seed_position": "position of that token",
+    "seed_stability": "share of searches from other members that find the cluster again; 0 to 1",
+    "shard": "token shard that the context is in",
+    "size": "number of tokens",
+    "space": "ground_truth or prediction",
+    "standard_error": "of the susceptibility, over chains; nats squared",
+    "start": "number of tokens of the document before the context",
+    "susceptibility": "minus the covariance of the component's loss with the token's, an entry for each component; nats squared",
+    "text": "of the token, unreadable bytes as hexadecimal in angle brackets",
+    "token": "text of the token",
+    "token_id": "number of the token in the vocabulary",
+    "token_ids": "the tokens of the context, in order",
+    "volume": "sum of the members' weighted degrees",
+    "whitened": "score along each kept direction; standard deviations over tokens",
 }
 
 

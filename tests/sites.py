@@ -8,6 +8,7 @@ import polars as pl
 from scipy import sparse
 
 from susc_pipeline import schema
+from susc_pipeline.clustering import knn
 from susc_pipeline.explorer import comparison, run_page
 from susc_pipeline.explorer.corpus import Shards
 from susc_pipeline.explorer.settings import ExplorerSettings
@@ -58,8 +59,9 @@ def component_names(shape: Shape) -> list[str]:
     return ["embed", *(f"L{layer}{kind}" for layer in range(shape.n_layers) for kind in kinds), "unembed"]
 
 
-def site(shape: Shape, texts: list[str], documents: list[str], *, folder: Path | None = None, seed: int = 0) -> Site:
-    """A site of that shape; tables lie in the folder where one is given, else in memory."""
+def site(shape: Shape, texts: list[str], documents: list[str], *, folder: Path, seed: int = 0) -> Site:
+    """A site of that shape, whose tables and graph lie in the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     names = component_names(shape)
     per_shard = shape.contexts_per_shard * (shape.context_length - 1)
@@ -122,6 +124,7 @@ def site(shape: Shape, texts: list[str], documents: list[str], *, folder: Path |
     layout = shown.with_columns(x=pl.Series(places[:, 0]), y=pl.Series(places[:, 1])).select(
         pl.col(name).cast(kind) for name, kind in schema.LAYOUT.items()
     )
+    knn.save(_graph(labels, shape, rng), folder / "graph")
     return Site(
         settings=ExplorerSettings(n_neighbors=shape.n_edges),
         run=_run(names, basis, rng),
@@ -129,9 +132,9 @@ def site(shape: Shape, texts: list[str], documents: list[str], *, folder: Path |
         components=names,
         basis=basis,
         shards=tables,
-        graph=_graph(labels, shape, rng),
+        graph=knn.open_stored(folder / "graph"),
         clusters=clusters,
-        members=found,
+        members=_stored(found, folder, "members"),
         layout=layout,
         comparisons=[_comparison(found, shape)],
     )
@@ -235,8 +238,5 @@ def _run(names, basis, rng):
 
 
 def _stored(frame, folder, name):
-    if folder is None:
-        return frame.lazy()
-    folder.mkdir(parents=True, exist_ok=True)
     frame.write_parquet(folder / f"{name}.parquet")
     return pl.scan_parquet(folder / f"{name}.parquet")

@@ -89,7 +89,7 @@ def browser():
 @pytest.fixture(scope="session")
 def hostile(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hostile") / "explorer"
-    made = sites.site(sites.Shape(), sites.HOSTILE_TEXTS, sites.HOSTILE_DOCUMENTS)
+    made = sites.site(sites.Shape(), sites.HOSTILE_TEXTS, sites.HOSTILE_DOCUMENTS, folder=folder.parent / "tables")
     site_module.save(made, folder)
     return folder
 

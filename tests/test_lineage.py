@@ -1,6 +1,7 @@
 """The asset graph: who reads whom, which artifacts are made shard by shard, and that every asset explains itself."""
 
 import dataclasses
+import re
 
 import dagster as dg
 import numpy as np
@@ -107,6 +108,19 @@ def test_every_asset_explains_itself(graph):
         found = node(graph, name)
         assert found.description and len(found.description) > 60, name
         assert found.group_name != "default" and found.kinds and found.code_version, name
+
+
+def test_what_computes_names_its_formula_and_its_paper(graph):
+    for name in set(PARENTS) - {"corpus_documents", "token_shards", "activations", "cluster_members", "explorer"}:
+        text = node(graph, name).description
+        assert re.search(r"[=~]|UMAP|Jaccard|adjusted Rand", text), name
+        if name not in ("predicted_susceptibilities", "whitened_susceptibilities"):  # theirs are with what they apply
+            assert re.search(r"(19|20)\d\d\)|(19|20)\d\d, ", text), name
+
+
+def test_the_jobs_of_the_stages_are_there():
+    names = {job.name for job in definitions.defs.resolve_all_job_defs()}
+    assert {"ground_truth", "basis", "upsample", "whiten", "cluster", "explore", "everything"} <= names
 
 
 def test_a_setting_changes_the_version_of_those_that_read_it_and_of_no_other():

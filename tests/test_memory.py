@@ -77,3 +77,47 @@ def test_a_layer_further_down_and_a_larger_batch_need_more():
     assert by_layer[0] > by_layer[1] > by_layer[2]
     larger = dataclasses.replace(settings, batch_size=64)
     assert memory.needed_bytes(model, components.Component("head", 0, 0), larger, 12) > by_layer[0]
+
+
+SITE_PROBE = """
+import psutil, sys, threading
+from pathlib import Path
+import sites
+from susc_pipeline.explorer import site
+
+shape = sites.Shape(n_clusters=3000, n_shards=int(sys.argv[1]), contexts_per_shard=200, context_length=64,
+                    n_documents_per_shard=20, n_layers=8, n_pcs=32, truth_shards=1)
+folder = Path(sys.argv[2])
+warm = sites.site(shape._replace(n_shards=2), sites.HOSTILE_TEXTS, sites.HOSTILE_DOCUMENTS, folder=folder / "w")
+site.save(warm, folder / "warm")
+made = sites.site(shape, sites.HOSTILE_TEXTS, sites.HOSTILE_DOCUMENTS, folder=folder / "tables")
+before, seen, done = psutil.Process().memory_info().rss, [], threading.Event()
+
+def watch():
+    while not done.wait(0.001):
+        seen.append(psutil.Process().memory_info().rss)
+
+watcher = threading.Thread(target=watch)
+watcher.start()
+site.save(made, folder / "site")
+done.set()
+watcher.join()
+print(made.clusters["size"].sum(), max(seen) - before)
+"""
+
+
+@pytest.mark.slow
+def test_writing_a_site_takes_no_more_memory_for_four_times_the_members(tmp_path):
+    here = Path(__file__).parent
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(here.parent), str(here)])}
+    found = []
+    for n_shards in (5, 20):
+        command = [sys.executable, "-c", SITE_PROBE, str(n_shards), str(tmp_path / str(n_shards))]
+        text = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
+        found.append([int(word) for word in text.split()[-2:]])
+    (few, small), (many, large) = found
+    assert many > 3.5 * few
+    bytes_a_member = (large - small) / (many - few)
+    assert (
+        bytes_a_member < 150
+    )  # its predicted and whitened scores alone are 256; measured 75, most of it the allocator

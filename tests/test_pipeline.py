@@ -14,6 +14,9 @@ import duckdb
 import polars as pl
 import pytest
 
+from resources import columns
+from susc_pipeline import schema
+
 CHECKOUT = Path(__file__).resolve().parent.parent
 SHARDS = [f"shard-{number:05d}" for number in range(5)]
 ONCE = [
@@ -45,9 +48,9 @@ def environment(root):
     }
 
 
-def run(root, *arguments):
+def run(root, *arguments, seconds=280):
     return subprocess.run(
-        command(*arguments), cwd=CHECKOUT, env=environment(root), capture_output=True, text=True, timeout=280
+        command(*arguments), cwd=CHECKOUT, env=environment(root), capture_output=True, text=True, timeout=seconds
     )
 
 
@@ -97,6 +100,26 @@ def test_the_warehouse_answers_what_the_readme_asks(finished):
             "join predictions p using (context_id, position) join vocabulary v on v.token_id = p.token_id"
         ).fetchall()
         assert same == [(members[0][0], members[0][0])]
+
+
+def test_every_column_of_every_view_says_what_it_means_and_the_schema_lists_them_all(finished):
+    root, _, _ = finished
+    with duckdb.connect(str(root / "data" / "toy" / "warehouse.duckdb"), read_only=True) as connection:
+        views = connection.sql("select view_name, comment from duckdb_views() where not internal").fetchall()
+        commented = connection.sql(
+            "select table_name, column_name, comment from duckdb_columns() where not internal order by column_index"
+        ).fetchall()
+    assert dict(views) == {name: view.meaning for name, view in schema.VIEWS.items()}
+    for name, view in schema.VIEWS.items():
+        found = {column: comment for table, column, comment in commented if table == name}
+        assert tuple(found) == view.columns, name
+        assert found == {column: schema.MEANINGS[column] for column in view.columns}
+
+
+def test_the_document_of_the_columns_is_what_the_schema_says():
+    shown = columns.DOCUMENT.read_text(encoding="utf-8")
+    assert shown == columns.markdown(), "python -m resources.columns writes it anew"
+    assert set(schema.MEANINGS) == {column for view in schema.VIEWS.values() for column in view.columns}
 
 
 def test_the_explorer_shows_the_run_and_a_run_compared_with_itself_agrees_wholly(finished):

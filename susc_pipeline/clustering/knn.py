@@ -135,11 +135,31 @@ def write_config(folder: Path, n_vertices: int) -> None:
 
 def load(folder: Path) -> sparse.csr_array:
     """The graph that `save` wrote, equal to the last bit: in memory if it takes little of it, else as a memory map."""
+    stored = arrays.read(folder / "graph.safetensors")
+    n_vertices = open_stored(folder).n_vertices
+    if sum(part.nbytes for part in stored.values()) < MAPPED_SHARE * psutil.virtual_memory().available:
+        stored = {name: part.copy() for name, part in stored.items()}
+    return sparse.csr_array((stored["data"], stored["indices"], stored["indptr"]), shape=(n_vertices, n_vertices))
+
+
+@dataclass(frozen=True)
+class StoredGraph:
+    """A graph that stays in its file, of which some rows are read at a time."""
+
+    folder: Path
+    n_vertices: int
+
+    def rows(self, first: int, end: int) -> sparse.csr_array:
+        """The rows of the vertices first ... end - 1."""
+        stored = arrays.read(self.folder / "graph.safetensors")
+        starts = stored["indptr"][first : end + 1].astype(np.int64)
+        indices, data = (stored[name][starts[0] : starts[-1]].copy() for name in ("indices", "data"))
+        return sparse.csr_array((data, indices, starts - starts[0]), shape=(end - first, self.n_vertices))
+
+
+def open_stored(folder: Path) -> StoredGraph:
+    """The graph that `save` wrote, not yet read."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if config.get("kind") != "knn_graph":
         raise ValueError(f"{folder} must hold a knn_graph, got {config.get('kind')!r}; load it with its own module")
-    stored = arrays.read(folder / "graph.safetensors")
-    n_bytes = sum(part.nbytes for part in stored.values())
-    if n_bytes < MAPPED_SHARE * psutil.virtual_memory().available:
-        stored = {name: part.copy() for name, part in stored.items()}
-    return sparse.csr_array((stored["data"], stored["indices"], stored["indptr"]), shape=2 * (config["n_vertices"],))
+    return StoredGraph(folder, config["n_vertices"])

@@ -1,5 +1,6 @@
 """What the site says of each cluster: its mean susceptibilities, its tokens, its neighbours. Files are written in site.py."""
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,15 +9,16 @@ from jaxtyping import Float, Float64, Int
 
 from susc_pipeline.clustering import neighbors
 from susc_pipeline.explorer import payload, profiles
-from susc_pipeline.explorer.corpus import Members, Shards
-from susc_pipeline.explorer.profiles import Profile, Sums
+from susc_pipeline.explorer.gathering import CHUNK, Gathered
+from susc_pipeline.explorer.profiles import Profile
 from susc_pipeline.representation.pca import PCABasis
 
 N_TOKENS_LISTED = 40
 N_SOURCES_LISTED = 8
 N_NEAREST = 12
 MIN_MEASURED = 5
-LOSS_EDGES = np.append(np.arange(0.0, 12.5, 0.5), np.inf)
+ROWS_AT_ONCE = 4096
+COUNTS_AT_ONCE = 1 << 18
 
 
 class Columns(NamedTuple):
@@ -25,10 +27,9 @@ class Columns(NamedTuple):
     components: slice
     pcs: slice
     loss: slice
-    whitened: slice
 
     def of(self, profile: Profile, name: str) -> Profile:
-        """Mean and error of one quantity."""
+        """Mean, error and interval of one quantity."""
         return Profile(*(one[:, getattr(self, name)] for one in profile))
 
 
@@ -47,67 +48,45 @@ class Measured(NamedTuple):
 
 
 class Cards(NamedTuple):
-    """Everything about all clusters that is a number for each."""
+    """Everything about some clusters, from number `first` on, that is a number for each."""
 
+    first: int
     profile: Profile
     columns: Columns
     measured: Measured
-    nearest: neighbors.Neighbors
     loss_histogram: Int[np.ndarray, "clusters bins"]
 
 
-def cards(shards: Shards, members: Members, basis: PCABasis, *, n_clusters: int) -> Cards:
-    """The numbers of every cluster, shard by shard.
-
-    Components are in standard deviations over the tokens behind the basis, from their mean: a predicted score times the
-    axes. Those of sampled susceptibilities likewise.
-    """
-    found: Sums | None = None
-    histogram = np.zeros((n_clusters, len(LOSS_EDGES) - 1), dtype=np.int64)
-    columns = None
-    for shard in sorted(shards.predictions):
-        rows = members.in_shard(shard)
-        frame = members.select(shards.predictions[shard], shard, ["loss", "prediction"])
-        scores, loss = frame["prediction"].to_numpy().astype(np.float64), frame["loss"].to_numpy()
-        whitened = members.select(shards.whitened[shard], shard, ["whitened"])["whitened"].to_numpy()
-        parts = [scores @ basis.components, scores, loss[:, None], whitened]
-        columns = Columns(*_slices([part.shape[1] for part in parts]))
-        values = np.concatenate(parts, axis=1)
-        found = profiles.empty(n_clusters, values.shape[1]) if found is None else found
-        profiles.add(found, values, rows["cluster"].to_numpy(), rows["document"].to_numpy())
-        bins = np.clip(np.digitize(loss, LOSS_EDGES) - 1, 0, histogram.shape[1] - 1)
-        np.add.at(histogram, (rows["cluster"].to_numpy(), bins), 1)
-    if found is None or columns is None:
-        raise ValueError("the explorer needs predicted susceptibilities of at least one shard, got none")
-    profile = profiles.profile(found)
-    return Cards(
-        profile,
-        columns,
-        measured(shards, members, basis, n_clusters=n_clusters),
-        nearest_clusters(columns.of(profile, "whitened").mean),
-        histogram,
-    )
+def cards(found: Gathered, basis: PCABasis, chunk: int) -> Cards:
+    """The numbers of the clusters of a chunk; components are a predicted score times the axes, in standard deviations."""
+    first = chunk * CHUNK
+    histogram = found.loss_histogram[first : first + CHUNK]
+    n_pcs, n_components = basis.components.shape
+    sums = profiles.empty(len(histogram), n_components + n_pcs + 1)
+    for rows in found.documents.read(chunk, ROWS_AT_ONCE):
+        total = rows["total"].astype(np.float64)
+        values = np.concatenate([total[:, :n_pcs] @ basis.components, total], axis=1)
+        profiles.add(sums, rows["cluster"] - first, rows["count"], values)
+    columns = Columns(*_slices([n_components, n_pcs, 1]))
+    return Cards(first, profiles.profile(sums), columns, measured(found, basis, chunk), histogram)
 
 
-def measured(shards: Shards, members: Members, basis: PCABasis, *, n_clusters: int) -> Measured:
+def measured(found: Gathered, basis: PCABasis, chunk: int) -> Measured:
     """Sampled and predicted susceptibilities of the members that have both."""
-    width = len(basis.mean)
-    found = profiles.empty(n_clusters, 4 * width)
-    for shard in sorted(shards.truth):
-        rows = members.in_shard(shard)
-        sampled = members.select(shards.truth[shard], shard, ["susceptibility", "half_a", "half_b"])
-        parts = [(sampled[name].to_numpy() - basis.mean) / basis.scale for name in sampled.columns]
-        scores = members.select(shards.predictions[shard], shard, ["prediction"])["prediction"].to_numpy()
-        values = np.concatenate([*parts, scores.astype(np.float64) @ basis.components], axis=1)
-        profiles.add(found, values, rows["cluster"].to_numpy(), rows["document"].to_numpy())
-    profile = profiles.profile(found)
+    first, width = chunk * CHUNK, len(basis.mean)
+    sums = profiles.empty(min(CHUNK, len(found.centres) - first), 4 * width)
+    for rows in found.sampled.read(chunk, ROWS_AT_ONCE):
+        total = rows["total"].astype(np.float64)
+        values = np.concatenate([total[:, : 3 * width], total[:, 3 * width :] @ basis.components], axis=1)
+        profiles.add(sums, rows["cluster"] - first, rows["count"], values)
+    profile = profiles.profile(sums)
     sampled, half_a, half_b, predicted = (
         Profile(*(one[:, number * width : (number + 1) * width] for one in profile)) for number in range(4)
     )
-    enough = found.count >= MIN_MEASURED
+    enough = sums.count >= MIN_MEASURED
     halves = profiles.row_correlation(half_a.mean, half_b.mean)
     return Measured(
-        found.count.astype(np.int64),
+        sums.count.astype(np.int64),
         sampled,
         predicted,
         np.where(enough, profiles.row_correlation(sampled.mean, predicted.mean), np.nan),
@@ -130,38 +109,73 @@ def dominant_component(cards: Cards) -> tuple[Int[np.ndarray, " clusters"], Floa
     return chosen, mean[np.arange(len(mean)), chosen]
 
 
-def listed(frame: pl.DataFrame, column: str, limit: int, n_clusters: int) -> list[list[tuple[Any, int]]]:
+class Lists(NamedTuple):
+    """Of each cluster of a chunk: its most frequent tokens, sources and documents; `counts` of all its tokens."""
+
+    tokens: list[list[tuple[Any, int]]]
+    sources: list[list[tuple[Any, int]]]
+    documents: list[list[tuple[Any, int]]]
+    n_documents: list[int]
+    counts: pl.DataFrame
+
+
+def lists(found: Gathered, sources: pl.DataFrame, chunk: int) -> Lists:
+    """What the clusters of a chunk are made of; `sources` has the source of each document."""
+    clusters = range(chunk * CHUNK, min((chunk + 1) * CHUNK, len(found.centres)))
+    tokens = counted(found.tokens.read(chunk, COUNTS_AT_ONCE), "token")
+    documents = counted(found.documents.read(chunk, ROWS_AT_ONCE), "document")
+    from_sources = documents.join(sources, on="document").group_by("cluster", "source").agg(pl.col("count").sum())
+    n_documents = np.bincount(documents["cluster"].to_numpy() - clusters.start, minlength=len(clusters))
+    return Lists(
+        listed(tokens, "token", N_TOKENS_LISTED, clusters),
+        listed(from_sources, "source", N_SOURCES_LISTED, clusters),
+        listed(documents, "document", N_SOURCES_LISTED, clusters),
+        n_documents.tolist(),
+        tokens,
+    )
+
+
+def counted(blocks: Iterator[np.ndarray], column: str) -> pl.DataFrame:
+    """How many members each cluster has of each value of a column, from rows that count some of them."""
+    held = pl.DataFrame(schema={"cluster": pl.Int32, column: pl.Int32, "count": pl.Int64})
+    for rows in blocks:
+        block = pl.DataFrame({name: rows[name].astype(np.int64) for name in held.columns}, schema=held.schema)
+        held = pl.concat([held, block]).group_by("cluster", column).agg(pl.col("count").sum())
+    return held
+
+
+def listed(counts: pl.DataFrame, column: str, limit: int, clusters: range) -> list[list[tuple[Any, int]]]:
     """For each cluster its most frequent values of a column, with their counts; ties in order of value."""
-    counted = frame.group_by("cluster", column).len().sort(["cluster", "len", column], descending=[False, True, False])
-    top = counted.group_by("cluster", maintain_order=True).head(limit)
-    result: list[list[tuple[Any, int]]] = [[] for _ in range(n_clusters)]
-    for cluster, value, count in top.select("cluster", column, "len").iter_rows():
-        result[cluster].append((value, count))
+    ordered = counts.sort(["cluster", "count", column], descending=[False, True, False])
+    top = ordered.group_by("cluster", maintain_order=True).head(limit)
+    result: list[list[tuple[Any, int]]] = [[] for _ in clusters]
+    for cluster, value, count in top.select("cluster", column, "count").iter_rows():
+        result[cluster - clusters.start].append((value, count))
     return result
 
 
 def vectors(cards: Cards, rows: slice) -> dict[str, object]:
-    """Means and errors of some clusters as matrices, a row each."""
+    """Means and halves of their 95 % intervals of some clusters as matrices, a row each."""
     of = cards.columns.of
     found = {name: of(cards.profile, name) for name in ("components", "pcs")}
     found |= {"sampled": cards.measured.sampled, "predicted": cards.measured.predicted}
     return {
-        name: {"mean": payload.quantized(one.mean[rows]), "error": payload.quantized(one.standard_error[rows])}
+        name: {"mean": payload.quantized(one.mean[rows]), "half": payload.quantized(one.half_width[rows])}
         for name, one in found.items()
     }
 
 
-def card(cards: Cards, cluster: int) -> dict[str, object]:
+def card(cards: Cards, row: int, nearest: neighbors.Neighbors) -> dict[str, object]:
     """The numbers of one cluster that are no vectors."""
-    loss, measured = cards.columns.of(cards.profile, "loss"), cards.measured
-    nearest = zip(cards.nearest.indices[cluster].tolist(), cards.nearest.distances[cluster].tolist(), strict=True)
+    loss, measured, cluster = cards.columns.of(cards.profile, "loss"), cards.measured, cards.first + row
+    near = zip(nearest.indices[cluster].tolist(), nearest.distances[cluster].tolist(), strict=True)
     return {
-        "loss": [_plain(float(one[cluster, 0])) for one in loss],
-        "lossHistogram": cards.loss_histogram[cluster].tolist(),
-        "measured": int(measured.count[cluster]),
-        "agreement": _plain(float(measured.agreement[cluster])),
-        "reliability": _plain(float(measured.reliability[cluster])),
-        "nearest": [[other, _plain(distance)] for other, distance in nearest],
+        "loss": [_plain(float(one[row, 0])) for one in (loss.mean, loss.half_width)],
+        "lossHistogram": cards.loss_histogram[row].tolist(),
+        "measured": int(measured.count[row]),
+        "agreement": _plain(float(measured.agreement[row])),
+        "reliability": _plain(float(measured.reliability[row])),
+        "nearest": [[other, _plain(distance)] for other, distance in near],
     }
 
 

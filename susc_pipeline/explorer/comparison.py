@@ -12,8 +12,9 @@ from susc_pipeline.clustering import agreement
 class Comparison(NamedTuple):
     """The clusters of a run beside those of another.
 
-    `jaccard` is the best match of each cluster over the tokens that both runs have, `partner` its number, -1 where no
-    cluster overlaps. The adjusted Rand index is over tokens that are in a cluster of either.
+    `compared` is how many members of each cluster the other run has clustered or left out, `jaccard` the best match over
+    the tokens that both runs have, missing where none of the cluster's are, `partner` its number, -1 where no cluster
+    overlaps. The adjusted Rand index is over tokens that are in a cluster of either.
     """
 
     name: str
@@ -21,6 +22,7 @@ class Comparison(NamedTuple):
     n_tokens: int
     n_clusters: int
     adjusted_rand_index: float | None
+    compared: Int[np.ndarray, " clusters"]
     jaccard: Float64[np.ndarray, " clusters"]
     partner: Int[np.ndarray, " clusters"]
 
@@ -51,4 +53,6 @@ def compare(
     a, b = (either[column].fill_null(agreement.UNCLUSTERED).to_numpy() for column in ("cluster", "cluster_other"))
     found = agreement.best_match(a, b, n_clusters=n_clusters)
     index = agreement.adjusted_rand_index(a, b) if len(a) else None
-    return Comparison(name, meaning, len(a), others["cluster"].n_unique(), index, found.jaccard, found.partner)
+    compared = np.bincount(a[a != agreement.UNCLUSTERED], minlength=n_clusters)
+    jaccard = np.where(compared > 0, found.jaccard, np.nan)
+    return Comparison(name, meaning, len(a), others["cluster"].n_unique(), index, compared, jaccard, found.partner)

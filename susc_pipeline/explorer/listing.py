@@ -1,41 +1,49 @@
 """The list of clusters: the columns by which it is sorted and filtered, and an example of each."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float64, Int
+from jaxtyping import Float64, Int, Shaped
 
 from susc_pipeline.explorer import cards as card_module
 from susc_pipeline.explorer import payload
 from susc_pipeline.explorer.cards import Cards
-from susc_pipeline.explorer.corpus import Corpus, Members
 
-PREVIEW_BEFORE, PREVIEW_AFTER = 10, 4
+RATIOS = ("conductance", "density", "reliability", "agreement", "survival", "deviation", "loss")
+RATIOS += ("tokenShare", "sourceShare")
 
 
-def columns(
-    clusters: pl.DataFrame,
+class Rows(NamedTuple):
+    """What the list holds of some clusters: numbers by column, and the most frequent source of each."""
+
+    numbers: dict[str, Shaped[np.ndarray, " clusters"]]
+    source: list[str]
+
+
+def rows(
+    table: pl.DataFrame,
     cards: Cards,
     tokens: list[list[tuple[Any, int]]],
     sources: list[list[tuple[Any, int]]],
     survival: Float64[np.ndarray, " clusters"],
-) -> dict[str, Any]:
-    """The columns by which clusters are sorted and filtered, a value for each cluster.
+) -> Rows:
+    """The rows of some clusters.
 
     Args:
-        clusters: as schema.CLUSTERS.
+        table: as schema.CLUSTERS, of these clusters in order.
         cards: their numbers.
         tokens: of each the most frequent tokens with their counts, the first of them shown.
         sources: likewise.
         survival: best match of each with another run's clusters.
     """
-    table = clusters.sort("cluster")
     component, deviation = card_module.dominant_component(cards)
     size = table["size"].to_numpy()
-    names = sorted({found[0][0] for found in sources})
-    number_of = {name: number for number, name in enumerate(names)}
-    ratios = {
+    numbers = {
+        "size": size,
+        "measured": cards.measured.count,
+        "component": component,
+        "token": _first(tokens, 0),
         "conductance": table["conductance"].to_numpy(),
         "density": table["density"].to_numpy(),
         "reliability": cards.measured.reliability,
@@ -46,25 +54,23 @@ def columns(
         "tokenShare": _first(tokens, 1) / np.maximum(size, 1),
         "sourceShare": _first(sources, 1) / np.maximum(size, 1),
     }
+    return Rows(numbers, [found[0][0] for found in sources])
+
+
+def columns(parts: list[Rows]) -> dict[str, Any]:
+    """The columns by which clusters are sorted and filtered, a value for each cluster."""
+    shown = [source for part in parts for source in part.source]
+    names = sorted(set(shown))
+    number_of = {name: number for number, name in enumerate(names)}
+    numbers = {name: np.concatenate([part.numbers[name] for part in parts]) for name in parts[0].numbers}
     return {
         "sources": names,
-        "size": payload.packed(size),
-        "measured": payload.packed(cards.measured.count),
-        "component": payload.packed(component),
-        "token": payload.packed(_first(tokens, 0)),
-        "source": payload.packed(np.array([number_of[found[0][0]] for found in sources], dtype=np.int64)),
-        **{name: payload.quantized(values[:, None]) for name, values in ratios.items()},
+        "source": payload.packed(np.array([number_of[source] for source in shown], dtype=np.int64)),
+        **{
+            name: payload.quantized(values[:, None]) if name in RATIOS else payload.packed(values)
+            for name, values in numbers.items()
+        },
     }
-
-
-def previews(members: Members, corpus: Corpus) -> Int[np.ndarray, "clusters window"]:
-    """Token ids around the most central member of each cluster, one higher than they are; 0 beyond the context."""
-    central = members.frame.filter(rank=0).sort("cluster")
-    offsets = np.arange(-PREVIEW_BEFORE, PREVIEW_AFTER + 1)
-    places = central["position"].to_numpy()[:, None] + offsets
-    inside = (places >= 0) & (places < corpus.token_ids.shape[1])
-    rows = central["context"].to_numpy()[:, None]
-    return np.where(inside, corpus.token_ids[rows, np.where(inside, places, 0)] + 1, 0)
 
 
 def _first(lists: list[list[tuple[Any, int]]], place: int) -> Int[np.ndarray, " clusters"]:

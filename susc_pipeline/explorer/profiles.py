@@ -1,4 +1,4 @@
-"""Mean vectors of clusters with their errors, from sums that grow shard by shard. No text, no files.
+"""Mean vectors of clusters with their errors, from sums that grow document by document. No text, no files.
 
 Tokens of one document are alike, so the unit of the error is the document: the standard error of a mean is the
 cluster-robust one (Liang and Zeger 1986), with the correction D/(D - 1) for D documents.
@@ -7,7 +7,8 @@ cluster-robust one (Liang and Zeger 1986), with the correction D/(D - 1) for D d
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Float, Float64, Int, Shaped
+from scipy import stats
 
 
 class Sums(NamedTuple):
@@ -22,10 +23,14 @@ class Sums(NamedTuple):
 
 
 class Profile(NamedTuple):
-    """Mean vector of each cluster and its standard error; nan where there is no member, or but one document."""
+    """Mean vector of each cluster, its standard error, and half of its 95 % interval by Student's t over documents.
+
+    Missing where there is no member, or but one document. With few documents the interval is much wider than 1.96 errors.
+    """
 
     mean: Float64[np.ndarray, "clusters columns"]
     standard_error: Float64[np.ndarray, "clusters columns"]
+    half_width: Float64[np.ndarray, "clusters columns"]
 
 
 def empty(n_clusters: int, n_columns: int) -> Sums:
@@ -34,29 +39,49 @@ def empty(n_clusters: int, n_columns: int) -> Sums:
     return Sums(*(np.zeros(shape) for shape in 3 * [counts] + 3 * [totals]))
 
 
+def row_kind(n_columns: int) -> np.dtype:
+    """The structured type of a row that stands for the members of one cluster in one document: `total` is their sum."""
+    return np.dtype([("cluster", "<i4"), ("document", "<i4"), ("count", "<i4"), ("total", "<f4", (n_columns,))])
+
+
+def grouped(
+    cluster: Int[np.ndarray, " members"], document: Int[np.ndarray, " members"], *parts: Float[np.ndarray, "members _"]
+) -> Shaped[np.ndarray, " groups"]:
+    """The members, each cluster's of each document in one row (row_kind); their columns are those of the parts in turn."""
+    order = np.lexsort((document, cluster))
+    cluster, document = cluster[order], document[order]
+    changes = (np.diff(cluster, prepend=-1) != 0) | (np.diff(document, prepend=-1) != 0)
+    starts = np.flatnonzero(changes)
+    rows = np.zeros(len(starts), row_kind(sum(part.shape[1] for part in parts)))
+    rows["cluster"], rows["document"] = cluster[starts], document[starts]
+    rows["count"] = np.diff(starts, append=len(cluster))
+    first = 0
+    for part in parts if len(starts) else ():
+        end = first + part.shape[1]
+        rows["total"][:, first:end] = np.add.reduceat(part[order], starts, axis=0, dtype=np.float64)
+        first = end
+    return rows
+
+
 def add(
     found: Sums,
-    values: Float[np.ndarray, "members columns"],
-    cluster: Int[np.ndarray, " members"],
-    document: Int[np.ndarray, " members"],
+    cluster: Int[np.ndarray, " groups"],
+    count: Int[np.ndarray, " groups"],
+    total: Float64[np.ndarray, "groups columns"],
 ) -> None:
-    """Add members to the sums, in place; a document's members of a cluster come in one call.
+    """Add members to the sums, in place; all of a cluster's members in a document are one group.
 
     With s_d the sum of the vectors of a cluster's members in document d, and n_d their number, what is summed over d is
-    n_d, 1, n_d^2, s_d, s_d^2 and n_d s_d. In place, because a shard touches few of many clusters.
+    n_d, 1, n_d^2, s_d, s_d^2 and n_d s_d.
     """
     if not len(cluster):
         return
-    order = np.lexsort((document, cluster))
-    cluster, document, values = cluster[order], document[order], values[order].astype(np.float64)
-    starts = np.flatnonzero(np.r_[True, (np.diff(cluster) != 0) | (np.diff(document) != 0)])
-    n_d = np.diff(np.r_[starts, len(cluster)]).astype(np.float64)
-    s_d = np.add.reduceat(values, starts, axis=0)
-    owner = cluster[starts]
-    firsts = np.flatnonzero(np.r_[True, np.diff(owner) != 0])
+    order = np.argsort(cluster, kind="stable")
+    owner, n_d, s_d = cluster[order], count[order].astype(np.float64), total[order]
+    firsts = np.flatnonzero(np.diff(owner, prepend=-1))
     parts = (n_d, np.ones_like(n_d), n_d**2, s_d, s_d**2, n_d[:, None] * s_d)
-    for total, part in zip(found, parts, strict=True):
-        total[owner[firsts]] += np.add.reduceat(part, firsts, axis=0)
+    for sums, part in zip(found, parts, strict=True):
+        sums[owner[firsts]] += np.add.reduceat(part, firsts, axis=0)
 
 
 def profile(found: Sums) -> Profile:
@@ -67,7 +92,8 @@ def profile(found: Sums) -> Profile:
         residual = found.squared_total - 2 * mean * found.counted_total + mean**2 * found.squared_count[:, None]
         documents = found.n_documents[:, None]
         error = np.sqrt(np.maximum(residual, 0.0) * documents / (documents - 1)) / n
-    return Profile(mean, np.where(documents > 1, error, np.nan))
+    error = np.where(documents > 1, error, np.nan)
+    return Profile(mean, error, error * stats.t.ppf(0.975, np.maximum(documents - 1, 1)))
 
 
 def row_correlation(

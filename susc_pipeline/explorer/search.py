@@ -6,8 +6,11 @@ Keys are compared as the page compares strings: by UTF-16 code unit.
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import polars as pl
+
 from susc_pipeline.explorer import payload
 
+MAX_CLUSTERS_OF_TOKEN = 100
 WHITESPACE = " \t\r\n"
 
 
@@ -21,6 +24,38 @@ class Entry(NamedTuple):
 def token_key(text: str) -> str:
     """A token is found without its outer whitespace and in any case; one that is nothing but whitespace as it is."""
     return text.strip(WHITESPACE).lower() or text
+
+
+class TokenIndex(NamedTuple):
+    """Of each token that is a member: in how many clusters, how often, and the clusters that hold most of it."""
+
+    totals: pl.DataFrame
+    most: pl.DataFrame
+
+
+def empty() -> TokenIndex:
+    """The index of no cluster."""
+    columns = {"token": pl.Int32, "n_clusters": pl.Int64, "count": pl.Int64}
+    return TokenIndex(
+        pl.DataFrame(schema=columns), pl.DataFrame(schema={"token": pl.Int32, "cluster": pl.Int32, "count": pl.Int64})
+    )
+
+
+def updated(index: TokenIndex, counts: pl.DataFrame) -> TokenIndex:
+    """The index with the clusters of another chunk, given how often each token is a member of each."""
+    added = counts.group_by("token").agg(n_clusters=pl.len().cast(pl.Int64), count=pl.col("count").sum())
+    totals = pl.concat([index.totals, added]).group_by("token").agg(pl.all().sum())
+    every = pl.concat([index.most, counts.select(index.most.columns)])
+    ordered = every.sort(["count", "cluster"], descending=[True, False])
+    return TokenIndex(totals, ordered.group_by("token", maintain_order=True).head(MAX_CLUSTERS_OF_TOKEN))
+
+
+def token_entries(index: TokenIndex, texts: list[str]) -> list[Entry]:
+    """An entry for each token: its id, in how many clusters, how often, then the clusters and their counts."""
+    most = index.most.group_by("token", maintain_order=True).agg("cluster", "count")
+    found = most.join(index.totals, on="token", how="left", maintain_order="left", suffix="_total")
+    columns = found.select("token", "n_clusters", "count_total", "cluster", "count")
+    return [Entry(token_key(texts[token]), [token, *rest]) for token, *rest in columns.iter_rows()]
 
 
 def write(folder: Path, name: str, entries: list[Entry], *, per_file: int) -> list[str]:

@@ -5,21 +5,25 @@ member number m of all in file m // MEMBERS_PER_FILE, context n in file n // CON
 """
 
 import shutil
-from collections.abc import Iterator
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-from scipy import sparse
 
+from susc_pipeline.clustering.knn import StoredGraph
+from susc_pipeline.clustering.neighbors import Neighbors
 from susc_pipeline.explorer import cards as card_module
 from susc_pipeline.explorer import corpus as corpus_module
-from susc_pipeline.explorer import listing, payload, search, vectors
-from susc_pipeline.explorer.cards import Cards
+from susc_pipeline.explorer import gathering, listing, payload, search, vectors
+from susc_pipeline.explorer.buckets import Buckets
+from susc_pipeline.explorer.cards import Cards, Lists
 from susc_pipeline.explorer.comparison import Comparison
-from susc_pipeline.explorer.corpus import Corpus, Members, Shards
+from susc_pipeline.explorer.corpus import Corpus, Shards
+from susc_pipeline.explorer.gathering import Central, Gathered
+from susc_pipeline.explorer.search import TokenIndex
 from susc_pipeline.explorer.settings import ExplorerSettings
 from susc_pipeline.representation.pca import PCABasis
 
@@ -30,15 +34,15 @@ CONTEXTS_PER_FILE = 16
 PREVIEWS_PER_FILE = 256
 TOKENS_PER_SEARCH_FILE = 200
 DOCUMENTS_PER_SEARCH_FILE = 400
-MAX_CLUSTERS_OF_TOKEN = 100
+MEMBERS_AT_ONCE = 32 * MEMBERS_PER_FILE
 
 
 @dataclass(frozen=True, eq=False)
 class Site:
-    """Everything that the site shows.
+    """Everything that the site shows; what there is of each token or edge stays in its files until it is written.
 
-    `run` is what is told of the run as it stands (run_page.py); `layout` is of schema.LAYOUT; `texts` is the readable
-    text of each token id.
+    `run` is what is told of the run as it stands (run_page.py); `layout` is of schema.LAYOUT; `members` of schema.MEMBERS,
+    in order of cluster and rank; `texts` is the readable text of each token id.
     """
 
     settings: ExplorerSettings
@@ -47,39 +51,44 @@ class Site:
     components: list[str]
     basis: PCABasis
     shards: Shards
-    graph: sparse.csr_array
+    graph: StoredGraph
     clusters: pl.DataFrame
-    members: pl.DataFrame
+    members: pl.LazyFrame
     layout: pl.DataFrame
     comparisons: list[Comparison]
 
 
 def save(site: Site, folder: Path) -> None:
-    """Write the whole site into a folder that does not exist yet."""
+    """Write the whole site into a folder that does not exist yet.
+
+    Held at once are a shard, or a chunk of clusters, and a few numbers for each cluster, context and document. What is
+    known by shard and wanted by cluster goes through temporary files beside the folder.
+    """
     shutil.copytree(STATIC, folder)
     data = folder / "data"
     corpus = corpus_module.corpus(site.shards.contexts)
-    members = corpus_module.members(site.members, corpus)
-    cards = card_module.cards(site.shards, members, site.basis, n_clusters=site.clusters.height)
-    write_clusters(data, site, corpus, members, cards)
-    write_members(data, members)
-    write_texts(data, site, corpus, members)
-    write_map(data, site, corpus, members)
-    firsts = write_search(data, site, corpus, members)
+    with tempfile.TemporaryDirectory(prefix=".aside.", suffix=".tmp", dir=folder.parent) as aside:
+        members = Buckets(Path(aside) / "members", corpus_module.MEMBER)
+        central = write_members(data, site, corpus, members)
+        found = gathering.gather(site.shards, corpus, members, central, site.basis, folder=Path(aside))
+        index = write_clusters(data, site, corpus, found)
+        write_texts(data, site, corpus, members)
+        write_map(data, site, corpus, members)
+    firsts = write_search(data, site, corpus, index)
     payload.write(data, "run", site.run)
     payload.write(data, "compare", [_comparison(one) for one in site.comparisons])
-    payload.write(data, "site", summary(site, corpus, members, firsts))
+    payload.write(data, "site", summary(site, corpus, firsts))
 
 
-def summary(site: Site, corpus: Corpus, members: Members, firsts: dict[str, list[str]]) -> dict[str, Any]:
+def summary(site: Site, corpus: Corpus, firsts: dict[str, list[str]]) -> dict[str, Any]:
     """What every view needs first."""
     return {
         "experiment": site.run["experiment"],
         "clusters": site.clusters.height,
-        "members": members.frame.height,
+        "members": int(site.clusters["size"].sum()),
         "contexts": corpus.contexts.height,
         "tokens": corpus.contexts.height * corpus.tokens_per_context,
-        "positions": corpus.tokens_per_context + 1,
+        "positions": corpus.n_positions,
         "components": site.components,
         "pcs": len(site.basis.components),
         "texts": site.texts,
@@ -96,117 +105,129 @@ def summary(site: Site, corpus: Corpus, members: Members, firsts: dict[str, list
             "texts": CONTEXTS_PER_FILE,
             "previews": PREVIEWS_PER_FILE,
         },
-        "lossEdges": card_module.LOSS_EDGES[:-1].tolist(),
+        "lossEdges": gathering.LOSS_EDGES[:-1].tolist(),
         "mapPoints": site.layout.height,
         "search": firsts,
         "sampled": _ranges(_truth_contexts(site, corpus)),
     }
 
 
-def write_clusters(data: Path, site: Site, corpus: Corpus, members: Members, cards: Cards) -> None:
-    """The columns of the list, the cards, and one example of each cluster."""
-    n_clusters = site.clusters.height
-    documents = pl.DataFrame(
+def write_members(data: Path, site: Site, corpus: Corpus, members: Buckets) -> Central:
+    """Context and position of every member, by cluster and rank; they are also set aside by shard.
+
+    Returns:
+        The most central member of each cluster.
+    """
+    central = Central(*(np.zeros(site.clusters.height, np.int64) for _ in Central._fields))
+    first = 0
+    for rows in corpus_module.members(site.members, corpus, MEMBERS_AT_ONCE):
+        corpus_module.set_aside(rows, corpus, members)
+        for start in range(0, rows.height, MEMBERS_PER_FILE):
+            part = rows.slice(start, MEMBERS_PER_FILE)
+            value = {name: payload.packed(part[name].to_numpy()) for name in ("context", "position")}
+            payload.write(data, f"members/{first + start // MEMBERS_PER_FILE:05d}", value)
+        first += MEMBERS_AT_ONCE // MEMBERS_PER_FILE
+        leading = rows.filter(rank=0)
+        for name, values in central._asdict().items():
+            values[leading["cluster"].to_numpy()] = leading[name].to_numpy()
+    return central
+
+
+def write_clusters(data: Path, site: Site, corpus: Corpus, found: Gathered) -> TokenIndex:
+    """The cards, chunk by chunk, the columns of the list, and one example of each cluster.
+
+    Returns:
+        In which clusters each token is.
+    """
+    table, index, rows = site.clusters.sort("cluster"), search.empty(), []
+    nearest = card_module.nearest_clusters(found.centres)
+    sources = pl.DataFrame(
         {"document": range(len(corpus.documents)), "source": [corpus_module.source(d) for d in corpus.documents]},
-        schema={"document": pl.Int64, "source": pl.String},
+        schema={"document": pl.Int32, "source": pl.String},
     )
-    sourced = members.frame.join(documents, on="document", how="left", maintain_order="left")
-    tokens = card_module.listed(members.frame, "token_id", card_module.N_TOKENS_LISTED, n_clusters)
-    sources = card_module.listed(sourced, "source", card_module.N_SOURCES_LISTED, n_clusters)
-    in_documents = card_module.listed(members.frame, "document", card_module.N_SOURCES_LISTED, n_clusters)
-    survival = site.comparisons[0].jaccard if site.comparisons else np.full(n_clusters, np.nan)
-    payload.write(data, "clusters", listing.columns(site.clusters, cards, tokens, sources, survival))
-    examples = listing.previews(members, corpus)
-    for start in range(0, n_clusters, PREVIEWS_PER_FILE):
-        shown = examples[start : start + PREVIEWS_PER_FILE]
-        payload.write(data, f"previews/{start // PREVIEWS_PER_FILE:05d}", payload.packed(shown))
-    rows = site.clusters.sort("cluster").to_dicts()
-    for start in range(0, n_clusters, CARDS_PER_FILE):
-        found = [
-            {
-                **{name: rows[number][name] for name in ("volume", "density")},
-                "stability": [rows[number][name] for name in ("seed_stability", "point_stability", "chain_stability")],
-                **card_module.card(cards, number),
-                "tokens": tokens[number],
-                "sources": sources[number],
-                "documents": [[corpus.documents[d], count] for d, count in in_documents[number]],
-                "nDocuments": int(members_documents),
-                "survival": _survival(site.comparisons, number),
-            }
-            for number, members_documents in _document_counts(
-                members, range(start, min(n_clusters, start + CARDS_PER_FILE))
-            )
-        ]
-        value = {"cards": found, **card_module.vectors(cards, slice(start, start + CARDS_PER_FILE))}
-        payload.write(data, f"cards/{start // CARDS_PER_FILE:05d}", value)
+    survival = site.comparisons[0].jaccard if site.comparisons else np.full(table.height, np.nan)
+    for chunk in range(-(-max(table.height, 1) // gathering.CHUNK)):
+        cards = card_module.cards(found, site.basis, chunk)
+        lists = card_module.lists(found, sources, chunk)
+        index = search.updated(index, lists.counts)
+        shown = slice(cards.first, cards.first + gathering.CHUNK)
+        rows.append(listing.rows(table[shown], cards, lists.tokens, lists.sources, survival[shown]))
+        _write_cards(data, site, corpus, cards, lists, nearest)
+    payload.write(data, "clusters", listing.columns(rows))
+    for start in range(0, table.height, PREVIEWS_PER_FILE):
+        examples = found.previews[start : start + PREVIEWS_PER_FILE]
+        payload.write(data, f"previews/{start // PREVIEWS_PER_FILE:05d}", payload.packed(examples))
+    return index
 
 
-def write_members(data: Path, members: Members) -> None:
-    """Context and position of every member, by cluster and rank."""
-    frame = members.frame
-    for start in range(0, frame.height, MEMBERS_PER_FILE):
-        rows = frame.slice(start, MEMBERS_PER_FILE)
-        value = {name: payload.packed(rows[name].to_numpy()) for name in ("context", "position")}
-        payload.write(data, f"members/{start // MEMBERS_PER_FILE:05d}", value)
+def _write_cards(data: Path, site: Site, corpus: Corpus, cards: Cards, lists: Lists, nearest: Neighbors) -> None:
+    table = site.clusters.sort("cluster").slice(cards.first, gathering.CHUNK).to_dicts()
+    values = [
+        {
+            **{name: known[name] for name in ("volume", "density")},
+            "stability": [known[name] for name in ("seed_stability", "point_stability", "chain_stability")],
+            **card_module.card(cards, row, nearest),
+            "tokens": lists.tokens[row],
+            "sources": lists.sources[row],
+            "documents": [[corpus.documents[d], count] for d, count in lists.documents[row]],
+            "nDocuments": lists.n_documents[row],
+            "survival": _survival(site.comparisons, cards.first + row),
+        }
+        for row, known in enumerate(table)
+    ]
+    for start in range(0, len(values), CARDS_PER_FILE):
+        rows = slice(start, start + CARDS_PER_FILE)
+        value = {"cards": values[rows], **card_module.vectors(cards, rows)}
+        payload.write(data, f"cards/{(cards.first + start) // CARDS_PER_FILE:05d}", value)
 
 
-def write_texts(data: Path, site: Site, corpus: Corpus, members: Members) -> None:
+def write_texts(data: Path, site: Site, corpus: Corpus, members: Buckets) -> None:
     """The contexts with cluster and loss of each token; beside them the scores, the neighbours and what was sampled."""
-    labels, per_context = corpus_module.labels(members, corpus), corpus.tokens_per_context
-    scores = corpus_module.batches(
-        {shard: frame.select("loss", "prediction") for shard, frame in site.shards.predictions.items()},
-        CONTEXTS_PER_FILE * per_context,
-    )
-    for number, batch in enumerate(scores):
-        rows = slice(number * CONTEXTS_PER_FILE, (number + 1) * CONTEXTS_PER_FILE)
-        frame = corpus.contexts[rows]
+    parts = corpus_module.tokens(site.shards, corpus, members)
+    for number, batch in enumerate(corpus_module.batches(parts, CONTEXTS_PER_FILE)):
+        frame = corpus.contexts.slice(number * CONTEXTS_PER_FILE, CONTEXTS_PER_FILE)
         value = {
-            "tokens": payload.packed(corpus.token_ids[rows]),
-            "clusters": payload.packed(labels[rows]),
-            "losses": payload.quantized(batch["loss"].to_numpy()[:, None]),
+            "tokens": payload.packed(batch.token_ids),
+            "clusters": payload.packed(batch.clusters),
+            "losses": payload.quantized(batch.losses.reshape(-1, 1)),
             "documents": [corpus.documents[d] for d in frame["document"]],
             "starts": frame["start"].to_list(),
         }
         name = f"{number:05d}"
         payload.write(data, f"texts/{name}", value)
-        payload.write(data, f"scores/{name}", payload.quantized(batch["prediction"].to_numpy()))
-        first = number * CONTEXTS_PER_FILE * per_context
-        near = vectors.strongest_edges(site.graph, first, first + batch.height, site.settings.n_neighbors)
+        payload.write(data, f"scores/{name}", payload.quantized(batch.scores.reshape(batch.losses.size, -1)))
+        first = number * CONTEXTS_PER_FILE * corpus.tokens_per_context
+        near = vectors.strongest_edges(site.graph.rows(first, first + batch.losses.size), site.settings.n_neighbors)
         payload.write(data, f"neighbors/{name}", payload.packed(near + 1))
     for number, value in vectors.sampled(site.shards.truth, site.basis, corpus):
         payload.write(data, f"truth/{number:05d}", value)
 
 
-def write_map(data: Path, site: Site, corpus: Corpus, members: Members) -> None:
+def write_map(data: Path, site: Site, corpus: Corpus, members: Buckets) -> None:
     """Places, tokens and clusters of the map's points, and a file for each PC by which they can be coloured."""
     numbers = corpus.contexts.select("context_id", "context")
     points = site.layout.join(numbers, on="context_id", how="left", maintain_order="left")
-    context, position = points["context"].to_numpy(), points["position"].to_numpy()
-    labels = corpus_module.labels(members, corpus)[context, position - 1]
+    token = points["context"].to_numpy() * corpus.tokens_per_context + points["position"].to_numpy() - 1
+    labels = np.zeros(points.height, np.int32)
+    scores = np.zeros((points.height, len(site.basis.components)), np.float32)
+    first = 0
+    for part in corpus_module.tokens(site.shards, corpus, members):
+        chosen = np.flatnonzero((token >= first) & (token < first + part.clusters.size))
+        labels[chosen] = part.clusters.ravel()[token[chosen] - first]
+        scores[chosen] = part.scores.reshape(part.clusters.size, -1)[token[chosen] - first]
+        first += part.clusters.size
     payload.write(data, "map/places", payload.quantized(points.select("x", "y").to_numpy()))
-    payload.write(data, "map/tokens", payload.packed(context * corpus.tokens_per_context + position - 1))
+    payload.write(data, "map/tokens", payload.packed(token))
     payload.write(data, "map/clusters", payload.packed(labels))
-    keys = ["context_id", "position"]
-    frames = [frame.select(*keys, "prediction").collect() for _, frame in sorted(site.shards.predictions.items())]
-    joined = points.select(keys).join(pl.concat(frames), on=keys, how="left", maintain_order="left")
-    scores = joined["prediction"].to_numpy()
     for number in range(scores.shape[1]):
         payload.write(data, f"map/pc-{number:04d}", payload.quantized(scores[:, number : number + 1]))
 
 
-def write_search(data: Path, site: Site, corpus: Corpus, members: Members) -> dict[str, list[str]]:
+def write_search(data: Path, site: Site, corpus: Corpus, index: TokenIndex) -> dict[str, list[str]]:
     """The index of token texts and of documents; the first key of each file."""
-    counted = members.frame.group_by("token_id", "cluster").len().sort(["len", "cluster"], descending=[True, False])
-    groups = counted.group_by("token_id", maintain_order=True).agg("cluster", "len").iter_rows()
-    entries = [
-        search.Entry(
-            search.token_key(site.texts[token]),
-            [token, len(found), sum(counts), found[:MAX_CLUSTERS_OF_TOKEN], counts[:MAX_CLUSTERS_OF_TOKEN]],
-        )
-        for token, found, counts in groups
-    ]
     contexts = corpus.contexts.sort("document", "start").group_by("document", maintain_order=True).agg("context")
     documents = [search.Entry(corpus.documents[number], [found]) for number, found in contexts.iter_rows()]
+    entries = search.token_entries(index, site.texts)
     return {
         "tokens": search.write(data, "tokens", entries, per_file=TOKENS_PER_SEARCH_FILE),
         "documents": search.write(data, "documents", documents, per_file=DOCUMENTS_PER_SEARCH_FILE),
@@ -215,7 +236,11 @@ def write_search(data: Path, site: Site, corpus: Corpus, members: Members) -> di
 
 def _survival(comparisons: list[Comparison], cluster: int) -> list[dict[str, Any]]:
     return [
-        {"with": one.name, "jaccard": round(float(one.jaccard[cluster]), 4), "partner": int(one.partner[cluster])}
+        {
+            "with": one.name,
+            "jaccard": round(float(one.jaccard[cluster]), 4) if one.compared[cluster] else None,
+            "partner": int(one.partner[cluster]),
+        }
         for one in comparisons
     ]
 
@@ -227,15 +252,10 @@ def _comparison(one: Comparison) -> dict[str, Any]:
         "tokens": one.n_tokens,
         "clusters": one.n_clusters,
         "rand": one.adjusted_rand_index,
+        "compared": payload.packed(one.compared),
         "jaccard": payload.quantized(one.jaccard[:, None]),
         "partner": payload.packed(one.partner),
     }
-
-
-def _document_counts(members: Members, numbers: range) -> Iterator[tuple[int, int]]:
-    found = members.frame.filter(pl.col("cluster").is_between(numbers.start, numbers.stop - 1))
-    counts = dict(found.group_by("cluster").agg(pl.col("document").n_unique()).iter_rows())
-    yield from ((number, counts.get(number, 0)) for number in numbers)
 
 
 def _truth_contexts(site: Site, corpus: Corpus) -> list[int]:

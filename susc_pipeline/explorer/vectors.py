@@ -8,6 +8,7 @@ import polars as pl
 from jaxtyping import Int
 from scipy import sparse
 
+from susc_pipeline.explorer import corpus as corpus_module
 from susc_pipeline.explorer import payload
 from susc_pipeline.explorer.corpus import Corpus
 from susc_pipeline.representation.pca import PCABasis
@@ -15,34 +16,24 @@ from susc_pipeline.representation.pca import PCABasis
 NONE = -1
 
 
-def strongest_edges(graph: sparse.csr_array, first: int, end: int, n_edges: int) -> Int[np.ndarray, "tokens neighbors"]:
-    """Vertices on the strongest edges of the vertices first ... end - 1, strongest first; -1 where there are fewer."""
-    result = np.full((end - first, n_edges), NONE, dtype=np.int64)
-    starts = graph.indptr[first : end + 1].astype(np.int64)
-    edges = slice(starts[0], starts[-1])
-    row = np.repeat(np.arange(end - first), np.diff(starts))
-    order = np.lexsort((np.negative(graph.data[edges]), row))
-    rank = np.arange(len(order)) - (starts[:-1] - starts[0])[row]
+def strongest_edges(rows: sparse.csr_array, n_edges: int) -> Int[np.ndarray, "tokens neighbors"]:
+    """Vertices on the strongest edges of each row's vertex, strongest first; -1 where there are fewer."""
+    result = np.full((rows.shape[0], n_edges), NONE, dtype=np.int64)
+    row = np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))
+    order = np.lexsort((np.negative(rows.data), row))
+    rank = np.arange(len(order)) - rows.indptr[row]
     kept = rank < n_edges
-    result[row[kept], rank[kept]] = graph.indices[edges][order][kept]
+    result[row[kept], rank[kept]] = rows.indices[order][kept]
     return result
 
 
 def sampled(truth: dict[str, pl.LazyFrame], basis: PCABasis, corpus: Corpus) -> Iterator[tuple[int, dict[str, Any]]]:
     """For each context that has some: sampled susceptibilities in standard deviations, with their errors."""
-    numbers = corpus.contexts.select("context_id", "context")
+    positions = payload.packed(np.arange(1, corpus.n_positions))
     for shard in sorted(truth):
-        columns = ["context_id", "position", "susceptibility", "standard_error"]
-        frame = truth[shard].select(columns).collect()
-        joined = frame.join(numbers, on="context_id", how="left", maintain_order="left")
-        for (number,), rows in joined.group_by("context", maintain_order=True):
+        frame = corpus_module.per_token(truth[shard], corpus, shard, ["susceptibility", "standard_error"])
+        for place, number in enumerate(corpus.contexts.filter(shard=shard)["context"]):
+            rows = frame.slice(place * corpus.tokens_per_context, corpus.tokens_per_context)
             value = (rows["susceptibility"].to_numpy() - basis.mean) / basis.scale
             error = rows["standard_error"].to_numpy() / basis.scale
-            yield (
-                int(str(number)),
-                {
-                    "positions": payload.packed(rows["position"].to_numpy()),
-                    "value": payload.quantized(value),
-                    "error": payload.quantized(error),
-                },
-            )
+            yield number, {"positions": positions, "value": payload.quantized(value), "error": payload.quantized(error)}

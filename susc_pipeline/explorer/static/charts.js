@@ -49,10 +49,15 @@ explorer.charts = (() => {
   // Five or so round numbers that span low ... high.
   function ticks(low, high, count = 5) {
     const raw = (high - low) / count || 1, unit = 10 ** Math.floor(Math.log10(raw));
-    const step = [1, 2, 5, 10].map((m) => m * unit).find((s) => s >= raw * 0.999);
+    const step = [1, 2, 2.5, 5, 10].map((m) => m * unit).find((s) => s >= raw * 0.999);
     const found = [];
     for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9; i++) found.push(i * step);
     return found;
+  }
+  // The same range, with ends on round numbers.
+  function rounded([low, high]) {
+    const found = ticks(low, high, 4), step = found.length > 1 ? found[1] - found[0] : 1;
+    return [Math.floor(low / step + 1e-9) * step, Math.ceil(high / step - 1e-9) * step];
   }
   const short = (v) => (Math.abs(v) >= 1000 ? v.toLocaleString("en", { notation: "compact" }) : String(Number(v.toPrecision(3)))).replace("-", "−");
 
@@ -83,15 +88,16 @@ explorer.charts = (() => {
     } };
   }
 
+  // The end of a scale that holds all values; pictures side by side share one.
+  const largest = (values) => Math.max(...values.filter(Number.isFinite).map(Math.abs), 1e-9);
+
   // A number for each component as a layer x head picture; the bar in a cell is its 95 % interval on the cell's own scale.
-  function heatmap(names, values, errors, { signed = true, unit = "", caption, name, onpick = null, digits = 2, errorMeaning = "95 %" } = {}) {
+  function heatmap(names, values, errors, { signed = true, unit = "", caption, name, onpick = null, digits = 2, errorMeaning = "95 %", limit = largest(values) } = {}) {
     const { nHeads, layers, of } = places(names);
     const large = nHeads <= 6;
     const cw = large ? 62 : Math.max(20, Math.min(30, 560 / (nHeads + 1))), ch = large ? 34 : 20, left = 40, top = 22;
     const width = left + (nHeads + 1) * cw + 14, height = top + (layers + 2) * ch + 54;
     const svg = canvas(Math.max(width, 300), height);
-    const finite = values.filter(Number.isFinite);
-    const limit = Math.max(...finite.map(Math.abs), 1e-9);
     const color = (v) => (signed ? colors.divergingChannels(v / limit) : colors.sequentialChannels(v / limit));
     for (let h = 0; h <= nHeads; h++) if (large || h === nHeads || h % 4 === 0) svg.append(label(h === nHeads ? "MLP" : large ? `head ${h}` : h, left + (h + 0.5) * cw, 14, { anchor: "middle" }));
     for (let l = 0; l < layers; l++) if (large || l % 2 === 0) svg.append(label(`L${l}`, left - 8, top + (layers - l + 0.5) * ch + 4, { anchor: "end" }));
@@ -118,7 +124,7 @@ explorer.charts = (() => {
       svg.append(shape("rect", { x: left + (i * lw) / steps, y, width: lw / steps + 0.5, height: 9, fill: colors.text(color(t * limit)) }));
     }
     svg.append(label(signed ? `−${short(limit)}` : "0", left, y + 22), label(short(limit), left + lw, y + 22, { anchor: "end" }), label(unit, left + lw / 2, y + 36, { anchor: "middle" }));
-    return figure(caption, svg, { name, note: errors ? `The bar in a cell: half-width 1.96 standard errors, the cell's half-width being ${short(limit)}.` : null });
+    return figure(caption, svg, { name, note: errors ? `The bar in a cell is ± the error (${errorMeaning}), as long as the cell for ± ${short(limit)}.` : null });
   }
 
   // Values with 95 % intervals, one column for each name; further series as other marks.
@@ -128,7 +134,7 @@ explorer.charts = (() => {
     const svg = canvas(left + inner + 10, height);
     const ends = series.flatMap((s) => s.values.flatMap((v, i) => (Number.isFinite(v) ? [v - 1.96 * (s.errors?.[i] || 0), v + 1.96 * (s.errors?.[i] || 0)] : [])));
     const low = Math.min(...(zero ? [0] : []), ...ends), high = Math.max(...(zero ? [0] : []), ...ends);
-    const { px, py } = panel(svg, { x: left, y: top, width: inner, height: height - top - 62, xDomain: [-0.5, names.length - 0.5], yDomain: [low, high], yLabel, xTicks: [] });
+    const { px, py } = panel(svg, { x: left, y: top, width: inner, height: height - top - 62, xDomain: [-0.5, names.length - 0.5], yDomain: rounded([low, high]), yLabel, xTicks: [] });
     if (zero) svg.append(shape("line", { x1: left, x2: left + inner, y1: py(0), y2: py(0), stroke: colors.token("soft"), "stroke-width": 1 }));
     const every = Math.ceil(names.length / (inner / 12));
     names.forEach((n, i) => { if (i % every === 0) svg.append(label(n, px(i) + 4, height - 52, { anchor: "end", turn: -60, size: 10 })); });
@@ -165,11 +171,11 @@ explorer.charts = (() => {
   }
 
   // Lines over one axis; series: [{ name, x, y, dashed }], with the ends of intervals where there are low and high.
-  function lines(series, { caption, name, xLabel, yLabel, width = 480, height = 240, zero = false, legend = true } = {}) {
+  function lines(series, { caption, name, xLabel, yLabel, width = 480, height = 240, zero = false, legend = true, xTicks } = {}) {
     const left = 60, top = legend ? 26 : 8, svg = canvas(width, height);
     const xs = series.flatMap((s) => s.x), ys = series.flatMap((s) => [...s.y, ...(s.low ?? []), ...(s.high ?? [])]).filter(Number.isFinite);
     const { px, py } = panel(svg, { x: left, y: top, width: width - left - 12, height: height - top - 42, xDomain: [Math.min(...xs), Math.max(...xs)],
-      yDomain: [Math.min(...(zero ? [0] : []), ...ys), Math.max(...ys)], xLabel, yLabel });
+      yDomain: rounded([Math.min(...(zero ? [0] : []), ...ys), Math.max(...ys)]), xLabel, yLabel, xTicks });
     let at = left;
     series.forEach((s, k) => {
       const color = s.color ?? colors.category(k);
@@ -188,10 +194,10 @@ explorer.charts = (() => {
   // Columns of counts between edges.
   function histogram(edges, counts, { caption, name, xLabel, yLabel = "", width = 360, height = 190 } = {}) {
     const left = 56, svg = canvas(width, height), step = edges[1] - edges[0];
-    const { px, py } = panel(svg, { x: left, y: 8, width: width - left - 12, height: height - 52, xDomain: [edges[0], edges.at(-1) + step], yDomain: [0, Math.max(1, ...counts)], xLabel, yLabel });
+    const { px, py } = panel(svg, { x: left, y: 8, width: width - left - 12, height: height - 52, xDomain: [edges[0], edges.at(-1) + step], yDomain: rounded([0, Math.max(1, ...counts)]), xLabel, yLabel });
     counts.forEach((count, i) => count && svg.append(shape("rect", { x: px(edges[i]) + 0.5, width: Math.max(1, px(edges[i] + step) - px(edges[i]) - 1), y: py(count), height: Math.max(0, py(0) - py(count)), fill: colors.category(0) },
       hint(`${short(edges[i])}${i === counts.length - 1 ? " and more" : ` to ${short(edges[i] + step)}`}: ${count}`))));
     return figure(caption, svg, { name });
   }
-  return { shape, hint, label, figure, canvas, panel, ticks, heatmap, intervals, lines, histogram };
+  return { shape, hint, label, figure, canvas, panel, ticks, heatmap, intervals, lines, histogram, largest };
 })();

@@ -94,7 +94,7 @@
 
   // A cluster's row of the matrices of its file.
   function vectorsOf(file, row) {
-    file.decoded ??= Object.fromEntries(["components", "pcs", "sampled", "predicted"].map((name) => [name, { mean: explorer.numbers(file[name].mean), error: explorer.numbers(file[name].error) }]));
+    file.decoded ??= Object.fromEntries(["components", "pcs", "sampled", "predicted"].map((name) => [name, { mean: explorer.numbers(file[name].mean), error: explorer.numbers(file[name].half).map((half) => half / 1.96) }]));
     const cut = (values, width) => Array.from(values.subarray(row * width, (row + 1) * width));
     return Object.fromEntries(Object.entries(file.decoded).map(([name, one]) => {
       const width = name === "pcs" ? explorer.site.pcs : explorer.site.components.length;
@@ -113,10 +113,11 @@
       const from = choice.value === "zero" ? site.basis.zero : site.components.map(() => 0);
       const moved = (means) => Array.from(means, (m, i) => m - from[i]);
       const unit = "standard deviations over tokens";
+      const limit = charts.largest([...moved(predicted.mean), ...(measured ? moved(measured.sampled.mean) : [])]);
       pictures.replaceChildren(
         element("div", { class: "pair" },
-          charts.heatmap(site.components, moved(predicted.mean), Array.from(predicted.error), { caption: "Predicted, all members", name: `cluster-${cluster}-predicted`, unit, errorMeaning: "95 %, over documents" }),
-          measured ? charts.heatmap(site.components, moved(measured.sampled.mean), Array.from(measured.sampled.error), { caption: `Measured, on ${card.measured} members`, name: `cluster-${cluster}-measured`, unit, errorMeaning: "95 %, over documents" }) : element("p", { class: "note" }, "No member has a sampled susceptibility.")),
+          charts.heatmap(site.components, moved(predicted.mean), Array.from(predicted.error), { caption: "Predicted, all members", name: `cluster-${cluster}-predicted`, unit, limit, errorMeaning: "95 %, over documents" }),
+          measured ? charts.heatmap(site.components, moved(measured.sampled.mean), Array.from(measured.sampled.error), { caption: `Measured, on ${card.measured} members`, name: `cluster-${cluster}-measured`, unit, limit, errorMeaning: "95 %, over documents" }) : element("p", { class: "note" }, "No member has a sampled susceptibility.")),
         charts.intervals(site.components, [
           { name: "predicted, all members", values: moved(predicted.mean), errors: Array.from(predicted.error) },
           ...(measured ? [{ name: "measured", values: moved(measured.sampled.mean), errors: Array.from(measured.sampled.error) }, { name: "predicted, same members", values: moved(measured.predicted.mean), mark: "ring" }] : []),
@@ -125,7 +126,7 @@
     choice.addEventListener("change", draw);
     draw();
     const meaning = "Below zero: expression, the loss of these tokens rises when the component is shaken; above: suppression; from the mean token, more of it than the average token. " +
-      "Intervals are over documents and do not hold the error of the prediction; the measured picture does not need it.";
+      "Intervals are 95 % by Student's t over documents and do not hold the error of the prediction; the measured picture does not need it.";
     box.append(element("div", { class: "title" }, element("h2", {}, "Mean susceptibility"), choice), element("p", { class: "note" }, meaning), pictures);
     return box;
   }
@@ -149,7 +150,7 @@
       value("size", number(size), "tokens"), value("conductance", fixed(table.conductance[cluster], 4), "leaving / (leaving + staying) edge weight; low is well separated"),
       value("volume", number(card.volume), "sum of weighted degrees"), value("density", number(card.density), "edge weight inside, over pairs"),
       value("found again", card.stability.map((share) => fixed(share)).join(" · "), "share of searches that find the cluster again: from other members; in graphs without a tenth of the points; in the graph by one half of the chains"),
-      value("documents", number(card.nDocuments)), value("mean loss", `${fixed(card.loss[0], 2)}${card.loss[1] === null ? "" : ` ± ${fixed(1.96 * card.loss[1], 2)}`} nats`, "± 1.96 standard errors over documents"),
+      value("documents", number(card.nDocuments)), value("mean loss", `${fixed(card.loss[0], 2)}${card.loss[1] === null ? "" : ` ± ${fixed(card.loss[1], 2)}`} nats`, "95 % interval over documents (Student's t)"),
       value("measured members", number(card.measured), "members whose susceptibility was sampled"),
       value("agreement", fixed(card.agreement), "r over components of measured with predicted mean, on the members that have both; from 5 members"),
       value("reliability", fixed(card.reliability), "of the measured mean, between halves of the chains (Spearman–Brown); from 5 members"),

@@ -36,7 +36,7 @@
         term("tokens", number(site.tokens)), term("components", number(site.components.length)), term("estimator", run.settings.susceptibility.estimator), term("seconds", seconds.length ? number(Math.round(total)) : "–")),
       settings(run),
       element("section", {}, element("h2", {}, "Chains"), element("div", { class: "pair" },
-        charts.heatmap(column(t.chains, "component"), column(t.chains, "llc"), column(t.chains, "llc_error"), { caption: "Local learning coefficient", name: "llc", signed: false, unit: "LLC", errorMeaning: "95 %, over chains" }),
+        charts.heatmap(column(t.chains, "component"), column(t.chains, "llc"), column(t.chains, "llc_error"), { caption: "Local learning coefficient", name: "llc", signed: false, unit: "LLC", errorMeaning: "1.96 standard errors over chains" }),
         traces(run.traces)),
         whole(t.chains, "Convergence of the chains, all shards together", "chains", { r_hat: "1 where chains agree; above about 1.1 they do not", effective_share: "effective sample size over number of draws" })),
       element("section", {}, element("h2", {}, "Reliability"), element("div", { class: "pair" }, ...["component", "pc"].map((kind) => {
@@ -56,7 +56,7 @@
         const rows = spaces.map((space) => t.leakage.rows.filter((row) => row[0] === space));
         const series = spaces.map((space, i) => ({ name: space.replaceAll("_", " "), dots: true, x: part(rows[i], "layer"), y: part(rows[i], measure), low: part(rows[i], `${measure}_low`), high: part(rows[i], `${measure}_high`) }));
         series.push({ name: "chance", dashed: true, color: explorer.colors.token("soft"), x: part(rows[0], "layer"), y: part(rows[0], `${measure}_chance`) });
-        return charts.lines(series, { caption: measure === "cka" ? "Linear CKA by layer, 95 % intervals over documents" : "Shared neighbours (Jaccard) by layer, 95 % intervals over documents", name: measure, xLabel: "layer of the activations", yLabel: measure, zero: true });
+        return charts.lines(series, { caption: measure === "cka" ? "Linear CKA by layer, 95 % intervals over documents" : "Shared neighbours (Jaccard) by layer, 95 % intervals over documents", name: measure, xLabel: "layer of the activations", yLabel: measure === "cka" ? "linear CKA" : "mean Jaccard index", zero: true, xTicks: part(rows[0], "layer") });
       })), whole(t.leakage, "CKA and Jaccard beside chance", "leakage")),
       element("section", {}, element("h2", {}, "Negative control and whitening"), element("div", { class: "pair" },
         t.negative_control.rows.length ? charts.heatmap(column(t.negative_control, "component"), column(t.negative_control, "disattenuated"), null, { caption: "What chains that do not know the loss (nβ = 0) reproduce", name: "negative-control", signed: false, unit: "correlation, sampling noise taken off" }) : element("p", { class: "note" }, "No negative control was sampled (sampling.negative_control)."),

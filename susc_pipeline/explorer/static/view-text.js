@@ -51,11 +51,12 @@
     await add(0, 10);
     more.hidden = near.length <= 10;
     more.addEventListener("click", () => { add(10, near.length); more.hidden = true; });
+    const limit = charts.largest([...predicted, ...(sampled ? sampled.value : [])]);
     return element("aside", { class: "tokencard", "aria-label": "Chosen token" },
       element("h2", {}, element("code", {}, element("bdi", {}, explorer.tokenShown(found.tokens[position])))),
       element("p", {}, cluster >= 0 ? element("a", { href: `#/cluster/${cluster}` }, `cluster ${cluster}`) : "in no cluster", `, loss ${fixed(found.losses[position - 1], 2)} nats, token ${number(found.start + position)} of `, element("bdi", {}, visible(found.document))),
-      charts.heatmap(site.components, predicted, null, { caption: "Predicted susceptibility", name: `token-${context}-${position}`, unit: "standard deviations" }),
-      sampled ? charts.heatmap(site.components, sampled.value, sampled.error, { caption: "Measured, with Monte-Carlo error", name: `token-${context}-${position}-measured`, unit: "standard deviations", errorMeaning: "95 %" }) : element("p", { class: "note" }, "Not sampled: this token has a prediction only."),
+      charts.heatmap(site.components, predicted, null, { caption: "Predicted susceptibility", name: `token-${context}-${position}`, unit: "standard deviations over tokens", limit }),
+      sampled ? charts.heatmap(site.components, sampled.value, sampled.error, { caption: "Measured, with Monte-Carlo error", name: `token-${context}-${position}-measured`, unit: "standard deviations over tokens", limit, errorMeaning: "1.96 standard errors over chains" }) : element("p", { class: "note" }, "Not sampled: this token has a prediction only."),
       element("h3", {}, `Its ${near.length} neighbours`), element("p", { class: "note" }, "Strongest edges of the graph that the clusters come from."), list, more);
   }
 

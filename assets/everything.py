@@ -1,0 +1,21 @@
+"""The whole pipeline as one job. Which artifacts are up to date and how one is made is in walk.py."""
+
+import dagster as dg
+
+
+@dg.op(out=dg.Out(dg.Nothing))
+def walk_the_graph() -> None:
+    """Materialize every asset and shard that is missing or stale, in order, each in a run of its own: what `make run` does."""
+    from assets import run  # it loads the definitions, of which this is a part
+
+    run.run([], None)
+
+
+@dg.job
+def everything() -> None:
+    """All assets of the experiment, for all shards.
+
+    Dagster wants one partitions definition a job, and the graph has three: token shards, ground-truth shards, none. So this is
+    one step that walks the graph; the runs that it makes are listed beside it, and a failed one is named in its error.
+    """
+    walk_the_graph()
