@@ -18,9 +18,10 @@ from susc_pipeline.representation.whitening import WhiteningBasis
 GROUP = "d_prediction"
 DESCRIPTIONS = {
     "predicted_susceptibilities": "PC scores that the auxiliary model predicts for each token, and the token's loss: "
-    "one forward pass of the language model.",
-    "half_chain_predictions": "PC scores of each token by the auxiliary model of one half of the chains, from the same "
-    "forward pass.",
+    "one forward pass of the language model. scores = D relu(E x + e) + d of the activations x (one hidden layer, as Baker "
+    "et al. 2025); a component's prediction is the scores times the axes of pca_basis.",
+    "half_chain_predictions": "PC scores = D relu(E x + e) + d of each token by the auxiliary model of one half of the "
+    "chains, from the same forward pass.",
 }
 
 
@@ -39,10 +40,7 @@ def predict_susceptibilities(
     half_chain_aux_model: AuxModel,
     experiment: dg.ResourceParam[ExperimentConfig],
 ):
-    """PC scores that both auxiliary models predict for each token, from the same forward pass of the language model.
-
-    scores = D relu(E x + e) + d of the activations x. A component's prediction is the scores times the axes of pca_basis.
-    """
+    """PC scores that both auxiliary models predict for each token, from the same forward pass of the language model."""
     model = language_model.load(experiment.model).model
     found = gpt_neox.activations(model, schema.token_ids(token_shards), layers=experiment.representation.layers)
     keys = schema.token_key_frame(token_shards).with_columns(loss=pl.Series(found.losses))

@@ -157,6 +157,7 @@ def test_a_changed_file_of_the_corpus_remakes_its_shards_and_a_touched_one_does_
     assert "corpus_documents" in changed and f"token_shards {SHARDS[0]} done" in changed
 
 
+@pytest.mark.slow
 def test_a_backfill_gives_the_same_bytes_in_another_order_and_mixed_shards_are_refused(finished, tmp_path):
     root, toml, _ = finished
     copy = tmp_path / "copy"
