@@ -61,7 +61,7 @@ def map_layout(
     ins={name: dg.AssetIn(partition_mapping=EVERY_SHARD) for name in SHARDED},
     group_name=GROUP,
     kinds={"html"},
-    code_version=version(2, "explorer"),
+    code_version=version(3, "explorer"),
 )
 def explorer(
     language_model: LanguageModelFolder,

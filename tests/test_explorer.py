@@ -143,6 +143,13 @@ def test_intervals_over_few_documents_cover_the_truth_too():
     assert 0.92 <= inside / 600 <= 0.98
 
 
+def test_the_list_says_how_often_a_cluster_is_found_again_in_the_worst_case(written, made):
+    shown = payload.unpacked(read(written, "clusters")["foundAgain"])
+    names = ["seed_stability", "point_stability", "chain_stability"]
+    least = made.clusters.sort("cluster").select(names).to_numpy().min(axis=1)
+    np.testing.assert_allclose(shown, least, atol=1e-3)
+
+
 def test_every_member_lies_in_the_file_that_its_number_says(written, made, monkeypatch):
     clusters, summary = read(written, "clusters"), read(written, "site")
     size = payload.unpacked(clusters["size"])

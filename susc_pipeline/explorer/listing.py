@@ -11,7 +11,8 @@ from susc_pipeline.explorer import payload
 from susc_pipeline.explorer.cards import Cards
 
 RATIOS = ("conductance", "density", "reliability", "agreement", "survival", "deviation", "loss")
-RATIOS += ("tokenShare", "sourceShare")
+RATIOS += ("tokenShare", "sourceShare", "foundAgain")
+STABILITIES = ("seed_stability", "point_stability", "chain_stability")
 
 
 class Rows(NamedTuple):
@@ -49,6 +50,7 @@ def rows(
         "reliability": cards.measured.reliability,
         "agreement": cards.measured.agreement,
         "survival": survival,
+        "foundAgain": table.select(pl.min_horizontal(STABILITIES)).to_series().to_numpy(),
         "deviation": deviation,
         "loss": cards.columns.of(cards.profile, "loss").mean[:, 0],
         "tokenShare": _first(tokens, 1) / np.maximum(size, 1),

@@ -165,7 +165,7 @@ def _write_cards(data: Path, site: Site, corpus: Corpus, cards: Cards, lists: Li
     values = [
         {
             **{name: known[name] for name in ("volume", "density")},
-            "stability": [known[name] for name in ("seed_stability", "point_stability", "chain_stability")],
+            "stability": [known[name] for name in listing.STABILITIES],
             **card_module.card(cards, row, nearest),
             "tokens": lists.tokens[row],
             "sources": lists.sources[row],
