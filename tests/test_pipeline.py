@@ -143,6 +143,7 @@ def test_a_changed_setting_reruns_just_what_it_concerns(finished, tmp_path):
     assert "clusters" in done.stdout and "knn_graph ..." not in done.stdout and "sgld_samples" not in done.stdout
 
 
+@pytest.mark.slow
 def test_a_changed_file_of_the_corpus_remakes_its_shards_and_a_touched_one_does_not(toy_folders, tmp_path):
     corpus = shutil.copytree(toy_folders[0], tmp_path / "corpus")
     toml = conftest.write_toml(tmp_path / "toy.toml", corpus, toy_folders[1])
