@@ -53,7 +53,9 @@ def knn_graph(
     code_version=version(1, "knn", "representation"),
 )
 def half_chain_knn_graph(
-    half_chain_predictions: dict[str, pl.LazyFrame], experiment: dg.ResourceParam[ExperimentConfig]
+    half_chain_predictions: dict[str, pl.LazyFrame],
+    experiment: dg.ResourceParam[ExperimentConfig],
+    store: dg.ResourceParam[Store],
 ) -> dg.MaterializeResult[sparse.csr_array]:
     """The same graph of the same tokens by one half of the chains: predictions whitened by a basis of their own."""
     shards = [schema.stack({k: frame}, "prediction").values for k, frame in sorted(half_chain_predictions.items())]
@@ -61,7 +63,8 @@ def half_chain_knn_graph(
     basis = whitening.fit(merged, relative_floor=experiment.representation.whitening_floor)
     whitened = np.concatenate([whitening.transform(values, basis).astype(np.float32) for values in shards])
     rng = np.random.default_rng(seeds.sequence(experiment.seed, "knn_graph"))
-    graph = knn.knn_graph(whitened, experiment.knn, rng)
+    with store.scratch("half_chain_knn_graph") as folder:
+        graph = blocks.knn_graph(whitened, experiment.knn, rng, folder)
     return dg.MaterializeResult(value=graph, metadata={"vertices": graph.shape[0], "edges": graph.nnz // 2})
 
 
