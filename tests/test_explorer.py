@@ -11,9 +11,9 @@ from sklearn.metrics import adjusted_rand_score
 
 import sites
 from resources import serve
+from susc_pipeline import buckets
 from susc_pipeline.clustering import agreement
 from susc_pipeline.explorer import (
-    buckets,
     cards,
     comparison,
     corpus,

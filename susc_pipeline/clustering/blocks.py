@@ -16,6 +16,7 @@ from jaxtyping import Float
 from scipy import sparse
 
 from susc_pipeline import arrays
+from susc_pipeline.buckets import Buckets
 from susc_pipeline.clustering import knn, neighbors
 from susc_pipeline.clustering.knn import KNNSettings
 from susc_pipeline.clustering.neighbors import Neighbors
@@ -71,6 +72,7 @@ class _Blocks:
     def __init__(self, n_points: int, settings: KNNSettings, scratch: Path) -> None:
         self.n_points, self.settings, self.scratch = n_points, settings, scratch
         self.scale = np.zeros(n_points)
+        self.parted, self.sorted = (Buckets(scratch / name, EDGE) for name in ("parted", "sorted"))
 
     def starts(self) -> Iterator[tuple[int, slice]]:
         """Number and tokens of each block."""
@@ -108,29 +110,22 @@ class _Blocks:
     def _append(self, sources: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> None:
         edges = np.empty(len(sources), EDGE)
         edges["source"], edges["target"], edges["weight"] = sources, targets, weights
-        block = sources // self.settings.rows_at_once
-        edges = edges[np.argsort(block, kind="stable")]
-        for number, part in zip(np.unique(block), np.split(edges, np.flatnonzero(np.diff(np.sort(block))) + 1)):
-            with (self.scratch / f"edges-{number}").open("ab") as handle:
-                part.tofile(handle)
+        self.parted.add(sources // self.settings.rows_at_once, edges)
 
     def sort_rows(self) -> _Rows:
         """Each block's edges in order of source and target, of two between the same tokens the heavier."""
         counts, total = np.zeros(self.n_points, np.int64), 0.0
         for number, rows in self.starts():
-            edges = self._edges(number)
+            edges = self.parted.whole(number)
             edges = edges[np.lexsort((-edges["weight"], edges["target"], edges["source"]))]
             first = np.ones(len(edges), bool)
             first[1:] = np.any([edges[end][1:] != edges[end][:-1] for end in ("source", "target")], axis=0)
             edges = edges[first]
             counts[rows] = np.bincount(edges["source"] - rows.start, minlength=rows.stop - rows.start)
             total += float(edges["weight"].sum(dtype=np.float64))
-            edges.tofile(self.scratch / f"edges-{number}")
+            self.sorted.add(np.full(len(edges), number), edges)
+            self.parted.drop(number)
         return _Rows(counts, total)
-
-    def _edges(self, number: int) -> np.ndarray:
-        path = self.scratch / f"edges-{number}"
-        return np.fromfile(path, EDGE) if path.exists() else np.empty(0, EDGE)
 
     def join(self, rows: _Rows, folder: Path) -> None:
         """All blocks in one file, weights scaled to a mean weighted degree of the number of neighbours."""
@@ -141,8 +136,8 @@ class _Blocks:
         np.cumsum(rows.counts, out=stored["indptr"][1:])
         factor = self.settings.n_neighbors * self.n_points / rows.total_weight
         for number, block in self.starts():
-            edges = self._edges(number)
+            edges = self.sorted.whole(number)
             place = slice(*stored["indptr"][[block.start, block.stop]])
             stored["indices"][place] = edges["target"]
             stored["data"][place] = edges["weight"] * factor
-            (self.scratch / f"edges-{number}").unlink(missing_ok=True)
+            self.sorted.drop(number)

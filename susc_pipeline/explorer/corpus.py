@@ -12,7 +12,7 @@ import polars as pl
 from jaxtyping import Float32, Int
 
 from susc_pipeline import schema
-from susc_pipeline.explorer.buckets import Buckets
+from susc_pipeline.buckets import Buckets
 
 MEMBER = np.dtype([("context", "<i4"), ("position", "<i4"), ("cluster", "<i4")])
 UNCLUSTERED = -1

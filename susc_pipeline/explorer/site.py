@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from susc_pipeline.buckets import Buckets
 from susc_pipeline.clustering.knn import StoredGraph
 from susc_pipeline.clustering.neighbors import Neighbors
 from susc_pipeline.explorer import cards as card_module
 from susc_pipeline.explorer import corpus as corpus_module
 from susc_pipeline.explorer import gathering, listing, payload, search, vectors
-from susc_pipeline.explorer.buckets import Buckets
 from susc_pipeline.explorer.cards import Cards, Lists
 from susc_pipeline.explorer.comparison import Comparison
 from susc_pipeline.explorer.corpus import Corpus, Shards

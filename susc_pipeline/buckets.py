@@ -1,6 +1,6 @@
-"""Rows set aside on disk by bucket: written in any order, read back a bucket at a time. What they mean is in gathering.py.
+"""Rows set aside on disk by bucket: written in any order, read back a bucket at a time. What they mean is their owner's affair.
 
-A site has more members than memory may hold, they come by shard and are wanted by cluster, and the other way round.
+What comes by shard or by token and is wanted by cluster or by block, and is more than memory may hold, goes this way.
 """
 
 from collections.abc import Iterator
@@ -38,6 +38,10 @@ class Buckets(NamedTuple):
     def whole(self, bucket: int) -> np.ndarray:
         """All rows of a bucket."""
         return np.concatenate([np.zeros(0, self.kind), *self.read(bucket, -1)])
+
+    def drop(self, bucket: int) -> None:
+        """Give back the room of a bucket that is not wanted any more."""
+        self._file(bucket).unlink(missing_ok=True)
 
     def _file(self, bucket: int) -> Path:
         return self.folder / f"{bucket:08d}"
