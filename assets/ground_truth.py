@@ -25,7 +25,7 @@ GROUP = "b_ground_truth"
     partitions_def=GROUND_TRUTH_SHARDS,
     group_name=GROUP,
     kinds={"pytorch", "parquet"},
-    code_version=version(1, "sampling"),
+    code_version=version(2, "sampling"),
     pool="sampling",
 )
 def sgld_samples(
@@ -96,7 +96,7 @@ def ground_truth_susceptibilities(
     ins={name: dg.AssetIn(partition_mapping=WITHHELD) for name in ("token_shards", "ground_truth_susceptibilities")},
     group_name=GROUP,
     kinds={"pytorch", "numpy"},
-    code_version=version(1, "sampling", "susceptibility"),
+    code_version=version(2, "sampling", "susceptibility"),
     pool="sampling",
 )
 def negative_control(
@@ -131,7 +131,7 @@ def negative_control(
 
 
 @dg.asset(
-    group_name=GROUP, kinds={"pytorch", "numpy"}, code_version=version(3, "sampling", "calibration"), pool="sampling"
+    group_name=GROUP, kinds={"pytorch", "numpy"}, code_version=version(4, "sampling", "calibration"), pool="sampling"
 )
 def calibration(
     context: dg.AssetExecutionContext,

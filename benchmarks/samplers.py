@@ -1,7 +1,8 @@
 """Samplers side by side: what a gradient step and a second buy, and what it costs in bias.
 
 `make bench-samplers` runs, for each component, each (n_beta, localization) and each sampler and step size, chains of
-equal numbers of draws, and prints a table; JSON goes to benchmarks/results/samplers.json.
+equal numbers of draws, and prints a table; JSON goes to benchmarks/results/samplers.json. What chains find does not depend
+on what else the machine does; seconds do: `--times` measures those anew.
 
 A step size is given as h = the share of the way back to w* that the pull alone goes in one step, so that the samplers
 compare: step_size h for exponential, 2h/localization for SGLD, a tenth of that for RMSprop, whose preconditioner at rest
@@ -158,10 +159,9 @@ def cells(subject: Subject, name: str, posterior: tuple[float, float]) -> list[d
     """Every candidate on one component of one posterior."""
     component = components.by_name(subject.model, name)
     curvature = _curvature(subject, component)
-    seconds = seconds_of(subject, component)
     exact = replace(settings_of(*REFERENCE, *posterior), n_draws=N_REFERENCE_DRAWS, batch_size=8)
     known = {"model": subject.name, "component": name, "n_beta": posterior[0], "localization": posterior[1]}
-    known |= {"seconds_of_a_step": seconds[0], "seconds_of_an_evaluation": seconds[1], "curvature": curvature}
+    known |= {"curvature": curvature}
     try:
         reference = _sample(subject, component, exact)
     except (stability.UnstableStepError, chains.ChainDivergedError) as error:
@@ -174,13 +174,24 @@ def cells(subject: Subject, name: str, posterior: tuple[float, float]) -> list[d
             row |= measure(_sample(subject, component, candidate), reference)
             split = stability.split_steps(curvature, component, candidate)
             row |= {"splits": split.n_steps_between_draws // candidate.n_steps_between_draws}
-            a_draw = seconds[0] * split.n_steps_between_draws + seconds[1]
-            row |= {"cost": row["error_variance_of_a_draw"] * a_draw}
         except (stability.UnstableStepError, chains.ChainDivergedError) as error:
             row |= {"refused": f"{type(error).__name__}: {error}"}
         rows.append(row)
-    base = next((row.get("cost") for row in rows if (row["sampler"], row["h"]) == BASELINE), None)
-    return [row | ({"cost_beside_baseline": row["cost"] / base} if base and "cost" in row else {}) for row in rows]
+    return rows
+
+
+def with_costs(subject: Subject, rows: list[dict]) -> list[dict]:
+    """Rows of one component and posterior with the seconds of a step and of an evaluation as measured now, and the cost."""
+    step, evaluation = seconds_of(subject, components.by_name(subject.model, rows[0]["component"]))
+    timed = []
+    for row in rows:
+        row = row | {"seconds_of_a_step": step, "seconds_of_an_evaluation": evaluation}
+        if "splits" in row:
+            a_draw = step * row["splits"] * row["steps_a_draw"] + evaluation
+            row |= {"cost": row["error_variance_of_a_draw"] * a_draw}
+        timed.append(row)
+    base = next((row.get("cost") for row in timed if (row["sampler"], row["h"]) == BASELINE), None)
+    return [row | ({"cost_beside_baseline": row["cost"] / base} if base and "cost" in row else {}) for row in timed]
 
 
 def _curvature(subject: Subject, component: Component) -> float:
@@ -199,11 +210,15 @@ def main() -> None:
     """The table of one model or of all, added to what the file holds of the others."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=SUBJECTS, action="append")
+    parser.add_argument("--times", action="store_true", help="of what is stored, only the seconds and costs anew")
     options = parser.parse_args()
     for key in options.model or SUBJECTS:
         subject = SUBJECTS[key]()
         for name, posterior in subject.cells:
-            rows = cells(subject, name, posterior)
+            rows = stored(subject, name, posterior) if options.times else cells(subject, name, posterior)
+            if not rows:
+                continue
+            rows = with_costs(subject, rows)
             _store(rows)
             for row in rows:
                 print(
@@ -213,10 +228,21 @@ def main() -> None:
     print(summary(json.loads(RESULTS.read_text())))
 
 
+def stored(subject: Subject, name: str, posterior: tuple[float, float]) -> list[dict]:
+    """What the file holds of one component and posterior."""
+    return [row for row in _all_stored() if _cell(row) == (subject.name, name, *posterior)]
+
+
+def _all_stored() -> list[dict]:
+    return json.loads(RESULTS.read_text()) if RESULTS.is_file() else []
+
+
+def _cell(row: dict) -> tuple[str, str, float, float]:
+    return (row["model"], row["component"], row["n_beta"], row["localization"])
+
+
 def _store(rows: list[dict]) -> None:
-    keys = ("model", "component", "n_beta", "localization")
-    old = json.loads(RESULTS.read_text()) if RESULTS.is_file() else []
-    kept = [row for row in old if [row[key] for key in keys] != [rows[0][key] for key in keys]]
+    kept = [row for row in _all_stored() if _cell(row) != _cell(rows[0])]
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(kept + rows, indent=1) + "\n")
 

@@ -38,10 +38,10 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from susc_pipeline import corpus, schema, seeds, tokens
 from susc_pipeline.config import SamplingSettings, TokenSettings
-from susc_pipeline.model import components, gpt_neox, pretrained, token_loss
+from susc_pipeline.model import components, gpt_neox, perturbation, pretrained, token_loss
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.gpt_neox import GPTNeoX
-from susc_pipeline.sampling import chains
+from susc_pipeline.sampling import chains, stability
 from susc_pipeline.susceptibility import estimators
 
 RESULTS = Path(__file__).parent / "results" / "sampling.json"
@@ -102,9 +102,14 @@ def theirs(module: GPTNeoXForCausalLM, found: list[Component], data: peer.Tokens
 
 def seconds(work, *arguments) -> float:
     """Wall time of one call."""
-    started = time.perf_counter()
+    return both_seconds(work, *arguments)[0]
+
+
+def both_seconds(work, *arguments) -> tuple[float, float]:
+    """Wall time of one call, and processor time of all its threads: what shared cores distort less."""
+    started, used = time.perf_counter(), time.process_time()
     work(*arguments)
-    return time.perf_counter() - started
+    return time.perf_counter() - started, time.process_time() - used
 
 
 def matrix_product_peak() -> float:
@@ -171,15 +176,22 @@ def equal_work(name: str, module, data: peer.Tokens, chosen: list[str] | None, s
     ours(model, found[:1], data, short), theirs(module, found[:1], data, short)
     rows = []
     for number in range(n_repeats):
+        of_peer, of_ours = (
+            both_seconds(theirs, module, found, data, settings),
+            both_seconds(ours, model, found, data, settings),
+        )
         rows.append(
             {
-                "peer": seconds(theirs, module, found, data, settings),
-                "ours": seconds(ours, model, found, data, settings),
+                "peer": of_peer[0],
+                "ours": of_ours[0],
+                "peer_processor": of_peer[1],
+                "ours_processor": of_ours[1],
+                "peak": matrix_product_peak(),
             }
         )
-        rows[-1]["peak"] = matrix_product_peak()
         print(f"A {name} {number + 1}/{n_repeats}: " + json.dumps(rows[-1]), flush=True)
     ratios = [row["peer"] / row["ours"] for row in rows]
+    curvatures = seconds(_curvatures, model, found, data)
     operations = sum(necessary_operations(model, c, data, settings) for c in found)
     peak = statistics.median(row["peak"] for row in rows)
     floor = operations / peak
@@ -190,6 +202,8 @@ def equal_work(name: str, module, data: peer.Tokens, chosen: list[str] | None, s
         "repeats": rows,
         "speedup": statistics.median(ratios),
         "speedup_range": [min(ratios), max(ratios)],
+        "speedup_in_processor_time": statistics.median(row["peer_processor"] / row["ours_processor"] for row in rows),
+        "seconds_of_curvatures": curvatures,
         "necessary_operations": operations,
         "seconds_at_peak": floor,
         "seconds_of_operators": operators,
@@ -197,6 +211,15 @@ def equal_work(name: str, module, data: peer.Tokens, chosen: list[str] | None, s
         "largest_possible_speedup": statistics.median(row["peer"] for row in rows) / floor,
         "largest_speedup_with_these_operators": statistics.median(row["peer"] for row in rows) / operators,
     }
+
+
+def _curvatures(model: GPTNeoX, found: list[Component], data: peer.Tokens) -> None:
+    """What our chains do before they start and the reference's do not: find the curvature, which bounds the step."""
+    contexts = chains.sampling_contexts(model, **data._asdict())
+    for component in found:
+        measured = perturbation.prepare(model, component, contexts.tokens, contexts.stream)
+        observable = measured.take(slice(len(contexts.tokens) - contexts.n_observable, None))
+        stability.largest_curvature(model, component, observable)
 
 
 def restricted(losses: np.ndarray, observable: np.ndarray) -> np.ndarray:
@@ -275,38 +298,53 @@ def peak_memory(who: str) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
+def peak_memories(n_repeats: int) -> dict[str, int]:
+    """Peak of each side in a process of its own, in MiB."""
+    del n_repeats
+    command = [sys.executable, __file__, "--peak-memory"]
+    return {
+        who: int(subprocess.run([*command, who], check=True, capture_output=True).stdout) for who in ("ours", "peer")
+    }
+
+
+def both_models(n_repeats: int) -> list[dict]:
+    """Part A."""
+    large, large_data = pythia_14m_shape()
+    chosen = ["embed", "L0H0", "L3H1", "L5MLP", "unembed"]
+    small = replace(EQUAL_WORK, n_chains=2, n_draws=2)
+    return [
+        equal_work("embedded", *embedded(), None, EQUAL_WORK, n_repeats),
+        equal_work("Pythia-14M's shape", large, large_data, chosen, small, n_repeats),
+    ]
+
+
+PARTS = {
+    "peak_memory_mib": peak_memories,
+    "equal_work": both_models,
+    "equal_reliability": lambda n_repeats: equal_reliability(*embedded()),
+}
+
+
 def main() -> None:
-    """Both parts, or the memory of one side in a process of its own."""
+    """The parts asked for, or the memory of one side in a process of its own."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peak-memory", choices=["ours", "peer"])
+    parser.add_argument(
+        "--part", choices=PARTS, action="append", help="only this part, keeping the results of the others"
+    )
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     if options.peak_memory:
         print(peak_memory(options.peak_memory))
         return
-    command = [sys.executable, __file__, "--peak-memory"]
-    memory = {
-        who: int(subprocess.run([*command, who], check=True, capture_output=True).stdout) for who in ("ours", "peer")
-    }
-    print("peak MiB " + json.dumps(memory), flush=True)
-    module, data = embedded()
-    part_a = [equal_work("embedded", module, data, None, EQUAL_WORK, options.repeats)]
-    large, large_data = pythia_14m_shape()
-    chosen = ["embed", "L0H0", "L3H1", "L5MLP", "unembed"]
-    small = replace(EQUAL_WORK, n_chains=2, n_draws=2)
-    part_a.append(equal_work("Pythia-14M's shape", large, large_data, chosen, small, options.repeats))
-    part_b = equal_reliability(module, data)
-    content = {
-        "machine": platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "peak_memory_mib": memory,
-        "equal_work": part_a,
-        "equal_reliability": part_b,
-    }
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(content, indent=1) + "\n")
-    print(f"speedup={part_a[0]['speedup']:.2f}")
-    print(f"reliability_speedup={statistics.median(row['speedup'] for row in part_b):.0f}")
+    content = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+    content |= {"machine": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
+    for part in options.part or PARTS:
+        content[part] = PARTS[part](options.repeats)
+        RESULTS.parent.mkdir(exist_ok=True)
+        RESULTS.write_text(json.dumps(content, indent=1) + "\n")
+    print(f"speedup={content['equal_work'][0]['speedup']:.2f}")
+    print(f"reliability_speedup={statistics.median(row['speedup'] for row in content['equal_reliability']):.0f}")
 
 
 if __name__ == "__main__":

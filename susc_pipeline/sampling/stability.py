@@ -1,4 +1,4 @@
-"""How large a step may be: curvature at w* by power iteration, and what it means for each sampler.
+"""How large a step may be: curvature at w* by Lanczos iteration, and what it means for each sampler.
 
 A step is never set by hand alone: where a component is stiffer than the step allows, the step is divided.
 """
@@ -6,6 +6,7 @@ A step is never set by hand alone: where a component is stiffer than the step al
 import dataclasses
 import math
 
+import numpy as np
 import torch
 
 from susc_pipeline.config import SamplingSettings
@@ -15,10 +16,11 @@ from susc_pipeline.model.gpt_neox import GPTNeoX
 from susc_pipeline.model.perturbation import ComponentInputs
 from susc_pipeline.sampling import samplers
 
-N_ITERATIONS = 6
+N_PRODUCTS = 6
 MAX_CONTEXTS = 4
 MAX_INFLATION = 1.25  # of the variance along the stiffest direction; every other direction is closer
 MAX_SPLIT = 64
+LEAST_LENGTH = 1e-4  # of the largest entry: below it what is left of a product is rounding
 DIFFERENCE = 1e-2  # length of the displacement; the loss is smooth on it, float32 gradients still tell it
 
 
@@ -27,29 +29,29 @@ class UnstableStepError(ValueError):
 
 
 def largest_curvature(model: GPTNeoX, component: Component, contexts: ComponentInputs) -> float:
-    """Largest Hessian eigenvalue of the mean loss at w*, in nats per squared weight, by power iteration on gradients.
+    """Largest Hessian eigenvalue of the mean loss at w*, in nats per squared weight, by Lanczos iteration on gradients.
 
-    Few steps on a few of the contexts find it from below: for sgld and exponential a step above the limit that it sets
-    is certainly too large. For RMSprop the limit is that of its smallest preconditioner, and so on the safe side.
-    Where the eigenvalue of largest magnitude is negative, which sets no limit to a step, the iteration is repeated on the
-    Hessian shifted by that magnitude, whose largest eigenvalue is the one that is wanted.
+    Few products with the Hessian, by differences of gradients on a few of the contexts, find it from below: for sgld and
+    exponential a step above the limit that it sets is certainly too large. For RMSprop the limit is that of its smallest
+    preconditioner, and so on the safe side. Lanczos (1950) takes the products that a power iteration takes, comes closer
+    by as many, and is not led astray by a negative eigenvalue of larger magnitude, which sets no limit to a step.
     """
     contexts = contexts.take(slice(0, MAX_CONTEXTS))
     zero = torch.zeros(1, components.n_parameters(model, component), device=model.device)
     at_rest = perturbation.gradients(model, component, contexts, zero)[0]
-
-    def iterate(shift: float, n_iterations: int) -> float:
-        direction = at_rest / at_rest.norm()  # the gradient leans to the directions of large curvature
-        value = 0.0
-        for _ in range(n_iterations):
-            moved = perturbation.gradients(model, component, contexts, DIFFERENCE * direction)[0]
-            product = (moved - at_rest) / DIFFERENCE + shift * direction
-            value = float((product * direction).sum())
-            direction = product / product.norm()
-        return value - shift
-
-    dominant = iterate(0.0, N_ITERATIONS)
-    return dominant if dominant >= 0 else iterate(-dominant, 3 * N_ITERATIONS)  # the shift slows it down
+    basis = [at_rest / at_rest.norm()]  # the gradient leans to the directions of large curvature
+    of_basis = np.zeros((N_PRODUCTS, N_PRODUCTS))
+    for number in range(N_PRODUCTS):
+        moved = perturbation.gradients(model, component, contexts, DIFFERENCE * basis[number])[0]
+        product = (moved - at_rest) / DIFFERENCE
+        for earlier, vector in enumerate(basis):  # all of them, not the last two: rounding would let the first come back
+            of_basis[earlier, number] = of_basis[number, earlier] = float((product * vector).sum())
+            product = product - of_basis[earlier, number] * vector
+        length = product.norm()
+        if length < LEAST_LENGTH * abs(of_basis[: number + 1, : number + 1]).max() or number + 1 == len(at_rest[0]):
+            break
+        basis.append(product / length)
+    return float(np.linalg.eigvalsh(of_basis[: number + 1, : number + 1])[-1])
 
 
 def max_step_size(curvature: float, settings: SamplingSettings, *, inflation: float = math.inf) -> float:
