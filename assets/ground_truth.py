@@ -44,7 +44,7 @@ def sgld_samples(
     shard, model = context.partition_key, language_model.load(experiment.model).model
     contexts = _contexts(model, schema.token_ids(token_shards), sampling_contexts)
     inputs = [store.manifest(*key) for key in (("language_model",), ("token_shards", shard), ("sampling_contexts",))]
-    traces = store.traces(shard, f"{version(1, 'sampling')}-{'-'.join(m['sha256'][:8] for m in inputs if m)}")
+    traces = store.traces(shard, f"{version(2, 'sampling')}-{'-'.join(m['sha256'][:8] for m in inputs if m)}")
     found = components.enumerate_components(model) + experiment.sampling.all_weights * [components.ALL_WEIGHTS]
     with store.lock("sgld_samples", shard):
         for component in progress.track(context, found, f"components of {shard}"):
