@@ -159,3 +159,9 @@ def test_one_point_is_refused_and_hubs_and_outliers_leave_a_graph():
     graph = knn.knn_graph(points.astype(np.float32), KNNSettings(n_neighbors=8), np.random.default_rng(0))
     found = search.find_clusters(graph, SearchSettings(), np.random.default_rng(0))
     assert np.isfinite(graph.data).all() and found.labels[401] == -1
+
+
+def test_a_graph_that_memory_cannot_hold_is_refused_with_the_setting_that_makes_it_in_files():
+    points = np.broadcast_to(np.float32(0), (10**10, 64))  # a view of one number
+    with pytest.raises(ValueError, match=r"10,000,000,000 tokens.*GiB.*rows_at_once"):
+        knn.knn_graph(points, KNNSettings(), np.random.default_rng(0))

@@ -20,6 +20,9 @@ KERNELS = ("self_tuning", "gaussian", "inverse_distance", "unit")
 SCALE_NEIGHBOR = 7
 SHARPNESS = 2.0
 MAPPED_SHARE = 0.5
+# Peak of the graph's making for each neighbour of each token: lists, edges both ways, their weights and the sparse sum of
+# both. Measured at 50,000 to 1,000,000 tokens x 64 (benchmarks/clustering.py --part scale).
+BYTES_OF_A_NEIGHBOR = 130
 COPIED_AT_ONCE = 1 << 24
 
 
@@ -51,9 +54,29 @@ class KNNSettings:
 def knn_graph(
     points: Float[np.ndarray, "tokens pcs"], settings: KNNSettings, rng: np.random.Generator
 ) -> sparse.csr_array:
-    """Symmetric weighted graph that joins two tokens where either is among the nearest neighbours of the other."""
+    """Symmetric weighted graph that joins two tokens where either is among the nearest neighbours of the other.
+
+    Raises:
+        ValueError: points that are not finite, or too few of them, or more than memory holds the making of.
+    """
+    check_memory(*points.shape, settings)
     found = neighbors.nearest_neighbors(points, settings.n_neighbors, settings.backend, rng)
     return graph_of_neighbors(found, kernel=settings.kernel)
+
+
+def check_memory(n_points: int, n_dimensions: int, settings: KNNSettings) -> None:
+    """Refuse to make a graph in memory that has no room there.
+
+    Raises:
+        ValueError: about how much is needed, how much there is, and what to set.
+    """
+    needed = n_points * (settings.n_neighbors * BYTES_OF_A_NEIGHBOR + n_dimensions * np.dtype(np.float32).itemsize)
+    available = psutil.virtual_memory().available
+    if needed > available:
+        raise ValueError(
+            f"a graph of {n_points:,} tokens with {settings.n_neighbors} neighbours needs about {needed / 2**30:.1f} GiB to be "
+            f"made in memory, but {available / 2**30:.1f} GiB are free; set knn.rows_at_once, such as 200000, to make it in files"
+        )
 
 
 def graph_of_neighbors(found: Neighbors, *, kernel: str) -> sparse.csr_array:
