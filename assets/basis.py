@@ -6,7 +6,8 @@ import polars as pl
 
 from assets import plots, progress
 from assets.partitions import EVERY_SHARD, TRAINING, version
-from resources.storage import LanguageModelFolder, Store
+from resources.language_model import LanguageModelFolder
+from resources.storage import Store
 from susc_pipeline import schema, seeds, tokens
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.model import components

@@ -6,7 +6,7 @@ import polars as pl
 
 from assets import basis, clusters, ground_truth, prediction
 from assets.partitions import GROUND_TRUTH_SHARDS
-from resources.storage import TraceFolder
+from resources.trace_folder import TraceFolder
 from susc_pipeline import schema
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.representation import moments
@@ -25,8 +25,8 @@ def chains_are_sound(sgld_samples: TraceFolder, experiment: dg.ResourceParam[Exp
     """Chains of a component agree (R-hat), and their loss lies above that at w*: the LLC is positive."""
     n_chains, n_draws = experiment.sampling.n_chains, experiment.sampling.n_draws
     r_hats, coefficients = [], []
-    for file in sorted(sgld_samples.path.glob("*.parquet")):
-        traces = loss_traces.of_frame(sgld_samples.read(file.stem))
+    for component in sgld_samples.components():
+        traces = loss_traces.of_frame(sgld_samples.read(component))
         by_chain = traces.mean_loss.reshape(n_chains, -1)
         if by_chain.shape[1] >= 4:
             r_hats.append(diagnostics.r_hat(by_chain))

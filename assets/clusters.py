@@ -7,7 +7,8 @@ from scipy import sparse
 
 from assets import plots, progress
 from assets.partitions import EVERY_SHARD, version
-from resources.storage import LanguageModelFolder, Store
+from resources.language_model import LanguageModelFolder
+from resources.storage import Store
 from susc_pipeline import schema, seeds
 from susc_pipeline.clustering import agreement, blocks, knn, reading, search, stability
 from susc_pipeline.config import ExperimentConfig

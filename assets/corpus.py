@@ -6,7 +6,7 @@ import polars as pl
 from assets.partitions import EXPERIMENT, SHARDS, version
 from resources import corpus
 from resources import language_model as language_models
-from resources.storage import LanguageModelFolder
+from resources.language_model import LanguageModelFolder
 from susc_pipeline import corpus as corpora
 from susc_pipeline import tokens
 from susc_pipeline.config import ExperimentConfig

@@ -12,7 +12,8 @@ import dagster as dg  # noqa: E402
 
 from assets import basis, checks, clusters, corpus, everything, explorer, ground_truth, partitions, prediction  # noqa: E402
 from resources import experiment as experiments  # noqa: E402
-from resources.storage import ArtifactIOManager, Store  # noqa: E402
+from resources.io_manager import ArtifactIOManager  # noqa: E402
+from resources.storage import Store  # noqa: E402
 
 MODULES = (corpus, ground_truth, basis, prediction, clusters, explorer)
 

@@ -1,7 +1,6 @@
 """The map and the static site on which the clusters are read."""
 
 import dataclasses
-import json
 from importlib import metadata
 
 import dagster as dg
@@ -11,8 +10,10 @@ from scipy import sparse
 
 from assets.clusters import ALL_WHITENED
 from assets.partitions import EVERY_SHARD, version
-from resources import storage
-from resources.storage import LanguageModelFolder, Store, TraceFolder
+from resources import clustered_tokens
+from resources.language_model import LanguageModelFolder
+from resources.storage import Store
+from resources.trace_folder import TraceFolder
 from susc_pipeline import schema, seeds
 from susc_pipeline.clustering.knn import StoredGraph
 from susc_pipeline.config import ExperimentConfig
@@ -134,7 +135,7 @@ def facts(experiment: ExperimentConfig, store: Store) -> dict[str, object]:
         "seed": experiment.seed,
         "settings": {name: value for name, value in settings.items() if isinstance(value, dict)},
         "versions": {name: metadata.version(name) for name in LIBRARIES},
-        "seconds": json.loads(store.seconds().read_text()) if store.seconds().is_file() else {},
+        "seconds": store.seconds(),
     }
 
 
@@ -154,7 +155,7 @@ def comparisons(
         )
     ]
     for name in experiment.explorer.compare_with:
-        here, there = storage.clustered_tokens(store), storage.clustered_tokens(store.sibling(name))
+        here, there = clustered_tokens.read(store), clustered_tokens.read(store.sibling(name))
         shared = here.tokens.join(there.tokens, on=["document_id", "offset"], how="semi")
         compared = comparison.compare(
             here.members, there.members, shared, name=name, meaning=OTHER_EXPERIMENT, n_clusters=n_clusters

@@ -8,7 +8,9 @@ import polars as pl
 
 from assets import plots, progress
 from assets.partitions import GROUND_TRUTH_SHARDS, WITHHELD, version
-from resources.storage import LanguageModelFolder, Store, TraceFolder
+from resources.language_model import LanguageModelFolder
+from resources.storage import Store
+from resources.trace_folder import TraceFolder
 from susc_pipeline import schema, seeds
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.model import components, gpt_neox
@@ -43,15 +45,16 @@ def sgld_samples(
     """
     shard, model = context.partition_key, language_model.load(experiment.model).model
     contexts = _contexts(model, schema.token_ids(token_shards), sampling_contexts)
-    inputs = [store.manifest(*key) for key in (("language_model",), ("token_shards", shard), ("sampling_contexts",))]
-    traces = store.traces(shard, f"{version(2, 'sampling')}-{'-'.join(m['sha256'][:8] for m in inputs if m)}")
+    inputs = [store.checked(*key) for key in (("language_model",), ("token_shards", shard), ("sampling_contexts",))]
+    traces = store.traces(shard, f"{version(2, 'sampling')}-{'-'.join(m.sha256[:8] for m in inputs)}")
     found = components.enumerate_components(model) + experiment.sampling.all_weights * [components.ALL_WEIGHTS]
-    with store.lock("sgld_samples", shard):
-        for component in progress.track(context, found, f"components of {shard}"):
-            if not traces.has(component.name):
-                seed = seeds.sequence(experiment.seed, "sgld_samples", shard, component.name)
-                sampled = chains.sample(model, component, experiment.sampling, contexts, seed)
-                traces.write(component.name, loss_traces.frame(component.name, sampled))
+    for component in progress.track(context, found, f"components of {shard}"):
+        what = traces.damage(component.name)
+        if what:
+            context.log.info(f"sampling {component.name}, for its file {what}")
+            seed = seeds.sequence(experiment.seed, "sgld_samples", shard, component.name)
+            sampled = chains.sample(model, component, experiment.sampling, contexts, seed)
+            traces.write(component.name, loss_traces.frame(component.name, sampled))
     picture = plots.loss_traces(
         {c.name: loss_traces.of_frame(traces.read(c.name)) for c in found[:: max(1, len(found) // 6)]}
     )

@@ -6,7 +6,7 @@ import polars as pl
 
 from assets import plots
 from assets.partitions import EVERY_SHARD, SHARDS, version
-from resources.storage import LanguageModelFolder
+from resources.language_model import LanguageModelFolder
 from susc_pipeline import schema, seeds, tokens
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.model import gpt_neox

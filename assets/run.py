@@ -19,12 +19,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--experiment", help="name of an experiment, or the path of a TOML file (default: tiny)")
     parser.add_argument("--select", nargs="*", default=[], metavar="ASSET", help="only these assets")
     parser.add_argument("--shard", help="only this token shard of partitioned assets")
+    parser.add_argument(
+        "--verify", action="store_true", help="read every file against its checksum, and make again what is damaged"
+    )
     parser.add_argument("--verbose", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(arguments)
     if options.experiment:
         os.environ["SUSC_EXPERIMENT"] = options.experiment
     try:
-        run(options.select, options.shard)
+        run(options.select, options.shard, thorough=options.verify)
     except (ValueError, OSError) as error:
         if options.verbose:
             raise
@@ -33,15 +36,15 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def run(selected: list[str], shard: str | None) -> None:
-    """Materialize what is missing or stale, in order of the graph, and say what there is to see."""
+def run(selected: list[str], shard: str | None, *, thorough: bool = False) -> None:
+    """Materialize in order of the graph what is missing, stale or, if it is to be thorough, damaged; say what there is to see."""
     warnings.filterwarnings("ignore", module="dagster")  # previews of features that a pinned Dagster cannot withdraw
     from assets import definitions, walk  # the experiment in force is read when these are imported
 
     home = dagster_home()
     started = time.monotonic()
-    n_done = walk.materialize(definitions, home, selected=selected, shard=shard)
-    walk.report(definitions, n_done, time.monotonic() - started)
+    n_done = walk.materialize(definitions, home, selected=selected, shard=shard, thorough=thorough)
+    walk.report(definitions, n_done, time.monotonic() - started, thorough=thorough)
 
 
 def dagster_home() -> Path:

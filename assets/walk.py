@@ -1,6 +1,5 @@
 """The walk over the asset graph: which artifacts are up to date, their materialization in order, and the report."""
 
-import json
 import os
 import socket
 import time
@@ -14,8 +13,10 @@ import polars as pl
 
 from assets import partitions
 from resources import experiment as experiments
-from resources import warehouse
-from resources.storage import LanguageModelFolder, Store, write_json
+from resources import files, tables, warehouse
+from resources.files import StoreError
+from resources.language_model import LanguageModelFolder
+from resources.storage import Store
 from susc_pipeline.clustering import reading
 from susc_pipeline.model.pretrained import token_texts
 
@@ -55,64 +56,86 @@ def units(definitions: dg.Definitions, selected: list[str], shard: str | None) -
             yield from (Unit(names, k) for k in keys if shard is None or k in (None, shard))
 
 
-def is_current(store: Store, definitions: dg.Definitions, unit: Unit) -> bool:
-    """Whether every artifact of the unit is there, made by today's code and settings from today's inputs."""
+def is_current(store: Store, definitions: dg.Definitions, unit: Unit, *, thorough: bool = False) -> bool:
+    """Whether every artifact of the unit is there, made by today's code and settings from today's inputs.
+
+    Its files have the size that was recorded; what is in them is read only where it should be thorough.
+    """
     graph = definitions.resolve_asset_graph()
-    for name in unit.assets:
-        manifest = store.manifest(name, unit.shard)
-        if manifest is None or manifest["code_version"] != graph.get(dg.AssetKey(name)).code_version:
-            return False
-        for source, digest in manifest["inputs"].items():
-            asset, _, shard = source.partition("/")
-            found = store.manifest(asset, shard or None)
-            if found is None or found["sha256"] != digest:
+    try:
+        for name in unit.assets:
+            found = store.checked(name, unit.shard, thorough=thorough)
+            if found.code_version != graph.get(dg.AssetKey(name)).code_version:
                 return False
-        place, table = store.path(name, unit.shard), store.table(name, unit.shard)
-        if not (table.is_file() or place.is_dir()):
-            return False
+            if any(checksum(store, source) != recorded for source, recorded in found.inputs.items()):
+                return False
+    except StoreError:  # missing or damaged: both are made good by making it
+        return False
     return True
 
 
-def materialize(module: ModuleType, home: Path, *, selected: list[str], shard: str | None) -> int:
+def checksum(store: Store, source: str) -> str | None:
+    """Checksum of an artifact as manifests name it, `asset` or `asset/shard`; nothing where it was never finished."""
+    asset, _, shard = source.partition("/")
+    found = store.manifest(asset, shard or None)
+    return found.sha256 if found else None
+
+
+def materialize(
+    module: ModuleType, home: Path, *, selected: list[str], shard: str | None, thorough: bool = False
+) -> int:
     """Run every unit that is not current, one after another; the number of runs.
 
     Raises:
         ValueError: a run failed, with the message of what failed in it.
     """
     store = Store(experiments.store_root(partitions.EXPERIMENT))
-    everything = [*dg.load_assets_from_modules(module.MODULES), *module.checks.ALL]
+    for temporary in files.temporaries(store.root):
+        files.remove_if_left_over(temporary)
     todo = list(units(module.defs, selected, shard))
     seconds: dict[str, float] = {}
     n_done = 0
     with dg.DagsterInstance.from_config(str(home)) as instance:
         bury_dead_runs(instance)
         for number, unit in enumerate(todo):
-            if is_current(store, module.defs, unit):
+            if is_current(store, module.defs, unit, thorough=thorough):
                 continue
-            started = time.monotonic()
-            print(f"[{number + 1}/{len(todo)}] {unit} ", end="", flush=True)
-            result = dg.materialize(
-                everything,
-                selection=dg.AssetSelection.assets(*unit.assets),
-                partition_key=unit.shard,
-                tags={PROCESS_TAG: process_name(os.getpid())},
-                instance=instance,
-                resources=module.defs.resources,
-                run_config=QUIET,
-                raise_on_error=False,
-            )
-            if not result.success:
-                raise ValueError(f"{unit}: {_failure(result)}")
-            for check in result.get_asset_check_evaluations():
-                if not check.passed:
-                    print(f"\n      check {check.check_name} failed: {check.description}", flush=True)
-            taken = time.monotonic() - started
+            with module.defs.resources["io_manager"].holding(unit.assets, unit.shard):
+                if is_current(store, module.defs, unit):  # another run was faster
+                    continue
+                started = time.monotonic()
+                print(f"[{number + 1}/{len(todo)}] {unit} ", end="", flush=True)
+                _run(module, instance, unit)
+                taken = time.monotonic() - started
             print(f"done in {taken:.1f} s", flush=True)
-            seconds["+".join(unit.assets)] = seconds.get("+".join(unit.assets), 0.0) + taken
-            old = json.loads(store.seconds().read_text()) if store.seconds().is_file() else {}
-            write_json({**old, **{name: round(value, 2) for name, value in seconds.items()}}, store.seconds())
+            name = "+".join(unit.assets)
+            seconds[name] = seconds.get(name, 0.0) + taken
+            store.note_seconds(seconds)
             n_done += 1
     return n_done
+
+
+def _run(module: ModuleType, instance: dg.DagsterInstance, unit: Unit) -> None:
+    """Materialize a unit in this process, with its checks.
+
+    Raises:
+        ValueError: it failed.
+    """
+    result = dg.materialize(
+        [*dg.load_assets_from_modules(module.MODULES), *module.checks.ALL],
+        selection=dg.AssetSelection.assets(*unit.assets),
+        partition_key=unit.shard,
+        tags={PROCESS_TAG: process_name(os.getpid())},
+        instance=instance,
+        resources=module.defs.resources,
+        run_config=QUIET,
+        raise_on_error=False,
+    )
+    if not result.success:
+        raise ValueError(f"{unit}: {_failure(result)}")
+    for check in result.get_asset_check_evaluations():
+        if not check.passed:
+            print(f"\n      check {check.check_name} failed: {check.description}", flush=True)
 
 
 def process_name(pid: int) -> str:
@@ -156,26 +179,32 @@ def _failure(result: dg.ExecuteInProcessResult) -> str:
     return "failed without a message; run again with --verbose"
 
 
-def report(module: ModuleType, n_done: int, seconds: float) -> None:
+def report(module: ModuleType, n_done: int, seconds: float, *, thorough: bool = False) -> None:
     """Refresh the warehouse if anything changed, and print the best clusters and where to look."""
     experiment = partitions.EXPERIMENT
     store = Store(experiments.store_root(experiment))
     folder = LanguageModelFolder(store.path("language_model"))
+    made: dict[str, list[str | None]] = {}
+    for unit in units(module.defs, [], None):
+        for asset in unit.assets:
+            if store.manifest_path(asset, unit.shard).is_file():
+                made.setdefault(asset, []).append(unit.shard)
     if not n_done:
         print(f"everything of experiment {experiment.name} is up to date ({seconds:.1f} s)")
-    elif folder.path.is_dir():
-        warehouse.refresh(store, folder.load(experiment.model))
-    if store.manifest("cluster_members") and folder.path.is_dir():
-        _print_best(store, folder)
+    if "language_model" in made:
+        warehouse.refresh(store, folder.load(experiment.model), made, thorough=thorough)
+        if {"cluster_members", "clusters"} <= set(made):
+            _print_best(store, folder, made["token_shards"])
     if store.page().is_file():
         print(f"\nexplorer:  {store.page()}  (or make explore)", end="")
-    print(f"\nartifacts: {store.root}\nSQL:       duckdb {store.root / 'warehouse.duckdb'}\nlineage:   make ui")
+    print(f"\nartifacts: {store.root}\nSQL:       duckdb {store.warehouse()}\nlineage:   make ui")
 
 
-def _print_best(store: Store, folder: LanguageModelFolder) -> None:
-    table = pl.read_parquet(store.table("clusters"))
-    members = pl.read_parquet(store.table("cluster_members"))
-    contexts = pl.concat([pl.read_parquet(path) for path in sorted(store.path("token_shards").glob("*.parquet"))])
+def _print_best(store: Store, folder: LanguageModelFolder, shards: list[str | None]) -> None:
+    for name in ("clusters", "cluster_members"):
+        store.checked(name)
+    table, members = (tables.scan(store.table(name)).collect() for name in ("clusters", "cluster_members"))
+    contexts = pl.concat([tables.scan(store.table("token_shards", shard)).collect() for shard in shards])
     loaded = folder.load(partitions.EXPERIMENT.model)
     texts = token_texts(loaded.tokenizer, loaded.model.vocabulary_size)
     print(f"\n{table.height} clusters; the ten of least conductance, with three of their tokens ⟦in context⟧:")

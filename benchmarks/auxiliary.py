@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from transformers import GPTNeoXForCausalLM
 
+from resources import tables
 from resources.experiment import load as load_experiment
 from resources.experiment import store_root
-from resources.storage import Store, scan_table
+from resources.storage import Store
 from susc_pipeline import schema, seeds, tokens
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.model import gpt_neox, pretrained
@@ -35,7 +36,7 @@ def split_of(store: Store, experiment: ExperimentConfig) -> tuple[Split, pca.PCA
     """Training, stopping and test tokens as the asset aux_model takes them."""
     shards = tokens.ground_truth_keys(experiment.tokens)
     frames = {
-        asset: {shard: scan_table(store.table(asset, shard)) for shard in shards}
+        asset: {shard: tables.scan(store.table(asset, shard)) for shard in shards}
         for asset in ("activations", "ground_truth_susceptibilities")
     }
     basis = pca.load(store.path("pca_basis"))
@@ -195,7 +196,7 @@ def throughput(store: Store, experiment: ExperimentConfig) -> None:
     model = pretrained.load(folder).model
     module = GPTNeoXForCausalLM.from_pretrained(folder, local_files_only=True).eval()
     aux = auxiliary.load(store.path("aux_model"))
-    ids = schema.token_ids(scan_table(store.table("token_shards", tokens.shard_keys(experiment.tokens)[0])).collect())
+    ids = schema.token_ids(tables.scan(store.table("token_shards", tokens.shard_keys(experiment.tokens)[0])).collect())
     ids = np.concatenate([ids] * 4)
     layers = experiment.representation.layers
     # The asset predicts with two models of this size, of which one is for the stability of clusters: here one.

@@ -11,9 +11,10 @@ import numpy as np
 import polars as pl
 from scipy import sparse
 
+from resources import tables
 from resources.experiment import load as load_experiment
 from resources.experiment import store_root
-from resources.storage import Store, scan_table
+from resources.storage import Store
 from susc_pipeline import schema, seeds, tokens
 from susc_pipeline.clustering import knn, reading, stability
 from susc_pipeline.clustering.looks import LookPool, volume_tolerance
@@ -30,7 +31,7 @@ def other_half(store: Store, experiment: ExperimentConfig) -> sparse.csr_array:
     model = pretrained.load(store.path("language_model")).model
     shards = tokens.ground_truth_keys(experiment.tokens)
     frames = (
-        {shard: scan_table(store.table(asset, shard)) for shard in shards}
+        {shard: tables.scan(store.table(asset, shard)) for shard in shards}
         for asset in ("activations", "ground_truth_susceptibilities")
     )
     basis, training_shards = pca.load(store.path("pca_basis")), tokens.training_keys(experiment.tokens)
@@ -45,7 +46,7 @@ def other_half(store: Store, experiment: ExperimentConfig) -> sparse.csr_array:
     )
     predictions = []
     for shard in tokens.shard_keys(experiment.tokens):
-        ids = schema.token_ids(scan_table(store.table("token_shards", shard)).collect())
+        ids = schema.token_ids(tables.scan(store.table("token_shards", shard)).collect())
         found = gpt_neox.activations(model, ids, layers=experiment.representation.layers)
         inputs = np.concatenate([found.features, found.loss_gradients], axis=1)
         predictions.append(auxiliary.predict(trained.model, inputs))
@@ -58,7 +59,7 @@ def other_half(store: Store, experiment: ExperimentConfig) -> sparse.csr_array:
 def stored_clusters(store: Store, experiment: ExperimentConfig) -> Clustering:
     """What of the run's clusters a look for them needs: labels, sizes and volumes."""
     keys = tokens.shard_keys(experiment.tokens)
-    whitened = {shard: scan_table(store.table("whitened_susceptibilities", shard)) for shard in keys}
+    whitened = {shard: tables.scan(store.table("whitened_susceptibilities", shard)) for shard in keys}
     table = pl.read_parquet(store.table("clusters"))
     labels = reading.labels(pl.read_parquet(store.table("cluster_members")), schema.stack(whitened, "whitened"))
     size, volume = (table[name].to_numpy() for name in ("size", "volume"))

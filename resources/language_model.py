@@ -1,6 +1,7 @@
 """Where the language model comes from: a folder or a Hub name. Loading a folder is in susc_pipeline/model/pretrained.py."""
 
 import functools
+from dataclasses import dataclass
 from pathlib import Path
 
 from susc_pipeline.config import ModelSettings
@@ -8,6 +9,17 @@ from susc_pipeline.model import pretrained
 from susc_pipeline.model.pretrained import LoadedModel
 
 PATTERNS = ("*.json", "*.safetensors", "README.md")
+
+
+@dataclass(frozen=True)
+class LanguageModelFolder:
+    """A stored language model."""
+
+    path: Path
+
+    def load(self, settings: ModelSettings) -> LoadedModel:
+        """Model and tokenizer on the device of the settings."""
+        return load(self.path, settings)
 
 
 def locate(settings: ModelSettings) -> Path:

@@ -1,9 +1,20 @@
-"""The warehouse: a DuckDB file of views over the stored Parquet files, never a second copy of them."""
+"""The warehouse: a DuckDB file of views over the stored Parquet files, never a second copy of them.
+
+It has a manifest like an artifact's. DuckDB keeps checksums of its own blocks and refuses a file in which one is wrong; what a
+query reads of the Parquet files behind a view is checked by `susc-pipeline verify` only.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import duckdb
 import polars as pl
 
-from resources.storage import Store, replacing, write_table
+from resources import files, manifest, tables
+from resources.files import StoreError
+from resources.manifest import Manifest
+from resources.storage import Store
 from susc_pipeline import schema
 from susc_pipeline.model.pretrained import LoadedModel, token_texts
 
@@ -32,30 +43,66 @@ join vocabulary t on t.token_id = c.token_ids[m.position + 1]
 """
 
 
-def refresh(store: Store, loaded: LoadedModel) -> None:
-    """Write the warehouse anew: a view for each table that exists, the vocabulary, and members in their contexts.
+def refresh(
+    store: Store, loaded: LoadedModel, made: Mapping[str, Sequence[str | None]], *, thorough: bool = False
+) -> None:
+    """Write the warehouse anew, unless it is of these artifacts: views of their tables, the vocabulary, members in context.
 
     The file is replaced as a whole, so that readers of the old one and concurrent writers are not disturbed.
+
+    Args:
+        store: of the experiment.
+        loaded: its language model, for the vocabulary.
+        made: shards of each asset that is there; None for an asset without shards.
+        thorough: whether to read what is there to find out if it is as it was written.
     """
+    inputs = {}
+    for asset in ("language_model", *TABLES.values(), *SINGLE_TABLES):
+        for shard in made.get(asset, ()):
+            found = store.manifest(asset, shard)
+            inputs |= {f"{asset}/{shard}" if shard else asset: found.sha256} if found else {}
+    statements = _statements(store, made)
+    version = hashlib.sha256("\n".join(statements).encode()).hexdigest()[:16]
+    if _is_current(store, version, inputs, thorough):
+        return
+    with store.lock("warehouse"):
+        vocabulary = _write_vocabulary(store, loaded)
+        with files.replacing(store.warehouse(), described_by=store.manifest_path("warehouse")) as temporary:
+            with duckdb.connect(str(temporary)) as connection:
+                for statement in statements:
+                    connection.execute(statement)
+                _comment(connection)
+            recorded = manifest.record(temporary, store.warehouse().name) | vocabulary
+        Manifest("warehouse", None, version, version, inputs, recorded, None).write(store.manifest_path("warehouse"))
+
+
+def _is_current(store: Store, version: str, inputs: dict[str, str], thorough: bool) -> bool:
+    try:
+        found = store.checked("warehouse", thorough=thorough)
+    except StoreError:  # never written, or damaged: both are made good by writing it
+        return False
+    return (found.code_version, found.inputs) == (version, inputs)
+
+
+def _write_vocabulary(store: Store, loaded: LoadedModel) -> dict[str, manifest.FileRecord]:
     texts = token_texts(loaded.tokenizer, loaded.model.vocabulary_size)
-    vocabulary = pl.DataFrame(
-        {"token_id": range(len(texts)), "text": texts}, schema={"token_id": pl.Int32, "text": pl.String}
-    )
-    write_table(vocabulary, store.table("vocabulary"))
-    sources = {
-        name: store.path(asset) / "*.parquet"
-        for name, asset in TABLES.items()
-        if any(store.path(asset).glob("*.parquet"))
-    }
-    singles = (*SINGLE_TABLES, "vocabulary")
-    sources |= {name: store.table(name) for name in singles if store.table(name).is_file()}
-    with replacing(store.root / "warehouse.duckdb") as temporary, duckdb.connect(str(temporary)) as connection:
-        for name, source in sources.items():
-            quoted = str(source).replace("'", "''")
-            connection.execute(f"create view {name} as select * from read_parquet('{quoted}')")
-        if {"contexts", "cluster_members"} <= set(sources):
-            connection.execute(MEMBER_CONTEXTS)
-        _comment(connection)
+    columns = {"token_id": range(len(texts)), "text": texts}
+    path = store.table("vocabulary")
+    tables.write(pl.DataFrame(columns, schema={"token_id": pl.Int32, "text": pl.String}), path)
+    return manifest.record(path, path.name)
+
+
+def _statements(store: Store, made: Mapping[str, Sequence[str | None]]) -> list[str]:
+    """What makes the views. Shards are listed one by one: a file that is no artifact of this experiment is not looked at."""
+    sources = {name: [store.table(asset, shard) for shard in made.get(asset, ())] for name, asset in TABLES.items()}
+    sources |= {name: [store.table(name)] for name in SINGLE_TABLES if name in made}
+    sources = {name: paths for name, paths in sources.items() if paths} | {"vocabulary": [store.table("vocabulary")]}
+    statements = [f"create view {name} as select * from read_parquet([{_quoted(p)}])" for name, p in sources.items()]
+    return statements + [MEMBER_CONTEXTS] * ({"contexts", "cluster_members"} <= set(sources))
+
+
+def _quoted(paths: list[Path]) -> str:
+    return ", ".join("'" + str(path).replace("'", "''") + "'" for path in paths)
 
 
 def _comment(connection: duckdb.DuckDBPyConnection) -> None:

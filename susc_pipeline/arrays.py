@@ -6,6 +6,7 @@ raw arrays, so that a map of the file serves. What the arrays mean is their owne
 
 import json
 import mmap
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -31,7 +32,9 @@ def create(path: Path, shapes: Mapping[str, tuple[np.dtype, tuple[int, ...]]]) -
     text += b" " * (-len(text) % ALIGNMENT)
     with path.open("wb") as handle:
         handle.write(len(text).to_bytes(LENGTH_BYTES, "little") + text)
-        handle.truncate(LENGTH_BYTES + len(text) + place)
+        handle.flush()
+        # A file with holes would kill the process by a signal where the disk is full: a map cannot raise an error.
+        os.posix_fallocate(handle.fileno(), 0, LENGTH_BYTES + len(text) + place)
     return _mapped(path, mmap.ACCESS_WRITE)
 
 

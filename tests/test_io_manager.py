@@ -3,7 +3,8 @@
 import dagster as dg
 import polars as pl
 
-from resources.storage import ArtifactIOManager, Store
+from resources.io_manager import ArtifactIOManager
+from resources.storage import Store
 
 SHARDS = dg.StaticPartitionsDefinition(["shard-00000", "shard-00001", "shard-00002"])
 
@@ -82,7 +83,7 @@ def test_a_truncated_shard_is_named_with_the_remedy(tmp_path):
     path = store.table("part", "shard-00001")
     path.write_bytes(path.read_bytes()[:-20])
     refused = message(make(whole))
-    assert "shard-00001.parquet is cut short" in refused and "materialize part again" in refused
+    assert "shard-00001.parquet has" in refused and "materialize part shard-00001 again" in refused
 
 
 def test_the_manifest_says_from_what_an_artifact_was_made(tmp_path):
@@ -91,8 +92,8 @@ def test_the_manifest_says_from_what_an_artifact_was_made(tmp_path):
         make(part, shard)
     make(whole)
     manifest = store.manifest("whole")
-    assert manifest["inputs"] == {f"part/{s}": store.manifest("part", s)["sha256"] for s in SHARDS.get_partition_keys()}
-    assert manifest["rows"] == 3 and manifest["code_version"] == "1"
+    assert manifest.inputs == {f"part/{s}": store.manifest("part", s).sha256 for s in SHARDS.get_partition_keys()}
+    assert manifest.rows == 3 and manifest.code_version == "1"
 
 
 def test_every_output_of_one_step_says_from_what_it_was_made(tmp_path):
@@ -109,5 +110,5 @@ def test_every_output_of_one_step_says_from_what_it_was_made(tmp_path):
     assert make(part, "shard-00000").success
     resources = {"io_manager": ArtifactIOManager(store)}
     dg.materialize([part, both], selection=[both], resources=resources, instance=dg.DagsterInstance.ephemeral())
-    expected = {"part/shard-00000": store.manifest("part", "shard-00000")["sha256"]}
-    assert [store.manifest(name)["inputs"] for name in ("a", "b")] == [expected, expected]
+    expected = {"part/shard-00000": store.manifest("part", "shard-00000").sha256}
+    assert [store.manifest(name).inputs for name in ("a", "b")] == [expected, expected]

@@ -10,7 +10,7 @@ import pytest
 
 import toys
 from assets import checks, corpus, definitions, partitions
-from resources.storage import TraceFolder
+from resources.trace_folder import TraceFolder
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.sampling import loss_traces
 

@@ -14,7 +14,7 @@ import duckdb
 import polars as pl
 import pytest
 
-from resources import columns
+from resources import columns, manifest
 from susc_pipeline import schema
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -67,15 +67,15 @@ def finished(toy_folders, tmp_path_factory):
 def manifests(root):
     found = {}
     for path in sorted((root / "data" / "toy").rglob("*.manifest.json")):
-        content = json.loads(path.read_text())
-        found[content["asset"], content["shard"]] = content
+        content = manifest.read(path)
+        found[content.asset, content.shard] = content
     return found
 
 
 def test_every_asset_and_shard_is_materialized_and_nothing_temporary_is_left(finished):
     root, _, output = finished
     expected = {(name, None) for name in ONCE} | {(n, s) for n in BY_SHARD for s in SHARDS}
-    expected |= {(n, s) for n in GROUND_TRUTH for s in SHARDS[:3]}
+    expected |= {(n, s) for n in GROUND_TRUTH for s in SHARDS[:3]} | {("warehouse", None)}
     assert set(manifests(root)) == expected
     assert not list((root / "data").rglob("*.tmp"))
     assert "shard-00004" in output and "make ui" in output
@@ -178,7 +178,7 @@ def test_a_backfill_gives_the_same_bytes_in_another_order_and_mixed_shards_are_r
         run(copy, "--experiment", toml, "--select", name, "--shard", SHARDS[1])
     after = manifests(copy)
     key = ("ground_truth_susceptibilities", SHARDS[1])
-    assert after[key]["sha256"] == before[key]["sha256"]
+    assert after[key].sha256 == before[key].sha256
 
 
 def test_a_killed_run_keeps_its_finished_components(toy_folders, tmp_path):

@@ -1,0 +1,83 @@
+"""Removes from a store what no manifest names: `susc-pipeline gc`. What that is is in inventory.py.
+
+Only with --yes, only below the store's folder, never through a link, and never while anything is materialized.
+"""
+
+import argparse
+import contextlib
+import shutil
+import sys
+from pathlib import Path
+
+from resources import experiment as experiments
+from resources import inventory
+from resources.files import StoreError
+from resources.storage import Store
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """List what no manifest names with its size, and remove it if told to."""
+    parser = argparse.ArgumentParser(prog="susc-pipeline gc", description=__doc__)
+    parser.add_argument("--experiment", help="name of an experiment, or the path of a TOML file (default: tiny)")
+    parser.add_argument("--yes", action="store_true", help="remove it; otherwise it is only listed")
+    options = parser.parse_args(arguments)
+    try:
+        store = Store(experiments.store_root(experiments.load(options.experiment)))
+        with store.lock_all():
+            found = unnamed(store)
+            total = sum(inventory.n_bytes(path) for path in found)
+            for path in found:
+                print(f"{inventory.n_bytes(path):>15,} bytes  {path.relative_to(store.root)}")
+            if options.yes:
+                remove(store, found)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    done = "removed" if options.yes else "to remove with --yes"
+    print(
+        f"{total:>15,} bytes in {len(found)} files and folders that no manifest names, {done}"
+        if found
+        else "nothing to remove"
+    )
+    return 0
+
+
+def unnamed(store: Store) -> list[Path]:
+    """Files and temporary folders of a store that nobody needs.
+
+    Raises:
+        StoreError: it has no manifest at all, so it may be no store, or one of them cannot be read.
+    """
+    found = inventory.of(store)
+    if found.unreadable:
+        raise StoreError(
+            f"{next(iter(found.unreadable.values()))}; what it names cannot be told from what nobody needs"
+        )
+    if not found.manifests:
+        raise StoreError(f"{store.root} has no manifest: it is no store, or an empty one")
+    return [*found.left_over, *found.unnamed]
+
+
+def remove(store: Store, paths: list[Path]) -> None:
+    """Remove files and folders below the store, and folders that this leaves empty.
+
+    Raises:
+        StoreError: one of them lies elsewhere by now.
+    """
+    root = store.root.resolve()
+    for path in paths:
+        if path.parent.resolve() != root / path.parent.relative_to(store.root):
+            raise StoreError(f"{path} is reached through a link and stays; remove the link, or the file itself")
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+        for folder in path.parents:
+            if folder == store.root:
+                break
+            with contextlib.suppress(OSError):  # not empty
+                folder.rmdir()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

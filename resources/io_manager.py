@@ -1,0 +1,177 @@
+"""The I/O manager: how an asset's value becomes files and a manifest, and comes back. Where they lie is in storage.py."""
+
+import contextlib
+import hashlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import dagster as dg
+import polars as pl
+from scipy import sparse
+
+from resources import files, manifest, tables
+from resources.files import StoreError
+from resources.language_model import LanguageModelFolder
+from resources.manifest import FileRecord, Manifest
+from resources.storage import Store
+from resources.trace_folder import TraceFolder
+from susc_pipeline.clustering import knn
+from susc_pipeline.clustering.knn import StoredGraph
+from susc_pipeline.explorer import site
+from susc_pipeline.explorer.site import Site
+from susc_pipeline.representation import auxiliary, pca, whitening
+from susc_pipeline.representation.auxiliary import AuxModel
+from susc_pipeline.representation.pca import PCABasis
+from susc_pipeline.representation.whitening import WhiteningBasis
+
+FOLDERS: dict[Any, tuple[Any, Any]] = {
+    PCABasis: (pca.save, pca.load),
+    WhiteningBasis: (whitening.save, whitening.load),
+    AuxModel: (auxiliary.save, auxiliary.load),
+    sparse.csr_array: (knn.save, knn.load),
+    StoredGraph: (None, knn.open_stored),  # the same folder, for readers of some rows
+    Site: (site.save, Path),  # nothing reads a site but a browser
+}
+
+
+class ArtifactIOManager(dg.IOManager):
+    """Reads and writes by the type that an asset declares: tables, models, bases, graphs and traces.
+
+    A table is taken as `pl.DataFrame` (read) or `pl.LazyFrame` (scanned); all shards of an asset as a dict of them,
+    sorted by shard, also where there is but one. What a step makes is held from its first input to its last output.
+    """
+
+    def __init__(self, store: Store) -> None:
+        """Manage the artifacts of one store."""
+        self.store = store
+        self._read: dict[str, dict[str, Manifest]] = {}
+        self._held: dict[tuple[str, str | None], contextlib.ExitStack] = {}
+
+    @contextlib.contextmanager
+    def holding(self, assets: tuple[str, ...], shard: str | None) -> Iterator[None]:
+        """Hold what is about to be made by runs of this process.
+
+        Raises:
+            StoreError: another process holds one of them.
+        """
+        try:
+            for asset in assets:
+                self._hold(asset, shard)
+            yield
+        finally:
+            for asset in assets:
+                self._release(asset, shard)
+
+    def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
+        """Store an asset's value, then its manifest: an artifact without a manifest is not there."""
+        asset, shard = context.asset_key.path[-1], context.partition_key if context.has_asset_partitions else None
+        self._hold(asset, shard)
+        found = self._write(asset, shard, obj)
+        inputs = self._read.get(self._reader(context), {})
+        version = context.asset_spec.code_version or ""
+        lineage = [version, *sorted({f"{name.partition('/')[0]} {m.lineage}" for name, m in inputs.items()})]
+        made = Manifest(
+            asset=asset,
+            shard=shard,
+            code_version=version,
+            lineage=hashlib.sha256("\n".join(lineage).encode()).hexdigest()[:16],
+            inputs={name: m.sha256 for name, m in inputs.items()},
+            files=found,
+            rows=obj.height if isinstance(obj, pl.DataFrame) else None,
+        )
+        made.write(self.store.manifest_path(asset, shard))
+        self._release(asset, shard)
+
+    def _write(self, asset: str, shard: str | None, obj: Any) -> dict[str, FileRecord]:
+        described_by = self.store.manifest_path(asset, shard)
+        if isinstance(obj, TraceFolder):
+            described_by.unlink(missing_ok=True)
+            for other in obj.path.parent.iterdir():
+                if other != obj.path and other.is_dir() and not other.is_symlink():
+                    shutil.rmtree(other)
+            return manifest.record(obj.path, f"{shard}/{obj.path.name}")
+        path = self.store.table(asset, shard) if isinstance(obj, pl.DataFrame) else self.store.path(asset, shard)
+        with files.replacing(path, described_by=described_by) as temporary:
+            if isinstance(obj, pl.DataFrame):
+                obj.write_parquet(temporary, compression="zstd")
+            elif isinstance(obj, LanguageModelFolder):
+                ignore = shutil.ignore_patterns("*.bin", "*.pt", "*.py", "*.pkl")
+                shutil.copytree(obj.path, temporary, ignore=ignore)
+            else:
+                FOLDERS[type(obj)][0](obj, temporary)
+            return manifest.record(temporary, path.name)
+
+    def load_input(self, context: dg.InputContext) -> Any:
+        """An upstream asset's value, in the type that the reader declares."""
+        for made in context.step_context.get_output_asset_keys():
+            step = context.step_context
+            self._hold(made.path[-1], step.partition_key if step.entity_partitions_def else None)
+        asset = context.asset_key.path[-1]
+        wanted = context.dagster_type.typing_type
+        shards = sorted(context.asset_partition_keys) if context.has_asset_partitions else [None]
+        self._record(context, asset, shards)
+        if get_origin(wanted) is dict:
+            return {shard: self._load(asset, shard, get_args(wanted)[1]) for shard in shards}
+        return self._load(asset, shards[0], wanted)
+
+    def _load(self, asset: str, shard: str | None, wanted: Any) -> Any:
+        if wanted is TraceFolder:  # hours of sampling: each component is read against its record when it is needed
+            return self._traces(asset, shard)
+        self.store.checked(asset, shard)
+        if wanted is pl.LazyFrame:
+            return tables.scan(self.store.table(asset, shard))
+        if wanted is pl.DataFrame:
+            return tables.scan(self.store.table(asset, shard)).collect()
+        path = self.store.path(asset, shard)
+        return LanguageModelFolder(path) if wanted is LanguageModelFolder else FOLDERS[wanted][1](path)
+
+    def _traces(self, asset: str, shard: str | None) -> TraceFolder:
+        found = self.store.checked(asset, shard, thorough=False)
+        recorded = {self.store.manifest_path(asset, shard).parent / name: entry for name, entry in found.files.items()}
+        return TraceFolder(next(iter(recorded)).parent, recorded)
+
+    def _record(self, context: dg.InputContext, asset: str, shards: list[Any]) -> None:
+        """Remember what was read for the manifest of what is made of it; refuse shards of mixed origin."""
+        found = {}
+        for shard in shards:
+            made = self.store.manifest(asset, shard)
+            if made is None:
+                raise StoreError(f"{asset} {shard or ''} has not been materialized; materialize it first")
+            found[f"{asset}/{shard}" if shard else asset] = made
+        by_lineage: dict[str, list[str]] = {}
+        for name, made in found.items():
+            by_lineage.setdefault(made.lineage, []).append(name)
+        if len(by_lineage) > 1:
+            current = context.upstream_output.asset_spec.code_version if context.upstream_output else None
+            stale = [name for name, m in found.items() if m.code_version != current] or min(
+                by_lineage.values(), key=len
+            )
+            raise StoreError(
+                f"{asset} mixes shards made with different settings or inputs; materialize again: {', '.join(stale)}"
+            )
+        reader = self._reader(context)
+        if reader not in self._read:  # kept until the next step, for a step may have several outputs
+            self._read = {reader: {}}
+        self._read[reader].update(found)
+
+    def _hold(self, asset: str, shard: str | None) -> None:
+        """Keep others from making an artifact, and sweep away what a dead run left of it."""
+        if (asset, shard) in self._held:
+            return
+        stack = contextlib.ExitStack()
+        stack.enter_context(self.store.lock(asset, shard))
+        self._held[asset, shard] = stack
+        place = self.store.path(asset, shard)
+        for temporary in [*place.parent.glob(f".{place.name}.*{files.SUFFIX}"), *files.temporaries(place)]:
+            files.remove_if_left_over(temporary)
+
+    def _release(self, asset: str, shard: str | None) -> None:
+        stack = self._held.pop((asset, shard), None)
+        if stack is not None:
+            stack.close()
+
+    @staticmethod
+    def _reader(context: dg.InputContext | dg.OutputContext) -> str:
+        return f"{context.step_context.run_id} {context.step_context.step.key}"
