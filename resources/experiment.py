@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from susc_pipeline.config import ExperimentConfig
+from susc_pipeline.config import ExperimentConfig, shown
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 EXPERIMENTS = Path(__file__).resolve().parent / "experiments"
@@ -21,10 +21,11 @@ def load(name_or_path: str | None = None) -> ExperimentConfig:
         ValueError: no such experiment, or a file with a mistake.
     """
     wanted = name_or_path or os.environ.get("SUSC_EXPERIMENT", "tiny")
-    path = Path(wanted) if wanted.endswith(".toml") else EXPERIMENTS / f"{wanted}.toml"
-    if not path.is_file():
+    is_path = wanted.endswith(".toml")
+    path = Path(wanted) if is_path else EXPERIMENTS / f"{wanted}.toml"
+    if not (path.is_file() if is_path else wanted in known()):
         raise ValueError(
-            f"unknown experiment {wanted!r}; known are {', '.join(known())}, or give the path of a .toml file"
+            f"unknown experiment {shown(wanted)}; known are {', '.join(known())}, or give the path of a .toml file"
         )
     return ExperimentConfig.from_toml(path)
 
