@@ -3,7 +3,8 @@
 import os
 from pathlib import Path
 
-from susc_pipeline.config import ExperimentConfig, shown
+from susc_pipeline.config import ExperimentConfig
+from susc_pipeline.messages import shown
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 EXPERIMENTS = Path(__file__).resolve().parent / "experiments"

@@ -29,6 +29,7 @@ from susc_pipeline.clustering.knn import StoredGraph
 from susc_pipeline.config import ModelSettings
 from susc_pipeline.explorer import site
 from susc_pipeline.explorer.site import Site
+from susc_pipeline.model import pretrained
 from susc_pipeline.model.pretrained import LoadedModel
 from susc_pipeline.representation import auxiliary, pca, whitening
 from susc_pipeline.representation.auxiliary import AuxModel
@@ -289,8 +290,7 @@ class ArtifactIOManager(dg.IOManager):
         path = self.store.path(asset, shard)
         with replacing(path) as temporary:
             if isinstance(obj, LanguageModelFolder):
-                ignore = shutil.ignore_patterns("*.bin", "*.pt", "*.py", "*.pkl")
-                shutil.copytree(obj.path, temporary, ignore=ignore)
+                pretrained.copy(obj.path, temporary)
             else:
                 FOLDERS[type(obj)][0](obj, temporary)
         return path

@@ -10,17 +10,16 @@ import hashlib
 import json
 import math
 import re
-import reprlib
 import tomllib
 import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from susc_pipeline import credentials
 from susc_pipeline.clustering.knn import KNNSettings
 from susc_pipeline.clustering.looks import SearchSettings
 from susc_pipeline.explorer.settings import ExplorerSettings
+from susc_pipeline.messages import has_credentials, shown, without_credentials
 from susc_pipeline.representation.auxiliary import AuxSettings
 from susc_pipeline.representation.leakage import LeakageSettings
 from susc_pipeline.sampling.samplers import SAMPLERS
@@ -45,16 +44,6 @@ def require_name(name: str, value: str) -> None:
         "letters, digits, dots, dashes and underscores, 100 at most and a letter or digit first, for it names a folder"
     )
     require(NAME.fullmatch(value) is not None, name, value, rule)
-
-
-def shown(value: object) -> str:
-    """A value as a message shows it: shortened, however long or deep it is, and without credentials."""
-    form = reprlib.Repr()
-    form.maxstring = form.maxother = 200
-    try:
-        return credentials.hidden(form.repr(value))
-    except ValueError:  # Python writes no integer of more than 4300 digits
-        return f"a {type(value).__name__} of many digits"
 
 
 @dataclass(frozen=True)
@@ -294,7 +283,7 @@ class ExperimentConfig:
                 content = tomllib.loads(_decoded(file.read(MAX_FILE_BYTES + 1)))
         # Python's TOML reader has no limit of depth but the interpreter's, and says ValueError of too long a number.
         except (ValueError, RecursionError, OSError) as error:
-            reason = credentials.hidden(str(error))
+            reason = without_credentials(str(error))
             raise ValueError(f"{path} is not a TOML file: {reason}; see resources/experiments/tiny.toml") from error
         try:
             return _build(ExperimentConfig, content, "")
@@ -357,6 +346,6 @@ def _value(kind: typing.Any, value: object, name: str) -> object:
         raise ValueError(f"{name} must be of type {wanted}, got {shown(value)}; correct the value")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{name} must be a finite number, got {value}; correct the value")
-    if isinstance(value, str) and credentials.are_in(value):
+    if isinstance(value, str) and has_credentials(value):
         raise ValueError(f"{name} holds the user or password of a URL; take it out and give it in the environment")
     return value
