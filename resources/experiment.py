@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from susc_pipeline.config import ExperimentConfig
-from susc_pipeline.messages import shown
+from susc_pipeline.messages import has_credentials, shown
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 EXPERIMENTS = Path(__file__).resolve().parent / "experiments"
@@ -32,5 +32,14 @@ def load(name_or_path: str | None = None) -> ExperimentConfig:
 
 
 def store_root(experiment: ExperimentConfig) -> Path:
-    """Folder of the experiment's artifacts: below SUSC_STORE, else below `data` in the checkout."""
-    return Path(os.environ.get("SUSC_STORE", CHECKOUT / "data")) / experiment.name
+    """Folder of the experiment's artifacts: below SUSC_STORE, else below `data` in the checkout.
+
+    Raises:
+        ValueError: SUSC_STORE holds a password, which every message about an artifact would repeat.
+    """
+    place = os.environ.get("SUSC_STORE", str(CHECKOUT / "data"))
+    if has_credentials(place):
+        raise ValueError(
+            f"SUSC_STORE {shown(place)} holds a user or password; give those in variables of their own, take them out of it"
+        )
+    return Path(place) / experiment.name

@@ -26,15 +26,18 @@ from resources import language_model
 from susc_pipeline import schema
 from susc_pipeline.clustering import knn
 from susc_pipeline.clustering.knn import StoredGraph
-from susc_pipeline.config import ModelSettings
+from susc_pipeline.config import NAME, ModelSettings
 from susc_pipeline.explorer import site
 from susc_pipeline.explorer.site import Site
+from susc_pipeline.messages import shown
 from susc_pipeline.model import pretrained
 from susc_pipeline.model.pretrained import LoadedModel
 from susc_pipeline.representation import auxiliary, pca, whitening
 from susc_pipeline.representation.auxiliary import AuxModel
 from susc_pipeline.representation.pca import PCABasis
 from susc_pipeline.representation.whitening import WhiteningBasis
+
+MANIFEST_KEYS = {"asset", "shard", "code_version", "lineage", "inputs", "sha256"}
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,14 @@ class Store:
     root: Path
 
     def path(self, asset: str, shard: str | None = None) -> Path:
-        """Place of an artifact without its suffix."""
+        """Place of an artifact without its suffix.
+
+        Raises:
+            StoreError: the name of the asset or shard is none, and could lead out of the store.
+        """
+        for name in (asset,) if shard is None else (asset, shard):
+            if not NAME.fullmatch(name):
+                raise StoreError(f"{shown(name)} is no name of an asset or shard; choose one that the experiment has")
         return self.root / asset / shard if shard else self.root / asset
 
     def table(self, asset: str, shard: str | None = None) -> Path:
@@ -114,7 +124,15 @@ class Store:
     def manifest(self, asset: str, shard: str | None = None) -> dict[str, Any] | None:
         """What is recorded of an artifact, or nothing where it was never finished."""
         path = self.manifest_path(asset, shard)
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        if not path.is_file():
+            return None
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise StoreError(f"{path} is damaged ({str(error)[:80]}); make what it describes again") from error
+        if not isinstance(content, dict) or not content.keys() >= MANIFEST_KEYS:
+            raise StoreError(f"{path} is no manifest; make what it describes again")
+        return content
 
     @contextlib.contextmanager
     def scratch(self, asset: str) -> Iterator[Path]:
@@ -186,9 +204,10 @@ def scan_table(path: Path) -> pl.LazyFrame:
     if not path.is_file():
         raise StoreError(f"{path} is missing; {remedy}")
     try:
-        frame = pl.scan_parquet(path)
+        frame = pl.scan_parquet(path, glob=False)  # or a folder with brackets in its name would be a pattern
         frame.collect_schema()
-    except (pl.exceptions.PolarsError, OSError) as error:
+    # What the reader did not foresee is a panic of Rust, which is no Exception to Python.
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as error:
         raise StoreError(f"{path} is cut short or no Parquet file ({str(error)[:120]}); {remedy}") from error
     return frame
 
