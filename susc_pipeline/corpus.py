@@ -155,8 +155,9 @@ def _read_file(path: Path, name: str, text_column: str) -> Iterator[Document]:
 def _read_parquet(path: Path, name: str, text_column: str) -> Iterator[Document]:
     n_rows, n_bytes, limit = 0, 0, lines.expansion_limit(path)
     while len(texts := _parquet_texts(path, text_column, n_rows)):
-        for text in texts:
-            found = Document(f"{name}#{n_rows:09d}", _text_of({text_column: text}, text_column, f"{path} row {n_rows}"))
+        for number in range(len(texts)):  # iterating would make Python's copies of all of them at once
+            record, where = {text_column: texts[number]}, f"{path} row {n_rows}"
+            found = Document(f"{name}#{n_rows:09d}", _text_of(record, text_column, where))
             n_rows, n_bytes = n_rows + 1, n_bytes + len(found.text)
             if n_bytes > limit:
                 raise ValueError(f"{path} unpacks to more than {limit} bytes, as no text does; leave it out")

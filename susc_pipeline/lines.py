@@ -11,7 +11,7 @@ from pathlib import Path
 import zstandard
 
 MAX_LINE_BYTES = 1 << 24
-MAX_EXPANSION = 200  # text is packed to a tenth, a hundredth where it repeats itself
+MAX_EXPANSION = 100  # text is packed to a tenth, rarely to less than a fiftieth
 BLOCK_BYTES = 1 << 20
 ZSTD_BLOCK_BYTES = 1 << 9  # four bytes may stand for 128 KiB: a block gives no more than a longest line
 

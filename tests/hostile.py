@@ -1,12 +1,14 @@
 """The law that every reader of outside data is held to, and strategies that make such data."""
 
+import os
+
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 ALWAYS = {"deadline": None, "suppress_health_check": list(HealthCheck), "database": None}
 settings.register_profile("quick", max_examples=60, derandomize=True, **ALWAYS)
 settings.register_profile("thorough", max_examples=4000, **ALWAYS)
-settings.load_profile("quick")
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 MAX_MESSAGE = 3000  # characters
 ODD_NAMES = [

@@ -20,14 +20,16 @@ from susc_pipeline import corpus
 RECORDS = b"".join(json.dumps({"text": text}).encode() + b"\n" for text in ("plain", "«é» 🙂", "x" * 300))
 PLACES = st.sampled_from(["a.txt", "a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.parquet"])
 PROBE = """
-import resource, sys
+import re, sys
 from pathlib import Path
 from susc_pipeline import corpus
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+def peak():  # of this process; what the resource module says is inherited from the parent
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) // 1024
+
 before = peak()
 try:
-    n_documents = sum(1 for _ in corpus.local_files(Path(sys.argv[1])))
-    print(n_documents, "documents")
+    print(sum(1 for _ in corpus.local_files(Path(sys.argv[1]))), "documents")
 except ValueError as error:
     print(error)
 print(peak() - before)
@@ -145,7 +147,7 @@ ZEROS = bytes(1 << 24)
 BOMBS = {
     "zeros.jsonl.gz": lambda: gzip.compress(ZEROS) * 256,
     "zeros.jsonl.zst": lambda: zstandard.compress(ZEROS) * 256,
-    "lines.jsonl.gz": lambda: gzip.compress(b'{"text":"a"}\n' * 1_000_000) * 100,
+    "lines.jsonl.gz": lambda: gzip.compress(b'{"text":"a"}\n' * 1_000_000) * 10,
     "line.jsonl": lambda: b'{"text": "' + 100_000_000 * b"x",
     "line.txt": lambda: 100_000_000 * b"x",
     "window.jsonl.zst": lambda: b"\x28\xb5\x2f\xfd\x00\xa0" + bytes(1000),  # asks for a window of a gigabyte
@@ -169,5 +171,4 @@ def test_bombs_are_refused_in_bounded_memory(tmp_path, name):
         check=True,
     )
     message, mebibytes = done.stdout.strip().rsplit("\n", 1)
-    print(name, message, mebibytes)
-    assert str(path) in message and int(mebibytes) < 1200
+    assert str(path) in message and int(mebibytes) < 600
