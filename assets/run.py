@@ -31,9 +31,14 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         if options.verbose:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {plain(str(error))}", file=sys.stderr)
         return 1
     return 0
+
+
+def plain(text: str) -> str:
+    """Text of an error with nothing in it that a terminal would obey: it may quote names and words of outside data."""
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def run(selected: list[str], shard: str | None, *, thorough: bool = False) -> None:

@@ -42,6 +42,9 @@ def units(definitions: dg.Definitions, selected: list[str], shard: str | None) -
     for name in selected:
         if name not in known:
             raise ValueError(f"unknown asset {name!r}; known are {', '.join(known)}")
+    shards = partitions.SHARDS.get_partition_keys()
+    if shard is not None and shard not in shards:
+        raise ValueError(f"unknown shard {shard!r}; the experiment has {shards[0]} ... {shards[-1]}")
     seen: set[str] = set()
     for level in graph.toposorted_asset_keys_by_level:
         for key in sorted(level, key=lambda k: k.to_user_string()):

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from susc_pipeline.config import ExperimentConfig
+from susc_pipeline.messages import has_credentials, shown
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 EXPERIMENTS = Path(__file__).resolve().parent / "experiments"
@@ -21,14 +22,24 @@ def load(name_or_path: str | None = None) -> ExperimentConfig:
         ValueError: no such experiment, or a file with a mistake.
     """
     wanted = name_or_path or os.environ.get("SUSC_EXPERIMENT", "tiny")
-    path = Path(wanted) if wanted.endswith(".toml") else EXPERIMENTS / f"{wanted}.toml"
-    if not path.is_file():
+    is_path = wanted.endswith(".toml")
+    path = Path(wanted) if is_path else EXPERIMENTS / f"{wanted}.toml"
+    if not (path.is_file() if is_path else wanted in known()):
         raise ValueError(
-            f"unknown experiment {wanted!r}; known are {', '.join(known())}, or give the path of a .toml file"
+            f"unknown experiment {shown(wanted)}; known are {', '.join(known())}, or give the path of a .toml file"
         )
     return ExperimentConfig.from_toml(path)
 
 
 def store_root(experiment: ExperimentConfig) -> Path:
-    """Folder of the experiment's artifacts: below SUSC_STORE, else below `data` in the checkout."""
-    return Path(os.environ.get("SUSC_STORE", CHECKOUT / "data")) / experiment.name
+    """Folder of the experiment's artifacts: below SUSC_STORE, else below `data` in the checkout.
+
+    Raises:
+        ValueError: SUSC_STORE holds a password, which every message about an artifact would repeat.
+    """
+    place = os.environ.get("SUSC_STORE", str(CHECKOUT / "data"))
+    if has_credentials(place):
+        raise ValueError(
+            f"SUSC_STORE {shown(place)} holds a user or password; give those in variables of their own, take them out of it"
+        )
+    return Path(place) / experiment.name

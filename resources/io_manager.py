@@ -21,6 +21,7 @@ from susc_pipeline.clustering import knn
 from susc_pipeline.clustering.knn import StoredGraph
 from susc_pipeline.explorer import site
 from susc_pipeline.explorer.site import Site
+from susc_pipeline.model import pretrained
 from susc_pipeline.representation import auxiliary, pca, whitening
 from susc_pipeline.representation.auxiliary import AuxModel
 from susc_pipeline.representation.pca import PCABasis
@@ -97,8 +98,7 @@ class ArtifactIOManager(dg.IOManager):
             if isinstance(obj, pl.DataFrame):
                 obj.write_parquet(temporary, compression="zstd")
             elif isinstance(obj, LanguageModelFolder):
-                ignore = shutil.ignore_patterns("*.bin", "*.pt", "*.py", "*.pkl")
-                shutil.copytree(obj.path, temporary, ignore=ignore)
+                pretrained.copy(obj.path, temporary)
             else:
                 FOLDERS[type(obj)][0](obj, temporary)
             return manifest.record(temporary, path.name)

@@ -52,6 +52,7 @@ def load(folder: Path, settings: ModelSettings) -> LoadedModel:
     Raises:
         ValueError: the folder holds no model that can be loaded.
     """
+    pretrained.check(folder)
     return _load(folder, settings.dtype, settings.device, (folder / "config.json").stat().st_mtime_ns)
 
 

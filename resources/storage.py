@@ -16,6 +16,8 @@ from resources.files import StoreError
 from resources.locks import Busy
 from resources.manifest import Manifest
 from resources.trace_folder import TraceFolder
+from susc_pipeline.config import NAME
+from susc_pipeline.messages import shown
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,14 @@ class Store:
     root: Path
 
     def path(self, asset: str, shard: str | None = None) -> Path:
-        """Place of an artifact without its suffix."""
+        """Place of an artifact without its suffix.
+
+        Raises:
+            StoreError: the name of the asset or shard is none, and could lead out of the store.
+        """
+        for name in (asset,) if shard is None else (asset, shard):
+            if not NAME.fullmatch(name):
+                raise StoreError(f"{shown(name)} is no name of an asset or shard; choose one that the experiment has")
         return self.root / asset / shard if shard else self.root / asset
 
     def table(self, asset: str, shard: str | None = None) -> Path:

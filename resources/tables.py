@@ -24,8 +24,9 @@ def scan(path: Path) -> pl.LazyFrame:
     if not path.is_file():
         raise StoreError(f"{path} is missing; {remedy}")
     try:
-        frame = pl.scan_parquet(path)
+        frame = pl.scan_parquet(path, glob=False)  # or a folder with brackets in its name would be a pattern
         frame.collect_schema()
-    except (pl.exceptions.PolarsError, OSError) as error:
+    # What the reader did not foresee is a panic of Rust, which is no Exception to Python.
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as error:
         raise StoreError(f"{path} is cut short or no Parquet file ({str(error)[:120]}); {remedy}") from error
     return frame

@@ -5,12 +5,15 @@ raw arrays, so that a map of the file serves. What the arrays mean is their owne
 """
 
 import json
+import math
 import mmap
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+
+from susc_pipeline.messages import shown
 
 # Names of the format for the types that are stored here; all are little-endian.
 TYPES = {"I32": np.dtype("<i4"), "I64": np.dtype("<i8"), "F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
@@ -51,18 +54,18 @@ def _mapped(path: Path, access: int) -> dict[str, np.ndarray]:
     with path.open("r+b" if access == mmap.ACCESS_WRITE else "rb") as handle:
         length = int.from_bytes(handle.read(LENGTH_BYTES), "little")
         try:
-            header = json.loads(handle.read(length if length <= MAX_HEADER_BYTES else 0))
+            header = json.loads(handle.read(length if length <= MAX_HEADER_BYTES else 0).decode("utf-8"))
             parts = {key: _part(entry) for key, entry in header.items() if key != "__metadata__"}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} is no safetensors file ({error}); make it again") from error
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            raise ValueError(f"{path} is no safetensors file ({str(error)[:100]}); make it again") from error
         first, size = LENGTH_BYTES + length, handle.seek(0, 2)
         content = mmap.mmap(handle.fileno(), 0, access=access)
     for key, (dtype, shape, (start, stop)) in parts.items():
-        n_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        if start < 0 or stop - start != n_bytes or first + stop > size:
-            raise ValueError(f"{path} is cut short or damaged at {key!r}; make it again")
+        is_whole = 0 <= start <= first + stop <= size and min(shape, default=0) >= 0
+        if not is_whole or stop - start != math.prod(shape) * dtype.itemsize:
+            raise ValueError(f"{path} is cut short or damaged at {shown(key)}; make it again")
     return {
-        key: np.frombuffer(content, dtype, count=int(np.prod(shape)), offset=first + start).reshape(shape)
+        key: np.frombuffer(content, dtype, count=math.prod(shape), offset=first + start).reshape(shape)
         for key, (dtype, shape, (start, _)) in parts.items()
     }
 

@@ -8,6 +8,8 @@ cluster search stand beside the code that they steer.
 import dataclasses
 import hashlib
 import json
+import math
+import re
 import tomllib
 import types
 import typing
@@ -17,18 +19,31 @@ from pathlib import Path
 from susc_pipeline.clustering.knn import KNNSettings
 from susc_pipeline.clustering.looks import SearchSettings
 from susc_pipeline.explorer.settings import ExplorerSettings
+from susc_pipeline.messages import has_credentials, shown, without_credentials
 from susc_pipeline.representation.auxiliary import AuxSettings
 from susc_pipeline.representation.leakage import LeakageSettings
 from susc_pipeline.sampling.samplers import SAMPLERS
 
 ESTIMATORS = ("restricted", "first_order", "stein", "two_chain", "bif")
+MAX_FILE_BYTES = 1 << 14
+MAX_INTEGER = 2**63 - 1
+DEVICE = re.compile(r"auto|cpu|(cuda|mps|xpu)(:\d{1,3})?")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 Section = typing.TypeVar("Section")
 
 
 def require(condition: bool, name: str, value: object, rule: str) -> None:
     """Raise a ValueError that names the setting, its value and the rule, unless the condition holds."""
     if not condition:
-        raise ValueError(f"{name} must be {rule}, got {value!r}; change it in the experiment's TOML file")
+        raise ValueError(f"{name} must be {rule}, got {shown(value)}; change it in the experiment's TOML file")
+
+
+def require_name(name: str, value: str) -> None:
+    """Refuse what would not be the name of one folder beside others."""
+    rule = (
+        "letters, digits, dots, dashes and underscores, 100 at most and a letter or digit first, for it names a folder"
+    )
+    require(NAME.fullmatch(value) is not None, name, value, rule)
 
 
 @dataclass(frozen=True)
@@ -47,6 +62,8 @@ class ModelSettings:
     def __post_init__(self) -> None:
         """Check the values."""
         require(self.dtype in ("float32", "bfloat16"), "model.dtype", self.dtype, "float32 or bfloat16")
+        rule = "auto, cpu, or cuda, mps or xpu, if need be with a number such as cuda:1"
+        require(DEVICE.fullmatch(self.device) is not None, "model.device", self.device, rule)
 
 
 @dataclass(frozen=True)
@@ -216,6 +233,7 @@ class RepresentationSettings:
         """Check the values."""
         require(len(self.layers) >= 1, "representation.layers", self.layers, "at least one layer")
         require(min(self.layers) >= 1, "representation.layers", self.layers, "numbers from 1")
+        require(len(set(self.layers)) == len(self.layers), "representation.layers", self.layers, "different layers")
         require(self.n_components >= 0, "representation.n_components", self.n_components, "zero or more")
         require(self.min_reliability < 1, "representation.min_reliability", self.min_reliability, "below 1")
         require(0 <= self.whitening_floor < 1, "representation.whitening_floor", self.whitening_floor, "in [0, 1)")
@@ -244,14 +262,10 @@ class ExperimentConfig:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        plain = self.name.replace("-", "").replace("_", "").replace(".", "").isalnum() and not self.name.startswith(".")
-        require(
-            bool(self.name) and plain,
-            "name",
-            self.name,
-            "letters, digits, dots, dashes and underscores, for it names a folder",
-        )
-
+        require_name("name", self.name)
+        for other in self.explorer.compare_with:
+            require_name("explorer.compare_with", other)
+        require(self.seed >= 0, "seed", self.seed, "zero or more")
         needed = self.susceptibility.estimator not in ("first_order", "stein") or self.sampling.slopes
         require(needed, "sampling.slopes", False, "true for susceptibility.estimator 'first_order' or 'stein'")
         needed = self.susceptibility.estimator != "two_chain" or self.sampling.all_weights
@@ -265,9 +279,12 @@ class ExperimentConfig:
             ValueError: not TOML, an unknown section or key, a value of the wrong type or out of range.
         """
         try:
-            content = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is not a TOML file: {error}; see resources/experiments/tiny.toml") from error
+            with path.open("rb") as file:
+                content = tomllib.loads(_decoded(file.read(MAX_FILE_BYTES + 1)))
+        # Python's TOML reader has no limit of depth but the interpreter's, and says ValueError of too long a number.
+        except (ValueError, RecursionError, OSError) as error:
+            reason = without_credentials(str(error))
+            raise ValueError(f"{path} is not a TOML file: {reason}; see resources/experiments/tiny.toml") from error
         try:
             return _build(ExperimentConfig, content, "")
         except ValueError as error:
@@ -285,15 +302,21 @@ class ExperimentConfig:
         return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def _decoded(content: bytes) -> str:
+    if len(content) > MAX_FILE_BYTES:
+        raise ValueError(f"it has more than {MAX_FILE_BYTES} bytes")
+    return content.decode("utf-8")
+
+
 def _build(kind: type[Section], content: object, where: str) -> Section:
     if not isinstance(content, dict):
-        raise ValueError(f"{where} must be a section, got {content!r}; write [{where}] and its keys below")
+        raise ValueError(f"{where} must be a section, got {shown(content)}; write [{where}] and its keys below")
     known = typing.get_type_hints(kind)
     values: dict[str, typing.Any] = {}
     for key, value in content.items():
         name = f"{where}.{key}" if where else key
         if key not in known:
-            raise ValueError(f"unknown key {name!r}; known are {', '.join(sorted(known))}")
+            raise ValueError(f"unknown key {shown(name)}; known are {', '.join(sorted(known))}")
         section = dataclasses.is_dataclass(known[key])
         values[key] = _build(known[key], value, name) if section else _value(known[key], value, name)
     missing = [
@@ -311,6 +334,8 @@ def _is_required(item: dataclasses.Field) -> bool:
 def _value(kind: typing.Any, value: object, name: str) -> object:
     if typing.get_origin(kind) is types.UnionType:
         kind = next(k for k in typing.get_args(kind) if k is not type(None))
+    if type(value) is int and not -MAX_INTEGER <= value <= MAX_INTEGER:
+        raise ValueError(f"{name} must be an integer of at most 64 bits; correct the value")
     if kind is float and type(value) is int:
         return float(value)
     if typing.get_origin(kind) is tuple and isinstance(value, list):
@@ -318,5 +343,9 @@ def _value(kind: typing.Any, value: object, name: str) -> object:
     # `type is` and not isinstance: true is an int to Python, but not to the reader of a TOML file.
     if type(value) is not (typing.get_origin(kind) or kind):
         wanted = getattr(kind, "__name__", str(kind))
-        raise ValueError(f"{name} must be of type {wanted}, got {value!r}; correct the value")
+        raise ValueError(f"{name} must be of type {wanted}, got {shown(value)}; correct the value")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{name} must be a finite number, got {value}; correct the value")
+    if isinstance(value, str) and has_credentials(value):
+        raise ValueError(f"{name} holds the user or password of a URL; take it out and give it in the environment")
     return value

@@ -4,24 +4,24 @@ Tokens, contexts and shards are made in tokens.py; which corpus an experiment re
 Corpus text is data from strangers: it is decoded strictly and never interpreted.
 """
 
-import gzip
 import hashlib
-import io
 import json
+import os
 import tokenize
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import polars as pl
-import zstandard
 
-from susc_pipeline import schema
+from susc_pipeline import lines, schema
 
 TEXT_SUFFIXES = (".txt", ".md", ".py")
 RECORD_SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 LEFT_OUT_FOLDERS = frozenset({"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"})
 HELD_OUT_ONE_IN = 10
+MAX_DOCUMENT_BYTES = lines.MAX_LINE_BYTES
+ROWS_AT_ONCE = 1 << 16
 
 
 class Document(NamedTuple):
@@ -44,8 +44,11 @@ def python_standard_library(folder: Path) -> Iterator[Document]:
     for path in sorted(folder.rglob("*.py")):
         relative = path.relative_to(folder)
         if LEFT_OUT_FOLDERS.isdisjoint(relative.parts):
-            with tokenize.open(path) as source:  # honours a file's own encoding declaration, PEP 263
-                text = source.read()
+            try:
+                with tokenize.open(path) as source:  # honours a file's own encoding declaration, PEP 263
+                    text = source.read()
+            except (SyntaxError, ValueError) as error:
+                raise ValueError(f"{path} is no Python source ({error}); repair the standard library") from error
             if text.strip():
                 yield Document(relative.as_posix(), text)
 
@@ -57,7 +60,8 @@ def local_files(location: Path, *, text_column: str = "text") -> Iterator[Docume
     `.parquet` is one, its text under `text_column`.
 
     Raises:
-        ValueError: nothing readable there, a file that is empty or not UTF-8 text, or a record without the column.
+        ValueError: nothing readable there, a file that is empty, too large, damaged or not UTF-8 text, or a record
+            without the column.
     """
     if not location.exists():
         raise ValueError(f"corpus {location} does not exist; give a file or a folder in corpus.path")
@@ -67,7 +71,10 @@ def local_files(location: Path, *, text_column: str = "text") -> Iterator[Docume
         readable = ", ".join((*TEXT_SUFFIXES, *RECORD_SUFFIXES, ".parquet"))
         raise ValueError(f"no corpus file under {location}; readable are {readable}")
     for path in paths:
-        yield from _read_file(path, path.relative_to(root).as_posix(), text_column)
+        try:
+            yield from _read_file(path, _name(path, root), text_column)
+        except OSError as error:
+            raise ValueError(f"{path} cannot be read ({error.strerror}); correct that or leave it out") from error
 
 
 def fingerprint(location: Path) -> str:
@@ -78,7 +85,7 @@ def fingerprint(location: Path) -> str:
     digest = hashlib.sha256()
     for path in _files_under(location):
         found = path.stat()
-        digest.update(f"{path.relative_to(location)}\0{found.st_size}\0{found.st_mtime_ns}\0".encode())
+        digest.update(os.fsencode(path.relative_to(location)) + f"\0{found.st_size}\0{found.st_mtime_ns}\0".encode())
     return digest.hexdigest()[:12]
 
 
@@ -109,55 +116,84 @@ def _files_under(location: Path) -> list[Path]:
     return [location] if location.is_file() else sorted(path for path in location.rglob("*") if path.is_file())
 
 
+def _name(path: Path, root: Path) -> str:
+    name = path.relative_to(root).as_posix()
+    if not _is_text(name):
+        raise ValueError(f"a file below {root} has the name {name!r}, which is not UTF-8; rename it or leave it out")
+    return name
+
+
+def _is_text(text: str) -> bool:
+    """Whether it has no half of a surrogate pair, which JSON and names of files may hold but no text can."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _suffix(path: Path) -> str | None:
     known = (*RECORD_SUFFIXES, ".parquet", *TEXT_SUFFIXES)
     return next((suffix for suffix in known if path.name.endswith(suffix)), None)
 
 
 def _read_file(path: Path, name: str, text_column: str) -> Iterator[Document]:
-    if path.stat().st_size == 0:
+    size = path.stat().st_size
+    if size == 0:
         raise ValueError(f"corpus file {path} is empty; remove it or leave it out of corpus.path")
     match _suffix(path):
         case ".parquet":
             yield from _read_parquet(path, name, text_column)
         case suffix if suffix in RECORD_SUFFIXES:
             yield from _read_records(path, name, text_column)
+        case _ if size > MAX_DOCUMENT_BYTES:
+            raise ValueError(f"{path} is one document of {size} bytes, more than {MAX_DOCUMENT_BYTES}; split it")
         case _:
             yield Document(name, _decode(path.read_bytes(), path))
 
 
 def _read_parquet(path: Path, name: str, text_column: str) -> Iterator[Document]:
-    frame = pl.scan_parquet(path)
-    if text_column not in frame.collect_schema().names():
+    n_rows, n_bytes, limit = 0, 0, lines.expansion_limit(path)
+    while len(texts := _parquet_texts(path, text_column, n_rows)):
+        for number in range(len(texts)):  # iterating would make Python's copies of all of them at once
+            record, where = {text_column: texts[number]}, f"{path} row {n_rows}"
+            found = Document(f"{name}#{n_rows:09d}", _text_of(record, text_column, where))
+            n_rows, n_bytes = n_rows + 1, n_bytes + len(found.text)
+            if n_bytes > limit:
+                raise ValueError(f"{path} unpacks to more than {limit} bytes, as no text does; leave it out")
+            yield found
+
+
+def _parquet_texts(path: Path, text_column: str, first: int) -> pl.Series:
+    try:
+        frame = pl.scan_parquet(path, glob=False)  # or a name with brackets would be a pattern
         columns = frame.collect_schema().names()
-        raise ValueError(f"{path} has no column {text_column!r}, only {columns}; set corpus.text_column")
-    for number, text in enumerate(frame.select(text_column).collect()[text_column]):
-        yield Document(f"{name}#{number:09d}", _text_of({text_column: text}, text_column, f"{path} row {number}"))
+        if text_column in columns:
+            return frame.select(pl.col(text_column)).slice(first, ROWS_AT_ONCE).collect()[text_column]
+    # What the reader did not foresee is a panic of Rust, which is no Exception to Python.
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, ValueError) as error:
+        raise ValueError(f"{path} is cut short or no Parquet file ({str(error)[:120]}); fetch it again") from error
+    raise ValueError(f"{path} has no column {text_column!r}, only {columns[:20]}; set corpus.text_column")
 
 
 def _read_records(path: Path, name: str, text_column: str) -> Iterator[Document]:
-    with _open_text(path) as lines:
-        for number, line in enumerate(lines):
-            where = f"{path} line {number + 1}"
-            try:
-                record = json.loads(line)
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
-                raise ValueError(f"{where} is not JSON ({error}); each line must be one JSON object") from error
-            yield Document(f"{name}#{number:09d}", _text_of(record, text_column, where))
-
-
-def _open_text(path: Path) -> io.TextIOWrapper:
-    if path.name.endswith(".gz"):
-        return io.TextIOWrapper(gzip.open(path), encoding="utf-8")
-    if path.name.endswith(".zst"):
-        return io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(path.open("rb")), encoding="utf-8")
-    return path.open(encoding="utf-8")
+    for number, line in enumerate(lines.of(path)):
+        where = f"{path} line {number + 1}"
+        try:
+            record = json.loads(line.decode("utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{where} is not JSON ({error}); each line must be one JSON object") from error
+        yield Document(f"{name}#{number:09d}", _text_of(record, text_column, where))
 
 
 def _text_of(record: object, text_column: str, where: str) -> str:
     text = record.get(text_column) if isinstance(record, dict) else None
     if not isinstance(text, str):
         raise ValueError(f"{where} has no text under {text_column!r}; set corpus.text_column to the field of the text")
+    if len(text) > MAX_DOCUMENT_BYTES:
+        raise ValueError(f"{where} has {len(text)} characters, more than {MAX_DOCUMENT_BYTES}; split it")
+    if not _is_text(text):
+        raise ValueError(f"{where} holds half of a surrogate pair, which is no character; remove it")
     return text
 
 

@@ -54,11 +54,20 @@ def validation_keys(settings: TokenSettings) -> list[str]:
 
 
 def tokenize(documents: Iterable[Document], tokenizer: PreTrainedTokenizerBase) -> list[TokenizedDocument]:
-    """Token ids of each document, without special tokens, in order of name."""
+    """Token ids of each document, without special tokens, in order of name.
+
+    Raises:
+        ValueError: the tokenizer cannot read a document.
+    """
     ordered = sorted(documents)
     texts = [document.text for document in ordered]
     # A list of no texts is an error to the tokenizer, and an empty corpus is reported with more sense further on.
-    encoded = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
+    try:
+        encoded = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
+    except Exception as error:  # the library raises nothing more special
+        raise ValueError(
+            f"the tokenizer cannot read the corpus ({str(error)[:200]}); use the tokenizer that belongs to the model"
+        ) from error
     return [
         TokenizedDocument(document.document_id, np.asarray(ids, dtype=np.int32))
         for document, ids in zip(ordered, encoded, strict=True)

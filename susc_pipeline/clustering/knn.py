@@ -12,10 +12,12 @@ import psutil
 from jaxtyping import Float, Int
 from scipy import sparse
 
-from susc_pipeline import arrays
+from susc_pipeline import arrays, folders
 from susc_pipeline.clustering import neighbors
 from susc_pipeline.clustering.neighbors import BACKENDS, Neighbors
 
+KIND = "knn_graph"
+PARTS = {"indptr": "i", "indices": "i", "data": "f"}  # and the kinds of their numbers
 KERNELS = ("self_tuning", "gaussian", "inverse_distance", "unit")
 SCALE_NEIGHBOR = 7
 SHARPNESS = 2.0
@@ -152,16 +154,23 @@ def save(graph: sparse.csr_array, folder: Path) -> None:
 
 def write_config(folder: Path, n_vertices: int) -> None:
     """Say beside the arrays what they are."""
-    config = {"kind": "knn_graph", "n_vertices": n_vertices}
+    config = {"kind": KIND, "n_vertices": n_vertices}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def load(folder: Path) -> sparse.csr_array:
-    """The graph that `save` wrote, equal to the last bit: in memory if it takes little of it, else as a memory map."""
-    stored = arrays.read(folder / "graph.safetensors")
-    n_vertices = open_stored(folder).n_vertices
+    """The graph that `save` wrote, equal to the last bit: in memory if it takes little of it, else as a memory map.
+
+    Raises:
+        ValueError: there is none, or it is damaged: the search would follow an edge to nowhere out of its memory.
+    """
+    graph = open_stored(folder)
+    stored = graph.parts()
+    n_vertices = graph.n_vertices
     if sum(part.nbytes for part in stored.values()) < MAPPED_SHARE * psutil.virtual_memory().available:
         stored = {name: part.copy() for name, part in stored.items()}
+    for start in range(0, len(stored["indices"]), COPIED_AT_ONCE):
+        graph.check_targets(stored["indices"][start : start + COPIED_AT_ONCE])
     return sparse.csr_array((stored["data"], stored["indices"], stored["indptr"]), shape=(n_vertices, n_vertices))
 
 
@@ -174,15 +183,40 @@ class StoredGraph:
 
     def rows(self, first: int, end: int) -> sparse.csr_array:
         """The rows of the vertices first ... end - 1."""
-        stored = arrays.read(self.folder / "graph.safetensors")
+        stored = self.parts()
         starts = stored["indptr"][first : end + 1].astype(np.int64)
         indices, data = (stored[name][starts[0] : starts[-1]].copy() for name in ("indices", "data"))
+        self.check_targets(indices)
         return sparse.csr_array((data, indices, starts - starts[0]), shape=(end - first, self.n_vertices))
+
+    def parts(self) -> dict[str, np.ndarray]:
+        """Starts of the rows, targets and weights of the edges, as a memory map."""
+        path = self.folder / "graph.safetensors"
+        stored = arrays.read(path)
+        kinds = {name: stored[name].dtype.kind if name in stored and stored[name].ndim == 1 else "" for name in PARTS}
+        if kinds != PARTS or not self._has_rows(stored):
+            raise ValueError(f"{path} holds no graph of {self.n_vertices} vertices; materialize it again")
+        return {name: stored[name] for name in PARTS}
+
+    def _has_rows(self, stored: dict[str, np.ndarray]) -> bool:
+        starts, n_edges = stored["indptr"], len(stored["data"])
+        return (
+            len(starts) == self.n_vertices + 1
+            and len(stored["indices"]) == n_edges
+            and (starts[0], starts[-1]) == (0, n_edges)
+            and bool(np.all(starts[1:] >= starts[:-1]))
+        )
+
+    def check_targets(self, indices: Int[np.ndarray, " edges"]) -> None:
+        """Refuse edges to vertices that are not there."""
+        if len(indices) and not (indices.min() >= 0 and indices.max() < self.n_vertices):
+            raise ValueError(f"{self.folder} holds edges to vertices that are not there; materialize it again")
 
 
 def open_stored(folder: Path) -> StoredGraph:
-    """The graph that `save` wrote, not yet read."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if config.get("kind") != "knn_graph":
-        raise ValueError(f"{folder} must hold a knn_graph, got {config.get('kind')!r}; load it with its own module")
-    return StoredGraph(folder, config["n_vertices"])
+    """The graph that `save` wrote, not yet read.
+
+    Raises:
+        ValueError: there is none.
+    """
+    return StoredGraph(folder, folders.number(folders.read_config(folder, KIND), "n_vertices", int, folder))

@@ -19,7 +19,7 @@ class ExplorerSettings:
     def __post_init__(self) -> None:
         """Check the values."""
         if self.max_map_points < 10:
-            raise ValueError(f"explorer.max_map_points must be at least 10, got {self.max_map_points}")
+            raise ValueError(f"explorer.max_map_points must be at least 10, got {self.max_map_points}; raise it")
         for name in ("n_layout_epochs", "n_neighbors"):
             if getattr(self, name) < 1:
-                raise ValueError(f"explorer.{name} must be at least 1, got {getattr(self, name)}")
+                raise ValueError(f"explorer.{name} must be at least 1, got {getattr(self, name)}; raise it")

@@ -1,11 +1,12 @@
 """GPT-NeoX as plain tensors and functions: losses and the residual stream, layer by layer.
 
 The forward pass is our own, so that perturbation.py can resume it above a component; it equals the one of
-transformers to float rounding. The way from the last residual to losses is in token_loss.py, loading weights in
-resources/language_model.py.
+transformers to float rounding. The way from the last residual to losses is in token_loss.py, reading weights in
+checkpoint.py.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
-from transformers import GPTNeoXForCausalLM, PreTrainedModel
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedModel
 
 from susc_pipeline.model import token_loss
 
@@ -92,13 +93,19 @@ class GPTNeoX:
             raise ValueError(
                 "weights must be float32 or bfloat16, got float16, which ends at 65504; load them as float32"
             )
+        named = module.state_dict() | {"embed_out.weight": module.get_output_embeddings().weight.detach()}
+        return GPTNeoX.from_weights(named, config)
+
+    @staticmethod
+    def from_weights(named: Mapping[str, Tensor], config: GPTNeoXConfig) -> "GPTNeoX":
+        """The model of weights under the names that they have in a checkpoint's files, which it shares."""
         head_size = config.hidden_size // config.num_attention_heads
-        core: Any = module.gpt_neox
+        rope: dict[str, Any] = dict(config.rope_parameters or {})
         return GPTNeoX(
-            embedding=core.embed_in.weight.detach(),
-            layers=tuple(_layer(layer) for layer in core.layers),
-            final_norm=_norm(core.final_layer_norm),
-            unembedding=module.get_output_embeddings().weight.detach(),
+            embedding=named["gpt_neox.embed_in.weight"],
+            layers=tuple(_layer(named, f"gpt_neox.layers.{number}") for number in range(config.num_hidden_layers)),
+            final_norm=(named["gpt_neox.final_layer_norm.weight"], named["gpt_neox.final_layer_norm.bias"]),
+            unembedding=named["embed_out.weight"],
             n_heads=config.num_attention_heads,
             head_size=head_size,
             rotary_size=int(head_size * rope.get("partial_rotary_factor", 1.0)),
@@ -136,22 +143,20 @@ def with_weights(model: GPTNeoX, named: dict[str, Tensor]) -> GPTNeoX:
     return dataclasses.replace(model, layers=layers, final_norm=pair("final_norm"), **ends)
 
 
-def _norm(module: torch.nn.LayerNorm) -> tuple[Tensor, Tensor]:
-    return module.weight.detach(), module.bias.detach()
+def _layer(named: Mapping[str, Tensor], place: str) -> Layer:
+    def pair(name: str) -> tuple[Tensor, Tensor]:
+        return named[f"{place}.{name}.weight"], named[f"{place}.{name}.bias"]
 
+    def linear(name: str) -> tuple[Tensor, Tensor | None]:
+        return named[f"{place}.{name}.weight"], named.get(f"{place}.{name}.bias")
 
-def _layer(module: Any) -> Layer:
-    def pair(linear) -> tuple[Tensor, Tensor | None]:
-        return linear.weight.detach(), None if linear.bias is None else linear.bias.detach()
-
-    attention, mlp = module.attention, module.mlp
     return Layer(
-        _norm(module.input_layernorm),
-        _norm(module.post_attention_layernorm),
-        *pair(attention.query_key_value),
-        *pair(attention.dense),
-        *pair(mlp.dense_h_to_4h),
-        *pair(mlp.dense_4h_to_h),
+        pair("input_layernorm"),
+        pair("post_attention_layernorm"),
+        *linear("attention.query_key_value"),
+        *linear("attention.dense"),
+        *linear("mlp.dense_h_to_4h"),
+        *linear("mlp.dense_4h_to_h"),
     )
 
 

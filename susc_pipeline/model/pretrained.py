@@ -3,20 +3,21 @@
 Where the folder comes from is not decided here.
 """
 
-import json
 import re
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from transformers import AutoTokenizer, GPTNeoXForCausalLM, PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from susc_pipeline.model import tiny
+from susc_pipeline.model import checkpoint, tiny
 from susc_pipeline.model.gpt_neox import GPTNeoX
 
 EMBEDDED = Path(tiny.__file__).parent / "embedded"
 NEEDED_FILES = ("config.json", "tokenizer.json")
+MAX_TOKENIZER_BYTES = 1 << 27
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -36,11 +37,16 @@ def check(folder: Path) -> None:
     for name in NEEDED_FILES:
         if not (folder / name).is_file():
             raise ValueError(f"{folder} has no {name}; save model and tokenizer there in Hugging Face format")
-    if not list(folder.glob("*.safetensors")):
+    if not checkpoint.weight_files(folder):
         raise ValueError(f"{folder} has no .safetensors file; convert the weights, pickled ones are never loaded")
-    kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-    if kind != "gpt_neox":
-        raise ValueError(f"the model in {folder} must be of model_type gpt_neox, got {kind!r}; choose a GPT-NeoX")
+    checkpoint.read_config(folder)
+
+
+def copy(folder: Path, destination: Path) -> None:
+    """Copy what a model is read from, and nothing else that may lie beside it, into a new folder."""
+    destination.mkdir(parents=True)
+    for path in (*(folder / name for name in NEEDED_FILES), *checkpoint.weight_files(folder)):
+        shutil.copyfile(path, destination / path.name)
 
 
 def load(folder: Path, *, dtype: str = "float32", device: str = "auto") -> LoadedModel:
@@ -57,18 +63,25 @@ def load(folder: Path, *, dtype: str = "float32", device: str = "auto") -> Loade
     check(folder)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    transformers_logging.disable_progress_bar()  # it would tear the lines that the walk prints
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    module = GPTNeoXForCausalLM.from_pretrained(
-        folder, dtype=getattr(torch, dtype), use_safetensors=True, local_files_only=True
-    )
-    model = GPTNeoX.from_module(module.to(device).eval().requires_grad_(False))
-    if len(tokenizer) > model.vocabulary_size:
+    tokenizer = _tokenizer(folder / "tokenizer.json")
+    model = checkpoint.read(folder, dtype=getattr(torch, dtype), device=device)
+    n_tokens = 1 + max(tokenizer.get_vocab().values(), default=0)
+    if n_tokens > model.vocabulary_size:
         raise ValueError(
-            f"the tokenizer in {folder} has {len(tokenizer)} tokens, but the model only {model.vocabulary_size}; "
+            f"the tokenizer in {folder} has {n_tokens} tokens, but the model only {model.vocabulary_size}; "
             f"use the tokenizer that belongs to the model"
         )
     return LoadedModel(model, tokenizer)
+
+
+def _tokenizer(path: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer of `tokenizer.json` alone: tokenizer_config.json may name classes and code."""
+    if path.stat().st_size > MAX_TOKENIZER_BYTES:
+        raise ValueError(f"{path} has more than {MAX_TOKENIZER_BYTES} bytes; fetch it again")
+    try:
+        return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_buffer(path.read_bytes()))
+    except Exception as error:  # the library raises nothing more special
+        raise ValueError(f"{path} is no tokenizer ({str(error)[:200]}); fetch it again") from error
 
 
 def token_texts(tokenizer: PreTrainedTokenizerBase, vocabulary_size: int) -> list[str]:

@@ -19,13 +19,21 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, Float32
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from susc_pipeline import folders
 from susc_pipeline.representation import metrics, moments
 
 KIND = "aux_model"
+AXES = {"input_mean": "features", "input_scale": "features", "target_mean": "pcs", "target_scale": ""}
+AXES |= {
+    "encoder.weight": "hidden features",
+    "encoder.bias": "hidden",
+    "decoder.weight": "pcs hidden",
+    "decoder.bias": "pcs",
+}
 BLOCK_SIZE = 4096
 MIXED_PRECISION = ("cuda",)  # types of device whose matrix products are taken in bfloat16
 
@@ -285,10 +293,14 @@ def save(model: AuxModel, folder: Path) -> None:
 
 
 def load(folder: Path, *, device: str = "cpu") -> AuxModel:
-    """The model that `save` wrote, equal to the last bit, ready to predict."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if config.get("kind") != KIND:
-        raise ValueError(f"{folder} must hold an {KIND}, got {config.get('kind')!r}; load it with its own module")
-    model = AuxModel(config["n_features"], config["hidden_width"], config["n_pcs"])
-    model.load_state_dict(load_file(folder / "model.safetensors"))
+    """The model that `save` wrote, equal to the last bit, ready to predict.
+
+    Raises:
+        ValueError: there is none, or it is damaged.
+    """
+    folders.read_config(folder, KIND)
+    stored = folders.read_arrays(folder / "model.safetensors", AXES)
+    hidden_width, n_features = stored["encoder.weight"].shape
+    model = AuxModel(n_features, hidden_width, len(stored["decoder.weight"]))
+    model.load_state_dict({name: torch.from_numpy(values) for name, values in stored.items()})
     return model.to(device).eval().requires_grad_(False)

@@ -7,12 +7,14 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
+from susc_pipeline import folders
 from susc_pipeline.representation import moments as moments_module
 from susc_pipeline.representation.moments import Moments
 
 KIND = "pca_basis"
+AXES = {"mean": "components", "scale": "components", "components": "pcs components", "explained_variance": "pcs"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,15 +107,16 @@ def oriented(directions: Float64[np.ndarray, "pcs features"]) -> Float64[np.ndar
 def save(basis: PCABasis, folder: Path) -> None:
     """Write config.json and basis.safetensors into the folder, which is made if need be."""
     folder.mkdir(parents=True, exist_ok=True)
-    arrays = ("mean", "scale", "components", "explained_variance")
-    save_file({name: np.ascontiguousarray(getattr(basis, name)) for name in arrays}, folder / "basis.safetensors")
+    save_file({name: np.ascontiguousarray(getattr(basis, name)) for name in AXES}, folder / "basis.safetensors")
     config = {"kind": KIND, "count": basis.count}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def load(folder: Path) -> PCABasis:
-    """The basis that `save` wrote, equal to the last bit."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if config.get("kind") != KIND:
-        raise ValueError(f"{folder} must hold a {KIND}, got {config.get('kind')!r}; load it with its own module")
-    return PCABasis(count=config["count"], **load_file(folder / "basis.safetensors"))
+    """The basis that `save` wrote, equal to the last bit.
+
+    Raises:
+        ValueError: there is none, or it is damaged.
+    """
+    count = folders.number(folders.read_config(folder, KIND), "count", int, folder)
+    return PCABasis(count=count, **folders.read_arrays(folder / "basis.safetensors", AXES))

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Float64
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
+from susc_pipeline import folders
 from susc_pipeline.representation import pca
 from susc_pipeline.representation.moments import Moments
 
 KIND = "whitening_basis"
+AXES = {"mean": "pcs", "directions": "directions pcs", "variance": "directions"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,15 +80,17 @@ def transform(
 def save(basis: WhiteningBasis, folder: Path) -> None:
     """Write config.json and basis.safetensors into the folder, which is made if need be."""
     folder.mkdir(parents=True, exist_ok=True)
-    arrays = ("mean", "directions", "variance")
-    save_file({name: np.ascontiguousarray(getattr(basis, name)) for name in arrays}, folder / "basis.safetensors")
+    save_file({name: np.ascontiguousarray(getattr(basis, name)) for name in AXES}, folder / "basis.safetensors")
     config = {"kind": KIND, "floor": basis.floor, "count": basis.count}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def load(folder: Path) -> WhiteningBasis:
-    """The basis that `save` wrote, equal to the last bit (JSON holds the shortest digits that read back exactly)."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if config.get("kind") != KIND:
-        raise ValueError(f"{folder} must hold a {KIND}, got {config.get('kind')!r}; load it with its own module")
-    return WhiteningBasis(floor=config["floor"], count=config["count"], **load_file(folder / "basis.safetensors"))
+    """The basis that `save` wrote, equal to the last bit (JSON holds the shortest digits that read back exactly).
+
+    Raises:
+        ValueError: there is none, or it is damaged.
+    """
+    config = folders.read_config(folder, KIND)
+    floor, count = folders.number(config, "floor", float, folder), folders.number(config, "count", int, folder)
+    return WhiteningBasis(floor=floor, count=count, **folders.read_arrays(folder / "basis.safetensors", AXES))

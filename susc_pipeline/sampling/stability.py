@@ -44,7 +44,8 @@ def largest_curvature(model: GPTNeoX, component: Component, contexts: ComponentI
     for number in range(N_PRODUCTS):
         moved = perturbation.gradients(model, component, contexts, DIFFERENCE * basis[number])[0]
         product = (moved - at_rest) / DIFFERENCE
-        for earlier, vector in enumerate(basis):  # all of them, not the last two: rounding would let the first come back
+        # All of them, not the last two: rounding would let the first come back.
+        for earlier, vector in enumerate(basis):
             of_basis[earlier, number] = of_basis[number, earlier] = float((product * vector).sum())
             product = product - of_basis[earlier, number] * vector
         length = product.norm()
