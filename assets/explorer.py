@@ -133,7 +133,9 @@ def facts(experiment: ExperimentConfig, store: Store) -> dict[str, object]:
         "experiment": experiment.name,
         "digest": experiment.digest(),
         "seed": experiment.seed,
-        "settings": {name: value for name, value in settings.items() if isinstance(value, dict)},
+        "settings": {
+            name: value for name, value in settings.items() if isinstance(value, dict) and name != "execution"
+        },
         "versions": {name: metadata.version(name) for name in LIBRARIES},
         "seconds": store.seconds(),
     }

@@ -55,20 +55,25 @@ def load(folder: Path, *, dtype: str = "float32", device: str = "auto") -> Loade
         ValueError: the folder holds no GPT-NeoX in safetensors, or a tokenizer that knows more tokens than the model.
     """
     check(folder)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     transformers_logging.disable_progress_bar()  # it would tear the lines that the walk prints
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     module = GPTNeoXForCausalLM.from_pretrained(
         folder, dtype=getattr(torch, dtype), use_safetensors=True, local_files_only=True
     )
-    model = GPTNeoX.from_module(module.to(device).eval().requires_grad_(False))
+    model = GPTNeoX.from_module(module.to(torch_device(device)).eval().requires_grad_(False))
     if len(tokenizer) > model.vocabulary_size:
         raise ValueError(
             f"the tokenizer in {folder} has {len(tokenizer)} tokens, but the model only {model.vocabulary_size}; "
             f"use the tokenizer that belongs to the model"
         )
     return LoadedModel(model, tokenizer)
+
+
+def torch_device(setting: str) -> str:
+    """The device that a setting means in this process: `auto` is the first GPU, else the CPU."""
+    if setting != "auto":
+        return setting
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def token_texts(tokenizer: PreTrainedTokenizerBase, vocabulary_size: int) -> list[str]:
