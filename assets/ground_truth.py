@@ -7,7 +7,7 @@ import dagster as dg
 import numpy as np
 import polars as pl
 
-from assets import plots, progress
+from assets import plots, pools, progress
 from assets.partitions import GROUND_TRUTH_SHARDS, WITHHELD, version
 from resources import executor as executors
 from resources.language_model import LanguageModelFolder
@@ -32,7 +32,7 @@ GROUP = "b_ground_truth"
     group_name=GROUP,
     kinds={"pytorch", "parquet"},
     code_version=version(1, "sampling"),
-    pool="sampling",
+    pool=pools.GPU,
 )
 def sgld_samples(
     context: dg.AssetExecutionContext,
@@ -104,7 +104,7 @@ def ground_truth_susceptibilities(
     group_name=GROUP,
     kinds={"pytorch", "numpy"},
     code_version=version(1, "sampling", "susceptibility"),
-    pool="sampling",
+    pool=pools.GPU,
 )
 def negative_control(
     context: dg.AssetExecutionContext,
@@ -137,7 +137,7 @@ def negative_control(
 
 
 @dg.asset(
-    group_name=GROUP, kinds={"pytorch", "numpy"}, code_version=version(3, "sampling", "calibration"), pool="sampling"
+    group_name=GROUP, kinds={"pytorch", "numpy"}, code_version=version(3, "sampling", "calibration"), pool=pools.GPU
 )
 def calibration(
     context: dg.AssetExecutionContext,
@@ -174,6 +174,7 @@ def calibration(
     group_name=GROUP,
     kinds={"pytorch", "parquet"},
     code_version=version(2, "representation"),
+    pool=pools.GPU,
 )
 def activations(
     language_model: LanguageModelFolder, token_shards: pl.DataFrame, experiment: dg.ResourceParam[ExperimentConfig]
