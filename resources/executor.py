@@ -203,7 +203,7 @@ def _code() -> dict[str, str]:
 def _lost(item: Any, error: Exception) -> WorkerLostError:
     what = "before it could begin" if item is None else f"at {item}"
     return WorkerLostError(
-        f"{MAX_LOSSES + 1} Ray workers died {what}, the last one so: {str(error).strip()[:500]}; if they were "
+        f"{MAX_LOSSES + 1} Ray workers died {what}, the last one so: {' '.join(str(error).split())[:300]}; if they were "
         f"short of memory, lower sampling.evaluation_batch_size or raise execution.threads, so that fewer share a machine"
     )
 

@@ -156,9 +156,12 @@ def test_an_item_that_kills_every_worker_is_named_and_the_others_are_handed_out(
 
 
 @pytest.mark.slow
-def test_an_error_is_that_of_this_process_and_what_others_were_at_is_handed_out(ray_executor):
+def test_an_error_is_that_of_this_process_and_what_others_were_at_is_handed_out(ray_executor, tmp_path):
     def prepare():
         def work(item):
+            (tmp_path / str(item)).touch()
+            while len(list(tmp_path.iterdir())) < 4:  # until all four workers are at something
+                time.sleep(0.1)
             if item == 1:
                 raise chains.ChainDivergedError(f"chain 0 of L0H{item} diverged")
             time.sleep(1)
