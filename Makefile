@@ -8,7 +8,7 @@ export PYTHONPATH := $(CURDIR)
 # Threads that wait spin for less long: a third faster where other work shares the cores, no slower where none does.
 export GOMP_SPINCOUNT ?= 10000
 
-.PHONY: help install run test test-slow ui explore lint test-peer test-browser screenshots bench-explorer bench-partitions columns bench bench-bias bench-sampling bench-samplers bench-allocation bench-scaling bench-llc bench-chain-stability bench-auxiliary bench-clustering tiny-model clean
+.PHONY: help install run test test-slow ui explore lint test-peer test-browser test-engines postgres screenshots bench-explorer bench-partitions columns bench bench-bias bench-sampling bench-samplers bench-allocation bench-scaling bench-llc bench-chain-stability bench-auxiliary bench-clustering tiny-model clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -31,7 +31,7 @@ test-slow: install ## Run the tests that take longer
 	$(BIN)/python -m pytest -q -m slow
 
 ui: install ## Open the Dagster UI on 127.0.0.1:3000
-	@mkdir -p $(DAGSTER_HOME) && cp dagster.yaml $(DAGSTER_HOME)/dagster.yaml
+	@mkdir -p $(DAGSTER_HOME) && (grep -q '^storage:' $(DAGSTER_HOME)/dagster.yaml 2>/dev/null || cp dagster.yaml $(DAGSTER_HOME)/dagster.yaml)
 	SUSC_EXPERIMENT=$(EXPERIMENT) $(BIN)/dagster dev -w workspace.yaml -h 127.0.0.1 -p 3000
 
 explore: install ## Serve the explorer of the experiment on loopback (EXPERIMENT=tiny)
@@ -64,6 +64,17 @@ $(VENV)/.browser: $(VENV)/.installed
 
 test-browser: $(VENV)/.browser ## Test the explorer in Chromium, on hostile text and on tiny's site if it is made (installs the browser; needs root)
 	$(BIN)/python -m pytest -q -m browser tests/test_browser.py
+
+$(VENV)/.engines: $(VENV)/.installed
+	@command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || (apt-get update -qq && apt-get install -y -qq postgresql)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,engines]'
+	touch $@
+
+test-engines: $(VENV)/.engines ## Test Ray workers, PostgreSQL and an S3 server, all on loopback (installs them)
+	$(BIN)/python -m pytest -q -m 'slow or not slow' $(wildcard tests/test_executor.py tests/test_ray_*.py tests/test_postgres.py tests/test_remote.py tests/test_object_storage.py)
+
+postgres: $(VENV)/.engines ## Start PostgreSQL on loopback for Dagster's history; `make ui` then uses it (installs it)
+	@$(BIN)/python -m resources.postgres start
 
 screenshots: $(VENV)/.browser ## Picture every view of tiny's explorer, at two widths and in both themes, into build/screenshots
 	$(BIN)/python benchmarks/screenshots.py

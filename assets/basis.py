@@ -4,7 +4,7 @@ import dagster as dg
 import numpy as np
 import polars as pl
 
-from assets import plots, progress
+from assets import plots, pools, progress
 from assets.partitions import EVERY_SHARD, TRAINING, version
 from resources.language_model import LanguageModelFolder
 from resources.storage import Store
@@ -84,6 +84,7 @@ def reliability(
     group_name=GROUP,
     kinds={"pytorch"},
     code_version=version(2, "aux"),
+    pool=pools.GPU,
 )
 def aux_model(
     context: dg.AssetExecutionContext,
@@ -111,6 +112,7 @@ def aux_model(
     group_name=GROUP,
     kinds={"pytorch"},
     code_version=version(1, "aux"),
+    pool=pools.GPU,
 )
 def half_chain_aux_model(
     context: dg.AssetExecutionContext,

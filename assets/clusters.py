@@ -5,7 +5,7 @@ import numpy as np
 import polars as pl
 from scipy import sparse
 
-from assets import plots, progress
+from assets import plots, pools, progress
 from assets.partitions import EVERY_SHARD, version
 from resources.language_model import LanguageModelFolder
 from resources.storage import Store
@@ -26,7 +26,7 @@ DESCRIPTIONS = {
 ALL_WHITENED = {"whitened_susceptibilities": dg.AssetIn(partition_mapping=EVERY_SHARD)}
 
 
-@dg.asset(ins=ALL_WHITENED, group_name=GROUP, kinds={"numpy"}, code_version=version(2, "knn"))
+@dg.asset(ins=ALL_WHITENED, group_name=GROUP, kinds={"numpy"}, code_version=version(2, "knn"), pool=pools.MEMORY)
 def knn_graph(
     context: dg.AssetExecutionContext,
     whitened_susceptibilities: dict[str, pl.LazyFrame],
@@ -52,6 +52,7 @@ def knn_graph(
     group_name=GROUP,
     kinds={"numpy"},
     code_version=version(1, "knn", "representation"),
+    pool=pools.MEMORY,
 )
 def half_chain_knn_graph(
     half_chain_predictions: dict[str, pl.LazyFrame],
@@ -76,6 +77,7 @@ def half_chain_knn_graph(
         for name, text in DESCRIPTIONS.items()
     },
     group_name=GROUP,
+    pool=pools.MEMORY,
 )
 def find_clusters(
     context: dg.AssetExecutionContext,
@@ -112,6 +114,7 @@ def find_clusters(
     group_name=GROUP,
     kinds={"numpy", "parquet"},
     code_version=version(3, "knn", "clustering"),
+    pool=pools.MEMORY,
 )
 def unwhitened_cluster_members(
     context: dg.AssetExecutionContext,
@@ -149,6 +152,7 @@ def unwhitened_cluster_members(
     group_name=GROUP,
     kinds={"numpy", "polars"},
     code_version=version(2, "knn", "clustering", "representation"),
+    pool=pools.MEMORY,
 )
 def cluster_agreement(
     ground_truth_susceptibilities: dict[str, pl.LazyFrame],

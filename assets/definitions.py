@@ -13,14 +13,13 @@ import dagster as dg  # noqa: E402
 from assets import basis, checks, clusters, corpus, everything, explorer, ground_truth, partitions, prediction  # noqa: E402
 from resources import experiment as experiments  # noqa: E402
 from resources.io_manager import ArtifactIOManager  # noqa: E402
-from resources.storage import Store  # noqa: E402
 
 MODULES = (corpus, ground_truth, basis, prediction, clusters, explorer)
 
 
 def build_definitions(**overrides: object) -> dg.Definitions:
     """The definitions, with resources replaced by keyword."""
-    store = Store(experiments.store_root(partitions.EXPERIMENT))
+    store = experiments.store(partitions.EXPERIMENT)
     resources = {"experiment": partitions.EXPERIMENT, "store": store, "io_manager": ArtifactIOManager(store)}
     jobs = [
         dg.define_asset_job(

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 from scipy import sparse
 
+from assets import pools
 from assets.clusters import ALL_WHITENED
 from assets.partitions import EVERY_SHARD, version
 from resources import clustered_tokens
@@ -38,7 +39,13 @@ WITHOUT_WHITENING = "The same tokens and the same search, in predicted scores as
 OTHER_EXPERIMENT = "Another experiment of the same store, over the tokens that both clustered."
 
 
-@dg.asset(ins=ALL_WHITENED, group_name=GROUP, kinds={"numpy", "parquet"}, code_version=version(1, "explorer"))
+@dg.asset(
+    ins=ALL_WHITENED,
+    group_name=GROUP,
+    kinds={"numpy", "parquet"},
+    code_version=version(1, "explorer"),
+    pool=pools.MEMORY,
+)
 def map_layout(
     whitened_susceptibilities: dict[str, pl.LazyFrame],
     knn_graph: sparse.csr_array,
@@ -63,6 +70,7 @@ def map_layout(
     group_name=GROUP,
     kinds={"html"},
     code_version=version(3, "explorer"),
+    pool=pools.MEMORY,
 )
 def explorer(
     language_model: LanguageModelFolder,
@@ -133,7 +141,9 @@ def facts(experiment: ExperimentConfig, store: Store) -> dict[str, object]:
         "experiment": experiment.name,
         "digest": experiment.digest(),
         "seed": experiment.seed,
-        "settings": {name: value for name, value in settings.items() if isinstance(value, dict)},
+        "settings": {
+            name: value for name, value in settings.items() if isinstance(value, dict) and name != "execution"
+        },
         "versions": {name: metadata.version(name) for name in LIBRARIES},
         "seconds": store.seconds(),
     }

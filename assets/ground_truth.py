@@ -1,22 +1,26 @@
 """Sampled susceptibilities: chains around w*, their covariances, and what the model's own activations were."""
 
 import dataclasses
+import functools
 
 import dagster as dg
 import numpy as np
 import polars as pl
 
-from assets import plots, progress
+from assets import plots, pools, progress
 from assets.partitions import GROUND_TRUTH_SHARDS, WITHHELD, version
+from resources import executor as executors
 from resources.language_model import LanguageModelFolder
 from resources.storage import Store
 from resources.trace_folder import TraceFolder
-from susc_pipeline import schema, seeds
+from susc_pipeline import schema
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.model import components, gpt_neox
 from susc_pipeline.model.gpt_neox import GPTNeoX
 from susc_pipeline.sampling import calibration as calibrations
-from susc_pipeline.sampling import chains, loss_traces
+from susc_pipeline.sampling import loss_traces
+from susc_pipeline.sampling import task as tasks
+from susc_pipeline.sampling.task import SamplingTask
 from susc_pipeline.susceptibility import estimators
 from susc_pipeline.susceptibility import reliability as reliabilities
 
@@ -28,7 +32,7 @@ GROUP = "b_ground_truth"
     group_name=GROUP,
     kinds={"pytorch", "parquet"},
     code_version=version(2, "sampling"),
-    pool="sampling",
+    pool=pools.GPU,
 )
 def sgld_samples(
     context: dg.AssetExecutionContext,
@@ -43,18 +47,18 @@ def sgld_samples(
     The chains sample p(w) ~ exp(-n_beta L(w) - localization/2 |w - w*|^2) over that component's weights (Lau et al. 2023;
     Baker et al. 2025). One file a component, so an interrupted shard goes on where it stopped.
     """
-    shard, model = context.partition_key, language_model.load(experiment.model).model
-    contexts = _contexts(model, schema.token_ids(token_shards), sampling_contexts)
+    shard, executor = context.partition_key, executors.of(experiment.execution)
+    model = language_model.load(executor.held(experiment.model)).model
     inputs = [store.checked(*key) for key in (("language_model",), ("token_shards", shard), ("sampling_contexts",))]
     traces = store.traces(shard, f"{version(2, 'sampling')}-{'-'.join(m.sha256[:8] for m in inputs)}")
     found = components.enumerate_components(model) + experiment.sampling.all_weights * [components.ALL_WEIGHTS]
-    for component in progress.track(context, found, f"components of {shard}"):
-        what = traces.damage(component.name)
-        if what:
-            context.log.info(f"sampling {component.name}, for its file {what}")
-            seed = seeds.sequence(experiment.seed, "sgld_samples", shard, component.name)
-            sampled = chains.sample(model, component, experiment.sampling, contexts, seed)
-            traces.write(component.name, loss_traces.frame(component.name, sampled))
+    task = _task(model, token_shards, sampling_contexts, experiment, "sgld_samples", shard)
+    missing = {component: what for component in found if (what := traces.damage(component.name))}
+    for component, what in missing.items():
+        context.log.info(f"sampling {component}, for its file {what}")
+    sampled = executor.map(functools.partial(tasks.sampler, task), list(missing))
+    for component, one in progress.track(context, sampled, f"components of {shard}", len(missing)):
+        traces.write(component.name, loss_traces.frame(component.name, one))
     picture = plots.loss_traces(
         {c.name: loss_traces.of_frame(traces.read(c.name)) for c in found[:: max(1, len(found) // 6)]}
     )
@@ -100,7 +104,7 @@ def ground_truth_susceptibilities(
     group_name=GROUP,
     kinds={"pytorch", "numpy"},
     code_version=version(2, "sampling", "susceptibility"),
-    pool="sampling",
+    pool=pools.GPU,
 )
 def negative_control(
     context: dg.AssetExecutionContext,
@@ -117,16 +121,15 @@ def negative_control(
     """
     if not experiment.sampling.negative_control:
         return dg.MaterializeResult(value=pl.DataFrame(schema=schema.CONTROL), metadata={"dagster/row_count": 0})
-    model = language_model.load(experiment.model).model
+    executor = executors.of(experiment.execution)
+    model = language_model.load(executor.held(experiment.model)).model
     (shard,) = token_shards
-    contexts = _contexts(model, schema.token_ids(token_shards[shard].collect()), sampling_contexts)
-    settings = dataclasses.replace(experiment.sampling, n_beta=0.0)
+    task = _task(model, token_shards[shard].collect(), sampling_contexts, experiment, "negative_control")
+    task = task._replace(settings=dataclasses.replace(experiment.sampling, n_beta=0.0))
     found = components.enumerate_components(model)
-    traces = (
-        chains.sample(model, c, settings, contexts, seeds.sequence(experiment.seed, "negative_control", c.name))
-        for c in progress.track(context, found, "components")
-    )
-    control = estimators.estimate_shard(traces, kind=_estimator_of_one_component(experiment))
+    prepare = functools.partial(tasks.estimator, task, _estimator_of_one_component(experiment))
+    columns = dict(progress.track(context, executor.map(prepare, found), "components", len(found)))
+    control = estimators.of_components(columns[component] for component in found)
     real = estimators.shard_of_frame(ground_truth_susceptibilities[shard].collect())
     frame = reliabilities.control_table([c.name for c in found], real, control)
     mean = float(frame["disattenuated"].mean())
@@ -134,7 +137,7 @@ def negative_control(
 
 
 @dg.asset(
-    group_name=GROUP, kinds={"pytorch", "numpy"}, code_version=version(4, "sampling", "calibration"), pool="sampling"
+    group_name=GROUP, kinds={"pytorch", "numpy"}, code_version=version(4, "sampling", "calibration"), pool=pools.GPU
 )
 def calibration(
     context: dg.AssetExecutionContext,
@@ -171,6 +174,7 @@ def calibration(
     group_name=GROUP,
     kinds={"pytorch", "parquet"},
     code_version=version(2, "representation"),
+    pool=pools.GPU,
 )
 def activations(
     language_model: LanguageModelFolder, token_shards: pl.DataFrame, experiment: dg.ResourceParam[ExperimentConfig]
@@ -193,9 +197,11 @@ def activations(
     return dg.MaterializeResult(value=frame, metadata=metadata)
 
 
-def _contexts(model: GPTNeoX, shard: np.ndarray, reserved: pl.DataFrame) -> chains.SamplingContexts:
-    # Documents are disjoint already (tokens.py); that two of them hold the same lines is the corpus's own affair.
-    return chains.sampling_contexts(model, shard=shard, disjoint=False, **_roles(reserved))
+def _task(
+    model: GPTNeoX, shard: pl.DataFrame, reserved: pl.DataFrame, experiment: ExperimentConfig, *names: str
+) -> SamplingTask:
+    where = {"model": model, "device": experiment.model.device, "settings": experiment.sampling}
+    return SamplingTask(**where, shard=schema.token_ids(shard), **_roles(reserved), seed=experiment.seed, names=names)
 
 
 def _roles(reserved: pl.DataFrame) -> dict[str, np.ndarray]:

@@ -4,7 +4,7 @@ import dagster as dg
 import numpy as np
 import polars as pl
 
-from assets import plots
+from assets import plots, pools
 from assets.partitions import EVERY_SHARD, SHARDS, version
 from resources.language_model import LanguageModelFolder
 from susc_pipeline import schema, seeds, tokens
@@ -32,6 +32,7 @@ DESCRIPTIONS = {
         for name, text in DESCRIPTIONS.items()
     },
     group_name=GROUP,
+    pool=pools.GPU,
 )
 def predict_susceptibilities(
     language_model: LanguageModelFolder,
@@ -94,6 +95,7 @@ def whitened_susceptibilities(
     group_name=GROUP,
     kinds={"numpy", "polars"},
     code_version=version(2, "leakage"),
+    pool=pools.MEMORY,
 )
 def leakage(
     ground_truth_susceptibilities: dict[str, pl.LazyFrame],

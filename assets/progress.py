@@ -1,7 +1,7 @@
 """Progress of a long asset: a line at most every ten seconds, in the run's log and on the terminal."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 import dagster as dg
@@ -10,12 +10,12 @@ SECONDS_BETWEEN_LINES = 10.0
 Item = TypeVar("Item")
 
 
-def track(context: dg.AssetExecutionContext, items: Sequence[Item], what: str) -> Iterator[Item]:
+def track(context: dg.AssetExecutionContext, items: Iterable[Item], what: str, total: int) -> Iterator[Item]:
     """The items one after another; what is done, the rate and the time left are logged on the way."""
     report = reporter(context, what)
     for number, item in enumerate(items):
         yield item
-        report(number + 1, len(items))
+        report(number + 1, total)
 
 
 def reporter(context: dg.AssetExecutionContext, what: str) -> Callable[[int, int], None]:

@@ -28,9 +28,9 @@ def verify(experiment: str) -> int:
     warnings.filterwarnings("ignore", module="dagster")  # previews of features that a pinned Dagster cannot withdraw
     from assets import definitions, findings, partitions  # the experiment in force is read when these are imported
     from resources import experiment as experiments
-    from resources.storage import Store
 
-    store = Store(experiments.store_root(partitions.EXPERIMENT))
+    store = experiments.store(partitions.EXPERIMENT)
+    store.refresh()
     found = []
     for finding in findings.of(store, definitions.defs):
         found.append(finding)

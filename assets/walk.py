@@ -67,7 +67,7 @@ def is_current(store: Store, definitions: dg.Definitions, unit: Unit, *, thoroug
     graph = definitions.resolve_asset_graph()
     try:
         for name in unit.assets:
-            found = store.checked(name, unit.shard, thorough=thorough)
+            found = store.available(name, unit.shard, thorough=thorough)
             if found.code_version != graph.get(dg.AssetKey(name)).code_version:
                 return False
             if any(checksum(store, source) != recorded for source, recorded in found.inputs.items()):
@@ -92,7 +92,8 @@ def materialize(
     Raises:
         ValueError: a run failed, with the message of what failed in it.
     """
-    store = Store(experiments.store_root(partitions.EXPERIMENT))
+    store = experiments.store(partitions.EXPERIMENT)
+    store.refresh()
     for temporary in files.temporaries(store.root):
         files.remove_if_left_over(temporary)
     todo = list(units(module.defs, selected, shard))
@@ -185,7 +186,7 @@ def _failure(result: dg.ExecuteInProcessResult) -> str:
 def report(module: ModuleType, n_done: int, seconds: float, *, thorough: bool = False) -> None:
     """Refresh the warehouse if anything changed, and print the best clusters and where to look."""
     experiment = partitions.EXPERIMENT
-    store = Store(experiments.store_root(experiment))
+    store = experiments.store(experiment)
     folder = LanguageModelFolder(store.path("language_model"))
     made: dict[str, list[str | None]] = {}
     for unit in units(module.defs, [], None):
@@ -195,6 +196,7 @@ def report(module: ModuleType, n_done: int, seconds: float, *, thorough: bool = 
     if not n_done:
         print(f"everything of experiment {experiment.name} is up to date ({seconds:.1f} s)")
     if "language_model" in made:
+        store.checked("language_model")
         warehouse.refresh(store, folder.load(experiment.model), made, thorough=thorough)
         if {"cluster_members", "clusters"} <= set(made):
             _print_best(store, folder, made["token_shards"])
@@ -207,6 +209,8 @@ def _print_best(store: Store, folder: LanguageModelFolder, shards: list[str | No
     for name in ("clusters", "cluster_members"):
         store.checked(name)
     table, members = (tables.scan(store.table(name)).collect() for name in ("clusters", "cluster_members"))
+    for shard in shards:
+        store.checked("token_shards", shard)
     contexts = pl.concat([tables.scan(store.table("token_shards", shard)).collect() for shard in shards])
     loaded = folder.load(partitions.EXPERIMENT.model)
     texts = token_texts(loaded.tokenizer, loaded.model.vocabulary_size)

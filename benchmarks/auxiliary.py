@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from transformers import GPTNeoXForCausalLM
 
+from resources import experiment as experiments
 from resources import tables
 from resources.experiment import load as load_experiment
-from resources.experiment import store_root
 from resources.storage import Store
 from susc_pipeline import schema, seeds, tokens
 from susc_pipeline.config import ExperimentConfig
@@ -244,7 +244,7 @@ def main() -> None:
     parser.add_argument("--experiment", default="tiny")
     options = parser.parse_args()
     experiment = load_experiment(options.experiment)
-    store = Store(store_root(experiment))
+    store = experiments.store(experiment)
     throughput(store, experiment)
     data, basis = split_of(store, experiment)
     sweep(data, basis, experiment, pretrained.load(store.path("language_model")).model.hidden_size)

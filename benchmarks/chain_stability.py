@@ -11,9 +11,9 @@ import numpy as np
 import polars as pl
 from scipy import sparse
 
+from resources import experiment as experiments
 from resources import tables
 from resources.experiment import load as load_experiment
-from resources.experiment import store_root
 from resources.storage import Store
 from susc_pipeline import schema, seeds, tokens
 from susc_pipeline.clustering import knn, reading, stability
@@ -91,7 +91,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--experiment", default="tiny")
     experiment = load_experiment(parser.parse_args().experiment)
-    store, rng = Store(store_root(experiment)), np.random.default_rng(0)
+    store, rng = experiments.store(experiment), np.random.default_rng(0)
     clusters = stored_clusters(store, experiment)
     whole, half = (knn.load(store.path(name)) for name in ("knn_graph", "half_chain_knn_graph"))
     halves = [half, other_half(store, experiment)]

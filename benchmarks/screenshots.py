@@ -5,7 +5,6 @@ import shutil
 from pathlib import Path
 
 from resources import experiment as experiments
-from resources.storage import Store
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 WIDTHS = {"wide": (1280, 900), "narrow": (390, 844)}
@@ -28,7 +27,7 @@ def main() -> None:
     parser.add_argument("--experiment")
     parser.add_argument("--folder", type=Path, default=CHECKOUT / "build" / "screenshots")
     options = parser.parse_args()
-    page_file = Store(experiments.store_root(experiments.load(options.experiment))).page()
+    page_file = experiments.store(experiments.load(options.experiment)).page()
     if not page_file.is_file():
         raise SystemExit(f"{page_file} is missing; make run writes it")
     options.folder.mkdir(parents=True, exist_ok=True)

@@ -179,10 +179,20 @@ def files_of(path: Path) -> list[Path]:
     return [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
 
 
+def json_text(content: dict[str, Any]) -> str:
+    """JSON as it is stored."""
+    return json.dumps(content, indent=1, sort_keys=True) + "\n"
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write a text atomically."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def write_json(content: dict[str, Any], path: Path) -> None:
     """Write JSON atomically."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    write_text(json_text(content), path)
 
 
 def checksum(path: Path) -> str:

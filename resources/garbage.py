@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--yes", action="store_true", help="remove it; otherwise it is only listed")
     options = parser.parse_args(arguments)
     try:
-        store = Store(experiments.store_root(experiments.load(options.experiment)))
+        store = experiments.store(experiments.load(options.experiment))
         with store.lock_all():
             found = unnamed(store)
             total = sum(inventory.n_bytes(path) for path in found)

@@ -82,7 +82,7 @@ class ArtifactIOManager(dg.IOManager):
             files=found,
             rows=obj.height if isinstance(obj, pl.DataFrame) else None,
         )
-        made.write(self.store.manifest_path(asset, shard))
+        self.store.publish(made)
         self._release(asset, shard)
 
     def _write(self, asset: str, shard: str | None, obj: Any) -> dict[str, FileRecord]:
@@ -108,6 +108,8 @@ class ArtifactIOManager(dg.IOManager):
         for made in context.step_context.get_output_asset_keys():
             step = context.step_context
             self._hold(made.path[-1], step.partition_key if step.entity_partitions_def else None)
+        if self._reader(context) not in self._read:  # the first input of a step
+            self.store.refresh()
         asset = context.asset_key.path[-1]
         wanted = context.dagster_type.typing_type
         shards = sorted(context.asset_partition_keys) if context.has_asset_partitions else [None]

@@ -51,10 +51,14 @@ class Manifest:
         lines = (f"{record.sha256}  {name}\n" for name, record in sorted(self.files.items()))
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
-    def write(self, path: Path) -> None:
-        """Write it atomically, sealed."""
+    def text(self) -> str:
+        """What its file holds, sealed."""
         content = dataclasses.asdict(self) | {"files": {name: list(record) for name, record in self.files.items()}}
-        files.write_json(content | {"seal": _seal(content)}, path)
+        return files.json_text(content | {"seal": _seal(content)})
+
+    def write(self, path: Path) -> None:
+        """Write it atomically."""
+        files.write_text(self.text(), path)
 
 
 class Damage(NamedTuple):

@@ -6,7 +6,6 @@ import http.server
 import sys
 
 from resources import experiment as experiments
-from resources.storage import Store
 
 ADDRESS = "127.0.0.1"
 
@@ -25,7 +24,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=0, help="port on loopback (default: a free one)")
     options = parser.parse_args(arguments)
     experiment = experiments.load(options.experiment)
-    page = Store(experiments.store_root(experiment)).page()
+    store = experiments.store(experiment)
+    page = store.page()
+    store.refresh()
+    if store.remote and store.manifest("explorer"):
+        store.checked("explorer")
     if not page.is_file():
         print(f"error: {page} is missing; make run EXPERIMENT={experiment.name} writes it", file=sys.stderr)
         return 1

@@ -15,6 +15,7 @@ from resources import files, locks, manifest
 from resources.files import StoreError
 from resources.locks import Busy
 from resources.manifest import Manifest
+from resources.remote import Remote
 from resources.trace_folder import TraceFolder
 from susc_pipeline.config import NAME
 from susc_pipeline.messages import shown
@@ -25,6 +26,8 @@ class Store:
     """Where an experiment's artifacts are."""
 
     root: Path
+    remote: Remote | None = None
+    """The store that machines share, of which the root is this one's copy; none where the root is all there is."""
 
     def path(self, asset: str, shard: str | None = None) -> Path:
         """Place of an artifact without its suffix.
@@ -43,8 +46,15 @@ class Store:
         return place.with_name(place.name + ".parquet")
 
     def traces(self, shard: str, digest: str) -> TraceFolder:
-        """Loss traces of a shard by chains that the digest describes; older ones of the shard stay until it is done."""
-        return TraceFolder(self.path("sgld_samples", shard) / digest)
+        """Loss traces of a shard by chains that the digest describes; older ones of the shard stay until it is done.
+
+        Each component goes to the store that machines share as soon as it is sampled, and comes from there.
+        """
+        folder = self.path("sgld_samples", shard) / digest
+        if self.remote is None:
+            return TraceFolder(folder)
+        self.remote.pull_folder(self.root, self._name(folder))
+        return TraceFolder(folder, share=self.share)
 
     def page(self) -> Path:
         """First page of the explorer."""
@@ -60,7 +70,7 @@ class Store:
 
     def sibling(self, experiment: str) -> "Store":
         """Where another experiment's artifacts are."""
-        return Store(self.root.parent / experiment)
+        return Store(self.root.parent / experiment, self.remote and self.remote.sibling(experiment))
 
     def manifest_path(self, asset: str, shard: str | None = None) -> Path:
         """Place of an artifact's manifest."""
@@ -89,11 +99,53 @@ class Store:
         found = self.manifest(asset, shard)
         if found is None:
             raise StoreError(f"{name} has not been materialized; materialize it first")
-        for path, what in manifest.damages(found, self.manifest_path(asset, shard).parent, thorough=thorough):
+        folder = self.manifest_path(asset, shard).parent
+        damages = list(manifest.damages(found, folder, thorough=thorough))
+        if damages and self.remote:
+            wanted = {self._name(damage.path): damage.path.relative_to(folder).as_posix() for damage in damages}
+            self.remote.fetch(self.root, {name: found.files[own] for name, own in wanted.items()})
+            damages = list(manifest.damages(found, folder, thorough=thorough))
+        for path, what in damages:
             raise StoreError(
                 f"{path} {what}; materialize {name} again, or have `susc-pipeline run --verify` find all such"
             )
         return found
+
+    def available(self, asset: str, shard: str | None = None, *, thorough: bool) -> Manifest:
+        """What is recorded of an artifact that can be had; of one that machines share, nothing need be here.
+
+        Raises:
+            StoreError: it was never finished or, where no other machine has it, is damaged.
+        """
+        found = self.manifest(asset, shard)
+        if self.remote is None or found is None:
+            return self.checked(asset, shard, thorough=thorough)
+        return found
+
+    def refresh(self) -> None:
+        """Learn what other machines have made and replaced."""
+        if self.remote:
+            self.remote.pull_manifests(self.root)
+
+    def publish(self, made: Manifest) -> None:
+        """Write the manifest of an artifact, by which it is there: for other machines first, after its files."""
+        path = self.manifest_path(made.asset, made.shard)
+        if self.remote:
+            names = [self._name(path.parent / name) for name in made.files]
+            self.remote.publish(self.root, names, self._name(path), made.text().encode())
+        made.write(path)
+
+    def url(self, path: Path) -> str:
+        """Where every machine finds a file of the store."""
+        return self.remote.place(self._name(path)) if self.remote else str(path)
+
+    def share(self, paths: list[Path]) -> None:
+        """Hand files to other machines that no manifest names yet."""
+        if self.remote:
+            self.remote.upload(self.root, [self._name(path) for path in paths])
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()
 
     def seconds(self) -> dict[str, float]:
         """Seconds that each asset took when it was last made; a note for readers, begun anew where it cannot be read."""

@@ -4,7 +4,7 @@ A shard takes hours, so its components are kept one by one: what is whole when a
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,8 @@ class TraceFolder:
     path: Path
     recorded: Mapping[Path, FileRecord] | None = None
     """What the manifest of a finished shard says of each file; without, the record beside each counts."""
+    share: Callable[[list[Path]], None] | None = None
+    """Hands files that were written to other machines."""
 
     def file(self, component: str) -> Path:
         """File of a component's traces."""
@@ -51,6 +53,8 @@ class TraceFolder:
             frame.write_parquet(temporary, compression="zstd")
             (entry,) = manifest.record(temporary, "").values()
             files.write_json(entry._asdict(), self._record_path(component))
+        if self.share:
+            self.share([self.file(component), self._record_path(component)])
 
     def read(self, component: str) -> pl.DataFrame:
         """A component's traces.

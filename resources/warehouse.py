@@ -68,12 +68,29 @@ def refresh(
     with store.lock("warehouse"):
         vocabulary = _write_vocabulary(store, loaded)
         with files.replacing(store.warehouse(), described_by=store.manifest_path("warehouse")) as temporary:
-            with duckdb.connect(str(temporary)) as connection:
+            with _connect(store, temporary, read_only=False) as connection:
                 for statement in statements:
                     connection.execute(statement)
                 _comment(connection)
             recorded = manifest.record(temporary, store.warehouse().name) | vocabulary
-        Manifest("warehouse", None, version, version, inputs, recorded, None).write(store.manifest_path("warehouse"))
+        store.publish(Manifest("warehouse", None, version, version, inputs, recorded, None))
+
+
+def connect(store: Store) -> duckdb.DuckDBPyConnection:
+    """The warehouse, to be read. Views of a store that machines share read its files where they are, by fsspec.
+
+    Raises:
+        StoreError: it was never written, or is damaged.
+    """
+    store.checked("warehouse")
+    return _connect(store, store.warehouse(), read_only=True)
+
+
+def _connect(store: Store, path: Path, *, read_only: bool) -> duckdb.DuckDBPyConnection:
+    connection = duckdb.connect(str(path), read_only=read_only)
+    if store.remote:
+        connection.register_filesystem(store.remote.filesystem)
+    return connection
 
 
 def _is_current(store: Store, version: str, inputs: dict[str, str], thorough: bool) -> bool:
@@ -89,6 +106,7 @@ def _write_vocabulary(store: Store, loaded: LoadedModel) -> dict[str, manifest.F
     columns = {"token_id": range(len(texts)), "text": texts}
     path = store.table("vocabulary")
     tables.write(pl.DataFrame(columns, schema={"token_id": pl.Int32, "text": pl.String}), path)
+    store.share([path])  # views are made on what all machines see
     return manifest.record(path, path.name)
 
 
@@ -97,12 +115,14 @@ def _statements(store: Store, made: Mapping[str, Sequence[str | None]]) -> list[
     sources = {name: [store.table(asset, shard) for shard in made.get(asset, ())] for name, asset in TABLES.items()}
     sources |= {name: [store.table(name)] for name in SINGLE_TABLES if name in made}
     sources = {name: paths for name, paths in sources.items() if paths} | {"vocabulary": [store.table("vocabulary")]}
-    statements = [f"create view {name} as select * from read_parquet([{_quoted(p)}])" for name, p in sources.items()]
+    statements = [
+        f"create view {name} as select * from read_parquet([{_quoted(store, p)}])" for name, p in sources.items()
+    ]
     return statements + [MEMBER_CONTEXTS] * ({"contexts", "cluster_members"} <= set(sources))
 
 
-def _quoted(paths: list[Path]) -> str:
-    return ", ".join("'" + str(path).replace("'", "''") + "'" for path in paths)
+def _quoted(store: Store, paths: list[Path]) -> str:
+    return ", ".join("'" + store.url(path).replace("'", "''") + "'" for path in paths)
 
 
 def _comment(connection: duckdb.DuckDBPyConnection) -> None:

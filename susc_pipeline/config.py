@@ -24,6 +24,7 @@ from susc_pipeline.representation.auxiliary import AuxSettings
 from susc_pipeline.representation.leakage import LeakageSettings
 from susc_pipeline.sampling.samplers import SAMPLERS
 
+EXECUTORS = ("local", "ray")
 ESTIMATORS = ("restricted", "first_order", "stein", "two_chain", "bif")
 MAX_FILE_BYTES = 1 << 14
 MAX_INTEGER = 2**63 - 1
@@ -240,8 +241,28 @@ class RepresentationSettings:
 
 
 @dataclass(frozen=True)
+class ExecutionSettings:
+    """Who does the work. It may decide no number, so it is in no digest."""
+
+    executor: str = "local"
+    """Who samples components: `local`, this process, one after another; `ray`, workers of a Ray cluster, one each."""
+    address: str = ""
+    """Ray cluster to join, such as `auto` (the one on this machine) or `10.0.0.1:6379`; empty starts one for the run."""
+    threads: int = 0
+    """CPU threads that sample a component; 0 takes torch's number in this process, or one beside a GPU. On a CPU, sums
+    may be rounded otherwise with another number: give it to compare machines bit by bit."""
+    gpu: bool = False
+    """Whether each Ray worker has a GPU to itself."""
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        require(self.executor in EXECUTORS, "execution.executor", self.executor, f"one of {EXECUTORS}")
+        require(self.threads >= 0, "execution.threads", self.threads, "zero or more")
+
+
+@dataclass(frozen=True)
 class ExperimentConfig:
-    """One experiment: everything that decides a number."""
+    """One experiment: everything that decides a number, and who does the work."""
 
     name: str
     """Name of the experiment and of its folder in the store."""
@@ -259,6 +280,7 @@ class ExperimentConfig:
     clustering: SearchSettings = field(default_factory=SearchSettings)
     leakage: LeakageSettings = field(default_factory=LeakageSettings)
     explorer: ExplorerSettings = field(default_factory=ExplorerSettings)
+    execution: ExecutionSettings = field(default_factory=ExecutionSettings)
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -293,9 +315,10 @@ class ExperimentConfig:
     def digest(self, *sections: str) -> str:
         """Sixteen hexadecimal digits that change with any value in the named sections, or in all of them.
 
-        The seed always counts; the device never does, for it may not decide a number.
+        The seed always counts; the device and who does the work never do, for they may not decide a number.
         """
         content = dataclasses.asdict(self)
+        del content["execution"]
         chosen = {key: content[key] for key in (*(sections or content), "seed")}
         if "model" in chosen:
             chosen["model"] = {key: value for key, value in chosen["model"].items() if key != "device"}

@@ -14,7 +14,6 @@ import pytest
 
 import sites
 from resources import experiment as experiments
-from resources.storage import Store
 from susc_pipeline.explorer import site as site_module
 
 pytestmark = pytest.mark.browser
@@ -95,7 +94,7 @@ def hostile(tmp_path_factory):
 
 
 def tiny():
-    folder = Store(experiments.store_root(experiments.load("tiny"))).page().parent
+    folder = experiments.store(experiments.load("tiny")).page().parent
     return folder if (folder / "data" / "site.js").is_file() else None
 
 

@@ -171,6 +171,6 @@ def test_no_name_of_a_shard_or_an_asset_leads_out_of_the_store(tmp_path_factory,
 def test_a_password_in_the_stores_place_is_refused_and_not_repeated(monkeypatch, url):
     monkeypatch.setenv("SUSC_STORE", url)
     with pytest.raises(ValueError, match="SUSC_STORE .*…@.* holds a user or password") as refusal:
-        experiment.store_root(ExperimentConfig("x"))
+        experiment.store(ExperimentConfig("x"))
     assert "sesame" not in str(refusal.value)
     assert os.environ["SUSC_STORE"] == url

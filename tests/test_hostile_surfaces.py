@@ -144,4 +144,4 @@ def test_the_explorer_is_served_on_loopback_and_nothing_beside_it(explorer):
 
 def test_the_store_of_an_experiment_is_below_the_folder_that_is_told(monkeypatch, tmp_path):
     monkeypatch.setenv("SUSC_STORE", str(tmp_path))
-    assert experiment.store_root(experiment.load("tiny")) == tmp_path / "tiny"
+    assert experiment.store(experiment.load("tiny")) == tmp_path / "tiny"

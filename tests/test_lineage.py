@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 import toys
-from assets import checks, corpus, definitions, partitions
+from assets import checks, corpus, definitions, partitions, pools
 from resources.trace_folder import TraceFolder
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.sampling import loss_traces
@@ -118,6 +118,17 @@ def test_what_computes_names_its_formula_and_its_paper(graph):
         assert re.search(r"[=~]|UMAP|Jaccard|adjusted Rand", text), name
         if name not in ("predicted_susceptibilities", "whitened_susceptibilities"):  # theirs are with what they apply
             assert re.search(r"(19|20)\d\d\)|(19|20)\d\d, ", text), name
+
+
+def test_what_runs_the_model_waits_for_a_gpu_and_what_holds_all_tokens_for_memory(graph):
+    found = {
+        pool: {name for name in PARENTS if node(graph, name).pools == {pool}} for pool in (pools.GPU, pools.MEMORY)
+    }
+    trained = {"aux_model", "half_chain_aux_model"}
+    run = {"sgld_samples", "negative_control", "calibration", "activations"}
+    assert found[pools.GPU] == trained | run | {"predicted_susceptibilities", "half_chain_predictions"}
+    graphs = {name for name in PARENTS if "knn_graph" in name or "knn_graph" in PARENTS[name]}
+    assert found[pools.MEMORY] == graphs | {"unwhitened_cluster_members", "cluster_agreement", "leakage"}
 
 
 def test_the_jobs_of_the_stages_are_there():

@@ -25,6 +25,10 @@ class Component(NamedTuple):
     layer: int = -1
     head: int = -1
 
+    def __str__(self) -> str:
+        """Its name."""
+        return self.name
+
     @property
     def name(self) -> str:
         """Such as L2H0, L2MLP, embed, unembed."""

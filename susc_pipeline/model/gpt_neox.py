@@ -143,6 +143,11 @@ def with_weights(model: GPTNeoX, named: dict[str, Tensor]) -> GPTNeoX:
     return dataclasses.replace(model, layers=layers, final_norm=pair("final_norm"), **ends)
 
 
+def to(model: GPTNeoX, device: torch.device | str) -> GPTNeoX:
+    """The same model on a device."""
+    return with_weights(model, {name: weight.to(device) for name, weight in named_weights(model).items()})
+
+
 def _layer(named: Mapping[str, Tensor], place: str) -> Layer:
     def pair(name: str) -> tuple[Tensor, Tensor]:
         return named[f"{place}.{name}.weight"], named[f"{place}.{name}.bias"]

@@ -61,10 +61,8 @@ def load(folder: Path, *, dtype: str = "float32", device: str = "auto") -> Loade
         ValueError: the folder holds no GPT-NeoX in safetensors, or a tokenizer that knows more tokens than the model.
     """
     check(folder)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = _tokenizer(folder / "tokenizer.json")
-    model = checkpoint.read(folder, dtype=getattr(torch, dtype), device=device)
+    model = checkpoint.read(folder, dtype=getattr(torch, dtype), device=torch_device(device))
     n_tokens = 1 + max(tokenizer.get_vocab().values(), default=0)
     if n_tokens > model.vocabulary_size:
         raise ValueError(
@@ -82,6 +80,13 @@ def _tokenizer(path: Path) -> PreTrainedTokenizerFast:
         return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_buffer(path.read_bytes()))
     except Exception as error:  # the library raises nothing more special
         raise ValueError(f"{path} is no tokenizer ({str(error)[:200]}); fetch it again") from error
+
+
+def torch_device(setting: str) -> str:
+    """The device that a setting means in this process: `auto` is the first GPU, else the CPU."""
+    if setting != "auto":
+        return setting
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def token_texts(tokenizer: PreTrainedTokenizerBase, vocabulary_size: int) -> list[str]:

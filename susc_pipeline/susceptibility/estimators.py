@@ -138,10 +138,28 @@ class ShardEstimates(NamedTuple):
     half_b: Float[np.ndarray, "tokens components"]
 
 
+class ComponentEstimates(NamedTuple):
+    """A column of ShardEstimates."""
+
+    value: Float[np.ndarray, " tokens"]
+    standard_error: Float[np.ndarray, " tokens"]
+    half_a: Float[np.ndarray, " tokens"]
+    half_b: Float[np.ndarray, " tokens"]
+
+
+def estimate_component(traces: LossTraces, *, kind: str, all_weights: LossTraces | None = None) -> ComponentEstimates:
+    """The estimate of one component from all its chains and from either half of them."""
+    extra = {"kind": kind, "all_weights": all_weights}
+    return ComponentEstimates(*estimate(traces, **extra), *halves(traces, **extra))
+
+
 def estimate_shard(traces: Iterable[LossTraces], *, kind: str, all_weights: LossTraces | None = None) -> ShardEstimates:
     """Estimates for the traces of one component after another; only one component's traces are held at a time."""
-    extra = {"kind": kind, "all_weights": all_weights}
-    columns = [(*estimate(one, **extra), *halves(one, **extra)) for one in traces]
+    return of_components(estimate_component(one, kind=kind, all_weights=all_weights) for one in traces)
+
+
+def of_components(columns: Iterable[ComponentEstimates]) -> ShardEstimates:
+    """The estimates of components side by side."""
     return ShardEstimates(*(np.stack(column, axis=1) for column in zip(*columns, strict=True)))
 
 

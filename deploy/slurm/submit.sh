@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# The whole experiment as a chain of Slurm jobs, from a login node in the checkout:
+#   SUSC_EXPERIMENT=pythia-160m SUSC_STORE=/shared/susc deploy/slurm/submit.sh
+# A stage begins when every task of the one before has succeeded. To go on after a failure, submit again: what is up to date is
+# not made again. An example: it has not been run on a cluster.
+set -euo pipefail
+: "${SUSC_EXPERIMENT:?name the experiment, such as pythia-160m}"
+job=deploy/slurm/shards.sbatch
+numbers=$(.venv/bin/python -c 'from resources import experiment; t = experiment.load().tokens; print(t.n_shards, t.n_ground_truth_shards)')
+read -r shards ground_truth <<<"$numbers"
+mkdir -p logs
+previous=
+submit() { # options for sbatch, then --, then assets
+    local options=()
+    while [ "$1" != -- ]; do options+=("$1"); shift; done
+    shift
+    previous=$(sbatch --parsable --export=ALL ${previous:+--dependency=afterok:$previous} "${options[@]}" "$job" "$@")
+    echo "$previous: $*"
+}
+submit --gres=none -- language_model corpus_documents sampling_contexts
+submit --gres=none --array="0-$((shards - 1))" -- token_shards
+submit --array="0-$((ground_truth - 1))" -- sgld_samples ground_truth_susceptibilities activations
+submit -- pca_basis reliability aux_model half_chain_aux_model aux_correlation calibration negative_control
+submit --array="0-$((shards - 1))" -- predicted_susceptibilities half_chain_predictions
+submit --gres=none -- whitening_basis leakage
+submit --gres=none --array="0-$((shards - 1))" -- whitened_susceptibilities
+submit --gres=none --mem=256G -- knn_graph half_chain_knn_graph clusters unwhitened_cluster_members cluster_agreement map_layout explorer

@@ -1,0 +1,200 @@
+"""Independent work, here or on a real Ray cluster of several worker processes: the same results, whoever dies meanwhile."""
+
+import dataclasses
+import functools
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+import torch
+
+import toys
+from resources import executor as executors
+from resources.executor import WorkerLostError
+from susc_pipeline import seeds
+from susc_pipeline.config import ExecutionSettings, SamplingSettings
+from susc_pipeline.model import components, gpt_neox
+from susc_pipeline.model.gpt_neox import GPTNeoX
+from susc_pipeline.sampling import chains
+from susc_pipeline.sampling import task as tasks
+from susc_pipeline.susceptibility import estimators
+
+SETTINGS = SamplingSettings(
+    step_size=0.5, n_chains=2, n_draws=3, n_burn_in=1, n_steps_between_draws=1, batch_size=2, localization=50.0
+)
+LOCAL = executors.of(ExecutionSettings())
+
+
+@pytest.fixture(scope="module")
+def task():
+    sets = {
+        "shard": toys.toy_tokens(6),
+        "observable": toys.toy_tokens(2, seed=1),
+        "minibatch": toys.toy_tokens(4, seed=2),
+    }
+    model = GPTNeoX.from_module(toys.toy_module())
+    return tasks.SamplingTask(model, "cpu", SETTINGS, **sets, seed=7, names=("sgld_samples", "shard-00000"))
+
+
+@pytest.fixture(scope="module")
+def ray_executor():
+    """An executor on a cluster of two machines, processes of this one, with room for two workers each."""
+    pytest.importorskip("ray", reason="install the extra `ray` to test workers")
+    from ray.cluster_utils import Cluster
+
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    cluster.add_node(num_cpus=2)
+    yield executors.of(ExecutionSettings(executor="ray", address=cluster.address, threads=1))
+    import ray
+
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def squares():
+    return lambda number: number**2
+
+
+def test_items_come_in_order_and_work_is_prepared_once_or_not_at_all():
+    prepared = []
+    prepare = lambda: prepared.append(1) or squares()  # noqa: E731
+    assert list(LOCAL.map(prepare, [3, 1, 2])) == [(3, 9), (1, 1), (2, 4)] and prepared == [1]
+    assert list(LOCAL.map(prepare, [])) == [] and prepared == [1]
+
+
+def test_the_number_of_threads_holds_for_the_work_and_no_longer():
+    before = torch.get_num_threads()
+    executor = executors.of(ExecutionSettings(threads=before + 1))
+    assert dict(executor.map(lambda: lambda _: torch.get_num_threads(), ["item"])) == {"item": before + 1}
+    with pytest.raises(ZeroDivisionError):
+        list(executor.map(lambda: lambda item: 1 / item, [0]))
+    assert torch.get_num_threads() == before
+
+
+def test_a_task_samples_what_its_seed_and_contexts_say(task):
+    model, component = task.model, components.Component("head", 1, 0)
+    sets = {"shard": task.shard, "observable": task.observable, "minibatch": task.minibatch}
+    contexts = chains.sampling_contexts(model, **sets, disjoint=False)
+    seed = seeds.sequence(7, "sgld_samples", "shard-00000", "L1H0")
+    by_hand, by_task = chains.sample(model, component, SETTINGS, contexts, seed), tasks.sampler(task)(component)
+    assert all(np.array_equal(a, b) for a, b in zip(by_hand, by_task, strict=True))
+    expected = estimators.estimate_component(by_hand, kind="first_order")
+    found = tasks.estimator(task, "first_order")(component)
+    assert all(np.array_equal(a, b) for a, b in zip(expected, found, strict=True))
+
+
+def test_a_moved_model_has_all_its_weights_there_and_none_is_copied_without_need(task):
+    names = gpt_neox.named_weights(task.model).keys()
+    moved, stayed = gpt_neox.named_weights(gpt_neox.to(task.model, "meta")), gpt_neox.to(task.model, "cpu")
+    assert moved.keys() == names and {weight.device.type for weight in moved.values()} == {"meta"}
+    assert all(gpt_neox.named_weights(stayed)[name] is gpt_neox.named_weights(task.model)[name] for name in names)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("threads", [1, 2])
+def test_workers_sample_what_this_process_samples_to_the_bit(task, ray_executor, threads):
+    settings = dataclasses.replace(ray_executor.settings, threads=threads)
+    found = components.enumerate_components(task.model)
+    prepare = functools.partial(tasks.sampler, task)
+    here = dict(executors.of(dataclasses.replace(settings, executor="local")).map(prepare, found))
+    there = dict(executors.of(settings).map(prepare, found))
+    assert set(here) == set(there) == set(found)
+    for component in found:
+        assert all(np.array_equal(a, b) for a, b in zip(here[component], there[component], strict=True)), component
+
+
+def working(folder, seconds=0.0):
+    """Squares, by a function that says in a file who does what, and takes its time."""
+
+    def prepare():
+        def work(item):
+            (folder / f"{item}-{os.getpid()}").touch()
+            time.sleep(seconds)
+            return item**2
+
+        return work
+
+    return prepare
+
+
+@pytest.mark.slow
+def test_four_workers_share_the_items(ray_executor, tmp_path):
+    assert dict(ray_executor.map(working(tmp_path, 0.5), range(12))) == {n: n**2 for n in range(12)}
+    workers = {path.name.partition("-")[2] for path in tmp_path.iterdir()}
+    assert len(workers) == 4 and str(os.getpid()) not in workers
+
+
+@pytest.mark.slow
+def test_what_a_killed_worker_was_at_is_done_by_another(ray_executor, tmp_path):
+    found, killed = {}, None
+    for item, result in ray_executor.map(working(tmp_path, 1.0), range(8)):
+        found[item] = result
+        if killed is None:
+            at_work = max(
+                (p for p in tmp_path.iterdir() if int(p.name.partition("-")[0]) not in found), key=lambda p: p.name
+            )
+            killed, pid = map(int, at_work.name.split("-"))
+            os.kill(pid, signal.SIGKILL)
+    assert found == {n: n**2 for n in range(8)}
+    assert len(list(tmp_path.glob(f"{killed}-*"))) == 2
+
+
+@pytest.mark.slow
+def test_an_item_that_kills_every_worker_is_named_and_the_others_are_handed_out(ray_executor):
+    def prepare():
+        return lambda item: os.kill(os.getpid(), signal.SIGKILL) if item == 1 else item
+
+    found = []
+    with pytest.raises(
+        WorkerLostError, match=r"4 Ray workers died at 1, the last one so: .*; if they were short of memory"
+    ):
+        found.extend(ray_executor.map(prepare, range(4)))
+    assert {item for item, _ in found} == {0, 2, 3}
+
+
+@pytest.mark.slow
+def test_an_error_is_that_of_this_process_and_what_others_were_at_is_handed_out(ray_executor, tmp_path):
+    def prepare():
+        def work(item):
+            (tmp_path / str(item)).touch()
+            while len(list(tmp_path.iterdir())) < 4:  # until all four workers are at something
+                time.sleep(0.1)
+            if item == 1:
+                raise chains.ChainDivergedError(f"chain 0 of L0H{item} diverged")
+            time.sleep(1)
+            return item
+
+        return work
+
+    found = []
+    with pytest.raises(ValueError) as raised:
+        found.extend(ray_executor.map(prepare, range(100)))
+    assert type(raised.value) is chains.ChainDivergedError and str(raised.value) == "chain 0 of L0H1 diverged"
+    assert {item for item, _ in found} == {0, 2, 3}
+
+
+@pytest.mark.slow
+def test_an_error_in_preparing_ends_the_work(ray_executor):
+    with pytest.raises(ValueError, match="no such model"):
+        list(ray_executor.map(lambda: (_ for _ in ()).throw(ValueError("no such model")), range(4)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("needs", [{"threads": 3}, {"threads": 1, "gpu": True}])
+def test_workers_that_no_machine_can_hold_are_refused(ray_executor, needs):
+    settings = dataclasses.replace(ray_executor.settings, **needs)
+    with pytest.raises(
+        ValueError, match=r"the machines of the cluster have 2 CPUs and 0 GPUs, 2 CPUs and 0 GPUs; lower"
+    ):
+        list(executors.of(settings).map(squares, [1]))
+
+
+@pytest.mark.slow
+def test_workers_with_other_code_are_refused(ray_executor, monkeypatch):
+    real, driver = executors._code, os.getpid()
+    monkeypatch.setattr(executors, "_code", lambda: real() | ({"torch": "0.1"} if os.getpid() == driver else {}))
+    with pytest.raises(ValueError, match=r"numbers may differ between them: install the same everywhere"):
+        list(ray_executor.map(squares, [1]))

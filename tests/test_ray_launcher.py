@@ -1,0 +1,63 @@
+"""Runs of the daemon as jobs of a Ray cluster, by deploy/ray/dagster.yaml: a backfill spread over it, and where it listens."""
+
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+
+import psutil
+import pytest
+from dagster._core.execution.backfill import BulkActionStatus
+from test_dagster_services import BIN, CHECKOUT, free_port, wait_for
+from test_postgres import Backfills, Server, assert_whole
+
+pytestmark = pytest.mark.slow
+pytest.importorskip("dagster_ray", reason="install the extra `ray` to launch runs on a cluster")
+
+
+@pytest.fixture
+def cluster(tmp_path_factory):
+    """Address of the jobs of a cluster of one machine; Ray's folder has a short name, for the sake of its sockets."""
+    folder, ports = tempfile.mkdtemp(prefix="ray-"), [free_port() for _ in range(2)]
+    environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0"}
+    command = [BIN / "ray", "start", "--head", f"--port={ports[0]}", "--num-cpus=4", f"--temp-dir={folder}"]
+    command += ["--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={ports[1]}"]
+    subprocess.run(list(map(str, command)), env=environment, check=True, capture_output=True, timeout=120)
+    mine = [p for p in psutil.process_iter(["cmdline"]) if any(folder in part for part in p.info["cmdline"] or [])]
+    yield f"http://127.0.0.1:{ports[1]}"
+    for process in mine:
+        process.kill()
+    psutil.wait_procs(mine, timeout=30)
+
+
+@pytest.fixture
+def home():
+    folder = Path(tempfile.mkdtemp(prefix="dagster-home-"))
+    folder.chmod(0o755)
+    server = Server(folder)
+    server.start()
+    yield folder
+    server.stop()
+
+
+def test_a_backfill_runs_as_jobs_of_the_cluster(cluster, home):
+    launcher = (CHECKOUT / "deploy" / "ray" / "dagster.yaml").read_text().replace("http://127.0.0.1:8265", cluster)
+    with (home / "dagster.yaml").open("a") as file:
+        file.write(
+            launcher.replace("SUSC_STORE]", "SUSC_STORE, PYTHONPATH, BACKFILL_ROOT, BACKFILL_SHARDS, BACKFILL_SECONDS]")
+        )
+    backfills = Backfills(home, 4, seconds=1)
+    with backfills.served():
+        backfill = backfills.launch(backfills.shards)
+        assert backfills.wait(backfill, 500) == BulkActionStatus.COMPLETED_SUCCESS
+    assert_whole(backfills)
+    from ray.job_submission import JobSubmissionClient
+
+    jobs = JobSubmissionClient(cluster).list_jobs()
+    assert [job.status for job in jobs] == ["SUCCEEDED"] * 4
+    wait_for(lambda: listening(cluster) == {"127.0.0.1"}, 5, "the dashboard's address")
+
+
+def listening(cluster):
+    port = int(cluster.rpartition(":")[2])
+    return {c.laddr.ip for c in psutil.net_connections("tcp") if c.status == "LISTEN" and c.laddr.port == port}
