@@ -11,9 +11,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# On a CPU what stays in the cache: of 2**17 to 2**22 the fastest at 2,048 and at 50,304 entries. A GPU wants large products.
-LOGITS_AT_ONCE = {"cpu": 2**19, "cuda": 2**28}
-MIN_ROWS = 64
+# Rows and entries of the vocabulary whose logits are held at once. On a CPU a block stays in the cache (512 x 512 was the
+# fastest of a dozen shapes at 2,048 and at 50,304 entries); a GPU wants large products.
+LOGITS_AT_ONCE = {"cpu": (1 << 9, 1 << 9), "cuda": (1 << 12, 1 << 16)}
+# Softmax of x W^T, times W: a mean over the vocabulary is attention with the unembedding as keys and as values, and this
+# operator of PyTorch holds it in the cache, block by block with a running maximum (Dao et al. 2022). It is private, for the
+# public one does not give the normalizer; the version is pinned, and test_token_loss.py compares it with plain logits.
+_attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
 def cross_entropy(
@@ -25,68 +29,6 @@ def cross_entropy(
     inputs = normed[..., :-1, :].reshape(-1, normed.shape[-1])
     targets = token_ids[..., 1:].reshape(-1)
     return _CrossEntropy.apply(inputs, unembedding, targets).view(token_ids[..., 1:].shape)
-
-
-class _CrossEntropy(torch.autograd.Function):
-    """Logits, loss and the gradient of the inputs, a few rows at a time while they are in the cache.
-
-    Nothing of the size of the vocabulary is kept for the backward pass (the idea of Liger's fused linear cross-entropy,
-    Hsu et al. 2024); only where the unembedding itself moves are the logits computed a second time.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, inputs: Tensor, unembedding: Tensor, targets: Tensor) -> Tensor:
-        losses, gradients = _losses(inputs, unembedding, targets, with_gradients=ctx.needs_input_grad[0])
-        ctx.save_for_backward(inputs, unembedding, targets, gradients)
-        return losses
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        inputs, unembedding, targets, gradients = ctx.saved_tensors
-        of_inputs = None if gradients is None else gradients * outer[:, None].to(gradients.dtype)
-        of_unembedding = None
-        if ctx.needs_input_grad[1]:
-            of_unembedding = torch.zeros_like(unembedding)
-            for rows, log_probabilities in _log_probabilities(inputs, unembedding):
-                errors = _errors(log_probabilities, targets[rows, None]).mul_(outer[rows, None])
-                of_unembedding.addmm_(errors.to(inputs.dtype).T, inputs[rows])
-        return of_inputs, of_unembedding, None
-
-
-def _losses(
-    inputs: Float[Tensor, "rows hidden"],
-    unembedding: Float[Tensor, "vocabulary hidden"],
-    targets: Int[Tensor, " rows"],
-    *,
-    with_gradients: bool,
-) -> tuple[Tensor, Tensor | None]:
-    losses = torch.empty(len(inputs), device=inputs.device)
-    gradients = torch.empty_like(inputs) if with_gradients else None
-    for rows, log_probabilities in _log_probabilities(inputs, unembedding):
-        wanted = targets[rows, None]
-        losses[rows] = -log_probabilities.gather(1, wanted)[:, 0]
-        if gradients is not None:
-            gradients[rows] = _errors(log_probabilities, wanted).to(inputs.dtype) @ unembedding
-    return losses, gradients
-
-
-def _log_probabilities(inputs: Tensor, unembedding: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Log-softmax of a few rows' logits at a time, in one buffer that the next rows overwrite."""
-    n_rows = max(MIN_ROWS, LOGITS_AT_ONCE.get(inputs.device.type, 2**24) // len(unembedding))
-    logits = torch.empty(min(n_rows, len(inputs)), len(unembedding), dtype=inputs.dtype, device=inputs.device)
-    found = torch.empty(logits.shape, device=inputs.device)
-    for start in range(0, len(inputs), n_rows):
-        rows = slice(start, min(start + n_rows, len(inputs)))
-        n = rows.stop - rows.start
-        torch.mm(inputs[rows], unembedding.T, out=logits[:n])
-        torch.log_softmax(logits[:n].float(), dim=1, out=found[:n])
-        yield rows, found[:n]
-
-
-def _errors(log_probabilities: Tensor, wanted: Int[Tensor, "rows 1"]) -> Tensor:
-    """Gradient of each row's loss by its logits, in place of the log probabilities."""
-    return log_probabilities.exp_().scatter_add_(1, wanted, torch.full_like(wanted, -1, dtype=log_probabilities.dtype))
 
 
 def losses_and_gradients(
@@ -101,7 +43,92 @@ def losses_and_gradients(
     """
     inputs = normed[..., :-1, :].reshape(-1, normed.shape[-1])
     targets = token_ids[..., 1:].reshape(-1)
-    losses, gradients = _losses(inputs, unembedding, targets, with_gradients=True)
-    assert gradients is not None
+    normalizers, expected = _expected(inputs, unembedding)
     shape = token_ids[..., 1:].shape
-    return losses.view(shape), gradients.view(*shape, -1)
+    losses = normalizers - _of_targets(inputs, unembedding, targets)
+    return losses.view(shape), (expected - unembedding[targets]).view(*shape, -1)
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """Loss, and the gradient of the inputs while the logits are in the cache.
+
+    Nothing of the size of the vocabulary is kept for the backward pass (the idea of Liger's fused linear cross-entropy,
+    Hsu et al. 2024); only where the unembedding itself moves are the logits computed a second time.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, unembedding: Tensor, targets: Tensor) -> Tensor:
+        expected = None
+        if ctx.needs_input_grad[0]:
+            normalizers, expected = _expected(inputs, unembedding)
+        else:
+            normalizers = _normalizers(inputs, unembedding)
+        ctx.save_for_backward(inputs, unembedding, targets, normalizers, expected)
+        return normalizers - _of_targets(inputs, unembedding, targets)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        inputs, unembedding, targets, normalizers, expected = ctx.saved_tensors
+        of_inputs = of_unembedding = None
+        if ctx.needs_input_grad[0]:
+            of_inputs = (expected - unembedding[targets]) * outer[:, None].to(inputs.dtype)
+        if ctx.needs_input_grad[1]:
+            weighted = inputs * outer[:, None].to(inputs.dtype)
+            of_unembedding = torch.zeros_like(unembedding)
+            of_unembedding.index_put_((targets,), -weighted, accumulate=True)
+            for rows, entries, logits in _blocks(inputs, unembedding):
+                probabilities = logits.sub_(normalizers[rows, None]).exp_().to(inputs.dtype)
+                of_unembedding[entries].addmm_(probabilities.T, weighted[rows])
+        return of_inputs, of_unembedding, None
+
+
+def _of_targets(inputs: Tensor, unembedding: Tensor, targets: Tensor) -> Float[Tensor, " rows"]:
+    """Logit of each row's own token."""
+    return (inputs * unembedding[targets]).sum(dim=1, dtype=torch.float32)
+
+
+def _normalizers(
+    inputs: Float[Tensor, "rows hidden"], unembedding: Float[Tensor, "vocabulary hidden"]
+) -> Float[Tensor, " rows"]:
+    """Logarithm of the sum of all exponentiated logits, of each row."""
+    n_entries = LOGITS_AT_ONCE[inputs.device.type][1]
+    parts = torch.empty(len(inputs), -(-len(unembedding) // n_entries), device=inputs.device)
+    for rows, entries, logits in _blocks(inputs, unembedding):
+        parts[rows, entries.start // n_entries] = torch.logsumexp(logits, dim=1)
+    return torch.logsumexp(parts, dim=1)
+
+
+def _expected(
+    inputs: Float[Tensor, "rows hidden"], unembedding: Float[Tensor, "vocabulary hidden"]
+) -> tuple[Float[Tensor, " rows"], Float[Tensor, "rows hidden"]]:
+    """Normalizers, and the mean of the unembedding under each row's softmax."""
+    if inputs.device.type == "cpu" and inputs.dtype == torch.float32:
+        query, key = inputs[None, None], unembedding[None, None]
+        expected, normalizers = _attend(query, key, key, 0.0, False, scale=1.0)
+        return normalizers.flatten(), expected[0, 0]
+    normalizers = torch.full((len(inputs),), -torch.inf, device=inputs.device)
+    expected = torch.zeros(inputs.shape, device=inputs.device)
+    for rows, entries, logits in _blocks(inputs, unembedding):
+        before = normalizers[rows].clone()
+        normalizers[rows] = torch.logaddexp(before, torch.logsumexp(logits, dim=1))
+        probabilities = logits.sub_(normalizers[rows, None]).exp_().to(inputs.dtype)
+        kept = (before - normalizers[rows]).exp_()[:, None]
+        expected[rows] = expected[rows] * kept + probabilities @ unembedding[entries]
+    return normalizers, expected.to(inputs.dtype)
+
+
+def _blocks(inputs: Tensor, unembedding: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Rows, entries of the vocabulary and their logits, in one buffer that the next block overwrites."""
+    n_rows, n_entries = LOGITS_AT_ONCE[inputs.device.type]
+    space = torch.empty(
+        min(n_rows, len(inputs)) * min(n_entries, len(unembedding)), dtype=inputs.dtype, device=inputs.device
+    )
+    for first in range(0, len(inputs), n_rows):
+        rows = slice(first, min(first + n_rows, len(inputs)))
+        for start in range(0, len(unembedding), n_entries):
+            entries = slice(start, min(start + n_entries, len(unembedding)))
+            shape = rows.stop - rows.start, entries.stop - entries.start
+            logits = space[: shape[0] * shape[1]].view(shape)
+            torch.mm(inputs[rows], unembedding[entries].T, out=logits)
+            yield rows, entries, logits.float()

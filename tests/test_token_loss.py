@@ -1,0 +1,78 @@
+"""Losses and gradients from blocks of logits equal those from all logits at once."""
+
+import pytest
+import torch
+from torch.nn import functional
+
+from susc_pipeline.model import token_loss
+
+SHAPES = [(3, 5, 40), (9, 128, 700), (2, 600, 1300)]  # contexts, positions, vocabulary: within a block and beyond it
+
+
+def world(contexts, positions, vocabulary, *, dtype=torch.float32, scale=1.0):
+    generator = torch.Generator().manual_seed(vocabulary)
+    normed = scale * torch.randn(contexts, positions, 24, generator=generator).to(dtype)
+    unembedding = torch.randn(vocabulary, 24, generator=generator).to(dtype)
+    token_ids = torch.randint(vocabulary, (contexts, positions), generator=generator)
+    return normed.requires_grad_(), token_ids, unembedding.requires_grad_()
+
+
+def plain(normed, token_ids, unembedding):
+    logits = (normed[:, :-1].double() @ unembedding.double().T).flatten(0, 1)
+    return functional.cross_entropy(logits, token_ids[:, 1:].flatten(), reduction="none").view(len(normed), -1)
+
+
+# Double precision takes the way of devices that lack the fused operator; its sums are held in single precision.
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_losses_and_both_gradients_equal_those_of_all_logits(shape, dtype):
+    found, exact = world(*shape, dtype=dtype), world(*shape, dtype=dtype)
+    losses, expected = token_loss.cross_entropy(*found), plain(*exact)
+    torch.testing.assert_close(losses, expected.float(), atol=1e-5, rtol=1e-5)
+    weights = torch.linspace(-1, 2, losses.numel()).view(losses.shape)
+    (losses * weights).sum().backward()
+    (expected * weights).sum().backward()
+    for ours, theirs in ((found[0], exact[0]), (found[2], exact[2])):
+        torch.testing.assert_close(ours.grad, theirs.grad, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_losses_without_gradients_and_gradients_without_autograd_are_the_same(dtype):
+    normed, token_ids, unembedding = world(9, 128, 700, dtype=dtype)
+    with_gradients = token_loss.cross_entropy(normed, token_ids, unembedding)
+    (of_inputs,) = torch.autograd.grad(with_gradients.sum(), normed)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            token_loss.cross_entropy(normed, token_ids, unembedding), with_gradients, atol=1e-5, rtol=1e-5
+        )
+        losses, gradients = token_loss.losses_and_gradients(normed, token_ids, unembedding)
+    torch.testing.assert_close(losses, with_gradients.detach(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(gradients, of_inputs[:, :-1], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_logits_far_apart_neither_overflow_nor_vanish(dtype):
+    normed, token_ids, unembedding = world(2, 64, 700, dtype=dtype, scale=60.0)
+    losses = token_loss.cross_entropy(normed, token_ids, unembedding)
+    torch.testing.assert_close(losses, plain(normed, token_ids, unembedding).float(), atol=1e-3, rtol=1e-5)
+    losses.sum().backward()
+    assert torch.isfinite(normed.grad).all() and torch.isfinite(unembedding.grad).all()
+
+
+def test_bfloat16_losses_are_summed_in_single_precision():
+    normed, token_ids, unembedding = world(9, 128, 700, dtype=torch.bfloat16)
+    losses = token_loss.cross_entropy(normed, token_ids, unembedding)
+    assert losses.dtype == torch.float32
+    torch.testing.assert_close(losses, plain(normed, token_ids, unembedding).float(), atol=0.1, rtol=0.02)
+
+
+def test_the_number_of_threads_changes_no_bit():
+    normed, token_ids, unembedding = world(9, 128, 700)
+    before = torch.get_num_threads()
+    found = []
+    for n_threads in (1, 2):
+        torch.set_num_threads(n_threads)
+        losses = token_loss.cross_entropy(normed, token_ids, unembedding)
+        found.append((losses.detach(), *torch.autograd.grad(losses.sum(), (normed, unembedding))))
+    torch.set_num_threads(before)
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
