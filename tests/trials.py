@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
+import dagster as dg
 import numpy as np
 
 import warm
@@ -16,6 +17,8 @@ from resources.storage import Store
 
 # Not the same in any two runs: what assets took, and a database that has an identity of its own (its views are compared).
 DIFFERENT = {"seconds.json", "warehouse.duckdb", "warehouse.manifest.json"}
+N_MOMENTS = int(os.environ.get("FAULT_MOMENTS", "1"))
+RESULTS = os.environ.get("FAULT_RESULTS")
 DONE = re.compile(r"^\[\d+/\d+\] (.+?) done in", re.MULTILINE)
 
 
@@ -24,6 +27,20 @@ def unit_names():
     from assets import definitions, walk
 
     return list(dict.fromkeys(unit.assets for unit in walk.units(definitions.defs, [], None)))
+
+
+def units_tried():
+    """All of them, or one of each kind of artifact (its types, sharded or not) where few moments are tried."""
+    from assets import definitions
+
+    if N_MOMENTS > 1:
+        return unit_names()
+    graph, kinds = definitions.defs.resolve_asset_graph(), {}
+    for names in unit_names():
+        node = graph.get(dg.AssetKey(names[0]))
+        outputs = node.assets_def.op.output_defs
+        kinds.setdefault((node.is_partitioned, *(str(one.dagster_type.typing_type) for one in outputs)), names)
+    return list(kinds.values())
 
 
 def edges():
@@ -105,5 +122,10 @@ def moments(name, number):
     return np.random.default_rng(seed).random(number).tolist()
 
 
-def dump(path, content):
-    path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+def record(fault, name, **counts):
+    """Note what was counted in the file that the slow target keeps, one entry for each fault and asset."""
+    if RESULTS:
+        path = Path(RESULTS)
+        found = json.loads(path.read_text()) if path.exists() else {}
+        found.setdefault(fault, {})[name] = counts
+        path.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")

@@ -1,6 +1,5 @@
-"""Fixtures of the fault harness: the finished toy store, and how many moments are tried."""
+"""Fixtures of the fault harness: the finished toy store."""
 
-import os
 import shutil
 
 import conftest as toys_conftest
@@ -9,12 +8,6 @@ import pytest
 import trials
 import warm
 from resources.storage import Store
-
-
-@pytest.fixture(scope="session")
-def n_moments():
-    """Moments tried for each asset, by time and again by file operation."""
-    return int(os.environ.get("FAULT_MOMENTS", "1"))
 
 
 @pytest.fixture(scope="session")

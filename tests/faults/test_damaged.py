@@ -48,9 +48,9 @@ def chosen(store, assets, rng, kind):
     return shard, path, alike[rng.integers(len(alike))] if kind == "foreign" else path
 
 
-@pytest.mark.parametrize("assets", trials.unit_names(), ids="+".join)
-def test_damage_is_found_and_named_and_made_good_and_nothing_else_is_made(world, assets, n_moments):
-    kinds = KINDS if n_moments > 1 else [KINDS[seeded(*assets).integers(len(KINDS))]]
+@pytest.mark.parametrize("assets", trials.units_tried(), ids="+".join)
+def test_damage_is_found_and_named_and_made_good_and_nothing_else_is_made(world, assets):
+    kinds = KINDS if trials.N_MOMENTS > 1 else [KINDS[seeded(*assets).integers(len(KINDS))]]
     for kind in kinds:
         rng = seeded(*assets, kind)
         world.restore()
@@ -65,11 +65,12 @@ def test_damage_is_found_and_named_and_made_good_and_nothing_else_is_made(world,
         assert not world.differences(), (kind, path)
         whole = world.process.run("--experiment", world.toml, command="assets.verify")
         assert whole.status == 0 and "as it was written" in whole.output, whole.output
+    trials.record("damaged", "+".join(assets), found_and_made_good=len(kinds))
 
 
 @pytest.mark.parametrize("name", sorted({parent for _, parent in trials.edges()}))
-def test_no_reader_takes_what_is_damaged(world, name, n_moments):
-    kinds = ("flipped", "foreign") if n_moments > 1 else [("flipped", "foreign")[len(name) % 2]]
+def test_no_reader_takes_what_is_damaged(world, name):
+    kinds = ("flipped", "foreign") if trials.N_MOMENTS > 1 else [("flipped", "foreign")[len(name) % 2]]
     reader = next(child for child, parent in trials.edges() if parent == name)
     for kind in kinds:
         rng = seeded(name, kind, "read")
@@ -80,6 +81,7 @@ def test_no_reader_takes_what_is_damaged(world, name, n_moments):
         assert refused.status == 1, (reader, kind, path, refused.output[-2000:])
         assert path.name.removesuffix(manifest.SUFFIX) in refused.output and "again" in refused.output, refused.output
         assert not world.store.manifest_path(reader).exists()
+    trials.record("damaged, read", name, refused=len(kinds))
 
 
 def test_a_damaged_component_of_an_unfinished_shard_does_not_get_into_the_result(world):

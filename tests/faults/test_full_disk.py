@@ -40,15 +40,16 @@ def fill(world, without):
     world.restore(without=without, into=True)
 
 
-@pytest.mark.parametrize("assets", trials.unit_names(), ids="+".join)
-def test_a_full_disk_is_an_error_that_says_so_and_more_room_makes_it_good(world, disk, assets, n_moments):
+@pytest.mark.parametrize("assets", trials.units_tried(), ids="+".join)
+def test_a_full_disk_is_an_error_that_says_so_and_more_room_makes_it_good(world, disk, assets):
     free, options = disk
     fill(world, assets)
     before = shutil.disk_usage(world.store.root).used
     assert world.process.run("--experiment", world.toml).status == 0
     needed = shutil.disk_usage(world.store.root).used - before
     refused = 0
-    for share in (0.0, 0.3, 0.6, 0.9) if n_moments > 1 else (0.3,):
+    shares = (0.0, 0.3, 0.6, 0.9) if trials.N_MOMENTS > 1 else (0.3,)
+    for share in shares:
         options("size=1g")
         fill(world, assets)
         free(int(share * needed))
@@ -64,6 +65,7 @@ def test_a_full_disk_is_an_error_that_says_so_and_more_room_makes_it_good(world,
         assert again.status == 0, (share, again.output[-3000:])
         assert not world.differences() and not kept & set(trials.made(again.output)), share
     assert refused
+    trials.record("full disk", "+".join(assets), tried=len(shares), refused=refused)
 
 
 def test_a_read_only_store_is_an_error_that_says_so_for_every_asset_and_a_finished_one_can_be_checked(world, disk):
@@ -83,15 +85,18 @@ def test_a_read_only_store_is_an_error_that_says_so_for_every_asset_and_a_finish
     assert world.process.run("--experiment", world.toml).status == 0
 
 
-@pytest.mark.parametrize("assets", trials.unit_names(), ids="+".join)
-def test_too_little_memory_is_an_error_or_no_matter_and_never_a_wrong_number(world, assets, n_moments):
+@pytest.mark.parametrize("assets", trials.units_tried(), ids="+".join)
+def test_too_little_memory_is_an_error_or_no_matter_and_never_a_wrong_number(world, assets):
     used = int(Path(f"/proc/{world.process.process.pid}/statm").read_text().split()[0]) * PAGE
-    for megabytes in (16, 64, 256, 1024) if n_moments > 1 else (64,):
+    outcomes = {}
+    for megabytes in (16, 64, 256, 1024) if trials.N_MOMENTS > 1 else (64,):
         world.restore(without=assets)
         limit = used + megabytes * MEGABYTE
         limited = world.process.run("--experiment", world.toml, limits={"RLIMIT_AS": limit})
         wrong = {name.split("/")[0].split(".")[0] for name in world.differences()}
         assert wrong <= set(assets) | {"vocabulary"}, (megabytes, wrong)
         assert limited.status == 0 or limited.output.strip(), megabytes
+        outcomes[f"{megabytes} MB"] = limited.output.strip().splitlines()[-1][:200] if limited.status else "done"
         again = world.process.run("--experiment", world.toml)
         assert again.status == 0 and not world.differences(), (megabytes, again.output[-3000:])
+    trials.record("memory", "+".join(assets), **outcomes)

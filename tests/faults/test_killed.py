@@ -3,47 +3,42 @@
 The moments are seeded fractions of an uninterrupted run, in time and, as writing takes little of it, in file operations.
 """
 
+import collections
+
 import pytest
 
 import trials
 
 pytestmark = pytest.mark.faults
-UNITS = trials.unit_names()
+N_FILE_MOMENTS = -(-trials.N_MOMENTS // 2)
 
 
-@pytest.fixture(scope="module")
-def counts():
-    """What is counted for each asset; written beside if all moments of the slow target were tried."""
-    return {}
-
-
-@pytest.mark.parametrize("assets", UNITS, ids="+".join)
-def test_a_killed_run_costs_nothing_but_what_it_had_not_finished(world, assets, n_moments, counts):
+@pytest.mark.parametrize("assets", trials.unit_names(), ids="+".join)
+def test_a_killed_run_costs_nothing_but_what_it_had_not_finished(world, assets):
     name = "+".join(assets)
     world.restore(without=assets)
     whole = world.process.run("--experiment", world.toml)
     assert whole.status == 0, whole.output[-3000:]
     assert not world.differences(), "an uninterrupted run gives other bytes"
-    count = {"trials": 0, "killed": 0, "units_kept": 0, "units_made_again": 0, "components_kept": 0}
-    tried = [{"kill_after": f * whole.seconds} for f in trials.moments(name, n_moments)]
-    tried += [{"kill_at": int(f * whole.n_events)} for f in trials.moments(name + " files", n_moments)]
+    tried = [{"kill_after": share * whole.seconds} for share in trials.moments(name, trials.N_MOMENTS)]
+    tried += [{"kill_at": int(share * whole.n_events)} for share in trials.moments(f"{name} files", N_FILE_MOMENTS)]
+    count = collections.Counter(moments=len(tried))
     for how in tried:
         world.restore(without=assets)
-        first = world.process.run("--experiment", world.toml, **how)
-        assert first.status in (-9, 0), (how, first.output[-3000:])
+        killed = world.process.run("--experiment", world.toml, **how)
+        assert killed.status in (-9, 0), (how, killed.output[-3000:])
         kept, components = trials.finished(world.store, assets)
+        left = len(world.temporaries())
         again = world.process.run("--experiment", world.toml)
         assert again.status == 0, (how, again.output[-3000:])
         assert not world.differences(), (how, world.differences())
         assert not world.temporaries(), (how, world.temporaries())
-        repeated = kept & set(trials.made(again.output))
-        assert not repeated, (how, repeated)
+        made = set(trials.made(again.output))
+        assert not kept & made, (how, "made again though it was finished")
         changed = [path for path, number in components.items() if path.stat().st_ino != number]
-        assert not changed, (how, changed)
-        count["trials"] += 1
-        count["killed"] += first.status == -9
-        count["units_kept"] += len(kept)
-        count["units_made_again"] += len(set(trials.made(again.output)))
-        count["components_kept"] += len(components) if "sgld_samples" in assets else 0
-    counts[name] = count
+        assert not changed, (how, "sampled again though it was whole")
+        count.update(killed=killed.status == -9, left_temporary_folders=left, finished_kept=len(kept), made=len(made))
+        if "sgld_samples" in assets:
+            count.update(components_kept=len(components))
     assert count["killed"], "no moment fell into the run"
+    trials.record("killed", name, **count)
