@@ -193,7 +193,7 @@ def report(module: ModuleType, n_done: int, seconds: float, *, thorough: bool = 
         print(f"everything of experiment {experiment.name} is up to date ({seconds:.1f} s)")
     if "language_model" in made:
         warehouse.refresh(store, folder.load(experiment.model), made, thorough=thorough)
-        if {"cluster_members", "clusters"} <= set(made):
+        if {"cluster_members", "clusters", "token_shards"} <= set(made):
             _print_best(store, folder, made["token_shards"])
     if store.page().is_file():
         print(f"\nexplorer:  {store.page()}  (or make explore)", end="")
@@ -201,8 +201,8 @@ def report(module: ModuleType, n_done: int, seconds: float, *, thorough: bool = 
 
 
 def _print_best(store: Store, folder: LanguageModelFolder, shards: list[str | None]) -> None:
-    for name in ("clusters", "cluster_members"):
-        store.checked(name)
+    for key in (("clusters",), ("cluster_members",), *(("token_shards", shard) for shard in shards)):
+        store.checked(*key)
     table, members = (tables.scan(store.table(name)).collect() for name in ("clusters", "cluster_members"))
     contexts = pl.concat([tables.scan(store.table("token_shards", shard)).collect() for shard in shards])
     loaded = folder.load(partitions.EXPERIMENT.model)
