@@ -101,7 +101,7 @@ def materialize(
             if is_current(store, module.defs, unit, thorough=thorough):
                 continue
             with module.defs.resources["io_manager"].holding(unit.assets, unit.shard):
-                if is_current(store, module.defs, unit):  # another run was faster
+                if is_current(store, module.defs, unit, thorough=thorough):  # another run was faster
                     continue
                 started = time.monotonic()
                 print(f"[{number + 1}/{len(todo)}] {unit} ", end="", flush=True)
