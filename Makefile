@@ -8,7 +8,7 @@ export PYTHONPATH := $(CURDIR)
 # Threads that wait spin for less long: a third faster where other work shares the cores, no slower where none does.
 export GOMP_SPINCOUNT ?= 10000
 
-.PHONY: help install run test test-slow ui explore lint test-peer test-browser test-engines postgres screenshots bench-explorer bench-partitions columns bench bench-bias bench-sampling bench-samplers bench-allocation bench-scaling bench-llc bench-chain-stability bench-auxiliary bench-clustering tiny-model clean
+.PHONY: bench bench-allocation bench-auxiliary bench-bias bench-chain-stability bench-clustering bench-explorer bench-llc bench-partitions bench-samplers bench-sampling bench-scaling clean columns explore help install lint postgres run screenshots test test-browser test-engines test-faults test-faults-slow test-peer test-slow tiny-model ui
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -29,6 +29,12 @@ test: install ## Run the tests (a few minutes)
 
 test-slow: install ## Run the tests that take longer
 	$(BIN)/python -m pytest -q -m slow
+
+test-faults: install ## Kill, fill and break: a moment or two for each asset (minutes; some tests need root)
+	$(BIN)/python -m pytest -q -m faults tests/faults
+
+test-faults-slow: install ## The same at 30 moments for each asset, counted in tests/faults/results.json (hours)
+	FAULT_MOMENTS=20 FAULT_RESULTS=tests/faults/results.json $(BIN)/python -m pytest -q -m faults tests/faults
 
 ui: install ## Open the Dagster UI on 127.0.0.1:3000
 	@mkdir -p $(DAGSTER_HOME) && (grep -q '^storage:' $(DAGSTER_HOME)/dagster.yaml 2>/dev/null || cp dagster.yaml $(DAGSTER_HOME)/dagster.yaml)

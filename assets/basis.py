@@ -103,7 +103,8 @@ def aux_model(
     of shared draws is a function of the token, and a model stopped on it would go on learning it.
     """
     training_shards = tokens.training_keys(experiment.tokens)
-    data = evaluation.split(activations, ground_truth_susceptibilities, pca_basis, training_shards, folder=store.root)
+    with store.scratch("aux_model") as folder:
+        data = evaluation.split(activations, ground_truth_susceptibilities, pca_basis, training_shards, folder=folder)
     return _trained(context, data, language_model.load(experiment.model).model, experiment)
 
 
@@ -129,7 +130,8 @@ def half_chain_aux_model(
     """
     training_shards = tokens.training_keys(experiment.tokens)
     frames = (activations, ground_truth_susceptibilities)
-    data = evaluation.split(*frames, pca_basis, training_shards, folder=store.root, column="half_a")
+    with store.scratch("half_chain_aux_model") as folder:
+        data = evaluation.split(*frames, pca_basis, training_shards, folder=folder, column="half_a")
     return _trained(context, data, language_model.load(experiment.model).model, experiment)
 
 
@@ -173,7 +175,8 @@ def aux_correlation(
     95 % point of a permutation null, and the r of a ridge regression on the same data.
     """
     training_shards = tokens.training_keys(experiment.tokens)
-    data = evaluation.split(activations, ground_truth_susceptibilities, pca_basis, training_shards, folder=store.root)
+    with store.scratch("aux_correlation") as folder:
+        data = evaluation.split(activations, ground_truth_susceptibilities, pca_basis, training_shards, folder=folder)
     rng = np.random.default_rng(seeds.sequence(experiment.seed, "aux_correlation"))
     frame = evaluation.correlation_table(data, aux_model, pca_basis, rng)
     means = {f"mean_{name}": float(frame[name].mean()) for name in ("r", "ceiling", "ridge_r")}

@@ -132,7 +132,7 @@ def unwhitened_cluster_members(
         np.random.default_rng(seeds.sequence(experiment.seed, name, "unwhitened")) for name in ("knn_graph", "clusters")
     )
     report = progress.reporter(context, "tokens visited")
-    with store.scratch("unwhitened_knn_graph") as folder:
+    with store.scratch("unwhitened_cluster_members") as folder:
         graph = blocks.knn_graph(tokens.values, experiment.knn, graph_rng, folder)
     found = search.find_clusters(graph, experiment.clustering, search_rng, progress=report)
     whitened = reading.labels(cluster_members, tokens)

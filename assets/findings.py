@@ -67,7 +67,7 @@ def of_artifact(store: Store, asset: str, shard: str | None, version: str | None
         return
     if version not in (None, found.code_version):
         yield Finding("stale", name, f"made by version {found.code_version}, now {version}", asset)
-    other = [source for source, recorded in found.inputs.items() if walk.checksum(store, source) != recorded]
+    other = [source for source, recorded in found.inputs.items() if _checksum(store, source) not in (None, recorded)]
     if other:
         yield Finding("stale", name, f"made from another {', '.join(other[:3])}{' ...' * (len(other) > 3)}", asset)
     for path, what in manifest.damages(found, store.manifest_path(asset, shard).parent, thorough=True):
@@ -89,6 +89,13 @@ def remedies(found: list[Finding], experiment: str) -> list[str]:
         if of_kind:
             lines.append(f"{len(of_kind)} {kind} ({meaning}): {command}")
     return lines
+
+
+def _checksum(store: Store, source: str) -> str | None:
+    try:
+        return walk.checksum(store, source)
+    except StoreError:  # which is a finding of its own, as its absence is
+        return None
 
 
 def _below(store: Store, path: Path) -> str:

@@ -105,7 +105,7 @@ def materialize(
             if is_current(store, module.defs, unit, thorough=thorough):
                 continue
             with module.defs.resources["io_manager"].holding(unit.assets, unit.shard):
-                if is_current(store, module.defs, unit):  # another run was faster
+                if is_current(store, module.defs, unit, thorough=thorough):  # another run was faster
                     continue
                 started = time.monotonic()
                 print(f"[{number + 1}/{len(todo)}] {unit} ", end="", flush=True)
@@ -198,7 +198,7 @@ def report(module: ModuleType, n_done: int, seconds: float, *, thorough: bool = 
     if "language_model" in made:
         store.checked("language_model")
         warehouse.refresh(store, folder.load(experiment.model), made, thorough=thorough)
-        if {"cluster_members", "clusters"} <= set(made):
+        if {"cluster_members", "clusters", "token_shards"} <= set(made):
             _print_best(store, folder, made["token_shards"])
     if store.page().is_file():
         print(f"\nexplorer:  {store.page()}  (or make explore)", end="")
@@ -206,8 +206,8 @@ def report(module: ModuleType, n_done: int, seconds: float, *, thorough: bool = 
 
 
 def _print_best(store: Store, folder: LanguageModelFolder, shards: list[str | None]) -> None:
-    for name in ("clusters", "cluster_members"):
-        store.checked(name)
+    for key in (("clusters",), ("cluster_members",), *(("token_shards", shard) for shard in shards)):
+        store.checked(*key)
     table, members = (tables.scan(store.table(name)).collect() for name in ("clusters", "cluster_members"))
     for shard in shards:
         store.checked("token_shards", shard)

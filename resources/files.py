@@ -142,7 +142,8 @@ def explained(path: Path) -> Iterator[None]:
         number = error_number(error)
         if number in FULL or (number is None and _is_full(path.parent)):
             raise StoreError(f"no space left to write {path}; nothing was changed, free some and try again") from error
-        if number in READ_ONLY:
+        named = getattr(error, "filename", None) or path
+        if number in READ_ONLY and str(named).startswith(str(path.parent)):
             raise StoreError(
                 f"{path.parent} cannot be written to ({os.strerror(number)}); nothing was changed, give write access or "
                 f"another SUSC_STORE"

@@ -25,7 +25,7 @@ class Inventory(NamedTuple):
     left_over: list[Path]
     """Temporary folders whose writers are dead."""
     unnamed: list[Path]
-    """Files that no manifest names."""
+    """Files that no manifest names; not those of which a manifest that cannot be read may tell."""
 
 
 def of(store: Store) -> Inventory:
@@ -42,7 +42,10 @@ def of(store: Store) -> Inventory:
         else:
             manifests |= {path: found} if found else {}
     named = {path.parent / name for path, found in manifests.items() for name in found.files}
-    unnamed = [path for path in others if path not in named and path not in store.notes() and not _is_trace(path)]
+    named |= set(store.notes())
+    untold = {path.with_name(path.name.removesuffix(manifest.SUFFIX)) for path in unreadable}
+    unnamed = [path for path in others if path not in named and not _is_trace(path)]
+    unnamed = [path for path in unnamed if not untold & {path.with_suffix(""), *path.parents}]
     left_over = [folder for folder in files.temporaries(store.root) if not files.is_in_use(folder)]
     return Inventory(manifests, unreadable, left_over, unnamed)
 

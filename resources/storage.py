@@ -164,8 +164,13 @@ class Store:
 
     @contextlib.contextmanager
     def scratch(self, asset: str) -> Iterator[Path]:
-        """A folder for what an asset writes on the way."""
-        with files.temporary_folder(self.root, asset) as folder:
+        """A folder for what an asset writes on the way. What is still mapped at the end stays until its map goes.
+
+        Raises:
+            StoreError: the disk is full, or must not be written to.
+        """
+        place = self.root / asset
+        with files.explained(place), files.temporary_folder(self.root, asset) as folder, files.explained(place):
             yield folder
 
     @contextlib.contextmanager

@@ -65,6 +65,7 @@ def refresh(
     version = hashlib.sha256("\n".join(statements).encode()).hexdigest()[:16]
     if _is_current(store, version, inputs, thorough):
         return
+    store.checked("language_model")
     with store.lock("warehouse"):
         vocabulary = _write_vocabulary(store, loaded)
         with files.replacing(store.warehouse(), described_by=store.manifest_path("warehouse")) as temporary:

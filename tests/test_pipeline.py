@@ -89,6 +89,17 @@ def test_a_second_run_does_nothing(finished):
     assert manifests(root) == before
 
 
+def test_a_finished_store_is_found_whole_and_a_changed_setting_stale(finished, tmp_path):
+    root, toml, _ = finished
+    (other := tmp_path / "toy.toml").write_text(
+        toml.read_text().replace("max_conductance = 0.9", "max_conductance = 0.8")
+    )
+    for path, status, said in ((toml, 0, "as it was written"), (other, 1, "stale      clusters: made by version")):
+        program = [sys.executable, "-m", "susc_pipeline", "verify", "--experiment", str(path)]
+        found = subprocess.run(program, cwd=root, env=environment(root), capture_output=True, text=True, timeout=200)
+        assert found.returncode == status and said in found.stdout, found.stdout + found.stderr
+
+
 def test_the_warehouse_answers_what_the_readme_asks(finished):
     root, _, _ = finished
     with duckdb.connect(str(root / "data" / "toy" / "warehouse.duckdb"), read_only=True) as connection:

@@ -1,0 +1,131 @@
+"""Trials of the fault harness: a finished toy store, in which one asset is made again while something goes wrong."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import dagster as dg
+import numpy as np
+
+import warm
+from resources import files, manifest
+from resources.storage import Store
+
+# Not the same in any two runs: what assets took, and a database that has an identity of its own (its views are compared).
+DIFFERENT = {"seconds.json", "warehouse.duckdb", "warehouse.manifest.json"}
+N_MOMENTS = int(os.environ.get("FAULT_MOMENTS", "1"))
+RESULTS = os.environ.get("FAULT_RESULTS")
+DONE = re.compile(r"^\[\d+/\d+\] (.+?) done in", re.MULTILINE)
+
+
+def unit_names():
+    """Assets that are made together, for each computation of the graph, in order; a new asset is among them by itself."""
+    from assets import definitions, walk
+
+    return list(dict.fromkeys(unit.assets for unit in walk.units(definitions.defs, [], None)))
+
+
+def units_tried():
+    """All of them, or one of each kind of artifact (its types, sharded or not) where few moments are tried."""
+    from assets import definitions
+
+    if N_MOMENTS > 1:
+        return unit_names()
+    graph, kinds = definitions.defs.resolve_asset_graph(), {}
+    for names in unit_names():
+        node = graph.get(dg.AssetKey(names[0]))
+        outputs = node.assets_def.op.output_defs
+        kinds.setdefault((node.is_partitioned, *(str(one.dagster_type.typing_type) for one in outputs)), names)
+    return list(kinds.values())
+
+
+def edges():
+    """Each asset with each that it reads."""
+    from assets import definitions
+
+    graph = definitions.defs.resolve_asset_graph()
+    keys = sorted(graph.get_all_asset_keys())
+    return [(key.path[-1], parent.path[-1]) for key in keys for parent in sorted(graph.get(key).parent_keys)]
+
+
+class World(NamedTuple):
+    """A warm process, the store in which it works, and what that store is when nothing goes wrong."""
+
+    process: warm.Warm
+    store: Store
+    reference: Path
+    toml: Path
+
+    def restore(self, without=(), into=False):
+        """Make the store the finished one but for some assets.
+
+        Files are links to the reference's, which no run may change, or copies where the folder is a disk of its own.
+        """
+        if not into:
+            shutil.rmtree(self.store.root, ignore_errors=True)
+        copy = shutil.copy2 if into else os.link
+        shutil.copytree(self.reference, self.store.root, copy_function=copy, dirs_exist_ok=into)
+        for asset in without:
+            place = self.store.path(asset)
+            for path in (place, self.store.table(asset), self.store.manifest_path(asset)):
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+    def differences(self):
+        """Files that are not those of the reference."""
+        mine, theirs = digests(self.store.root), digests(self.reference)
+        return sorted(name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name))
+
+    def temporaries(self):
+        return list(files.temporaries(self.store.root))
+
+
+def digests(root):
+    """Checksums of the files below a folder, without locks and what differs in any two runs."""
+    paths = [path for path in root.rglob("*") if path.is_file() and ".locks" not in path.parts]
+    named = {path.relative_to(root).as_posix(): path for path in paths}
+    return {name: _digest(path) for name, path in named.items() if name not in DIFFERENT}
+
+
+def _digest(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def finished(store, assets):
+    """Units of these assets that are finished, as the walk names them, and whole component files with their numbers."""
+    units, components = set(), {}
+    for path in store.root.rglob(f"*{manifest.SUFFIX}"):
+        found = manifest.read(path)
+        if found and found.asset in assets:
+            units.add((found.asset, found.shard))
+    for path in store.root.glob("sgld_samples/*/*/*.parquet"):
+        components[path] = path.stat().st_ino
+    return units, components
+
+
+def made(output):
+    """Units that a run made, as (asset, shard) pairs."""
+    found = []
+    for name in DONE.findall(output):
+        *assets, last = name.split(" + ")
+        last, _, shard = last.partition(" ")
+        found += [(asset, shard or None) for asset in (*assets, last)]
+    return found
+
+
+def moments(name, number):
+    """Seeded fractions of a run, in [0, 1)."""
+    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
+    return np.random.default_rng(seed).random(number).tolist()
+
+
+def record(fault, name, **counts):
+    """Note what was counted in the file that the slow target keeps, one entry for each fault and asset."""
+    if RESULTS:
+        path = Path(RESULTS)
+        found = json.loads(path.read_text()) if path.exists() else {}
+        found.setdefault(fault, {})[name] = counts
+        path.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
