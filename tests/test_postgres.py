@@ -16,7 +16,7 @@ from test_dagster_services import BIN, CHECKOUT, ask, free_port, wait_for
 
 from resources import postgres
 from resources.postgres import Server
-from resources.storage import Store, checksum
+from resources.storage import Store
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("dagster_postgres", reason="install the extra `postgres` to keep Dagster's history in PostgreSQL")
@@ -99,9 +99,8 @@ END = {BulkActionStatus.COMPLETED_SUCCESS, BulkActionStatus.COMPLETED_FAILED, Bu
 
 def assert_whole(backfills):
     for shard in backfills.shards:
-        path = backfills.store.table("part", shard)
-        assert pl.read_parquet(path)["number"].to_list() == [int(shard[-5:])]
-        assert checksum(path) == backfills.store.manifest("part", shard)["sha256"]
+        backfills.store.checked("part", shard)
+        assert pl.read_parquet(backfills.store.table("part", shard))["number"].to_list() == [int(shard[-5:])]
     assert backfills.recorded() == backfills.shards
     assert not list(backfills.store.root.rglob("*.tmp"))
 
