@@ -15,12 +15,12 @@ from resources import experiment as experiments
 from resources import warehouse
 from resources.remote import Remote
 
-pytestmark = pytest.mark.slow
 pytest.importorskip("s3fs", reason="install the extra `engines` to test a store in S3")
 pytest.importorskip("moto", reason="install the extra `engines` to test a store in S3")
 import boto3
 import s3_server
 
+pytestmark = pytest.mark.slow
 CHECKOUT = Path(__file__).resolve().parent.parent
 SECRET = "wJalrXUtnFEMI-not-a-real-one"
 CLUSTERS = ["clusters", "cluster_members"]
