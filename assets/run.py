@@ -49,7 +49,7 @@ def run(selected: list[str], shard: str | None, *, thorough: bool = False) -> No
     home = dagster_home()
     started = time.monotonic()
     n_done = walk.materialize(definitions, home, selected=selected, shard=shard, thorough=thorough)
-    walk.report(definitions, n_done, time.monotonic() - started, thorough=thorough)
+    walk.report(definitions, n_done, time.monotonic() - started, shard=shard, thorough=thorough)
 
 
 def dagster_home() -> Path:

@@ -183,8 +183,11 @@ def _failure(result: dg.ExecuteInProcessResult) -> str:
     return "failed without a message; run again with --verbose"
 
 
-def report(module: ModuleType, n_done: int, seconds: float, *, thorough: bool = False) -> None:
-    """Refresh the warehouse if anything changed, and print the best clusters and where to look."""
+def report(module: ModuleType, n_done: int, seconds: float, *, shard: str | None, thorough: bool = False) -> None:
+    """Refresh the warehouse if anything changed, and print the best clusters and where to look.
+
+    A run of one shard leaves the warehouse alone: it may be one of many at once, and another makes what is of all shards.
+    """
     experiment = partitions.EXPERIMENT
     store = experiments.store(experiment)
     folder = LanguageModelFolder(store.path("language_model"))
@@ -195,7 +198,7 @@ def report(module: ModuleType, n_done: int, seconds: float, *, thorough: bool = 
                 made.setdefault(asset, []).append(unit.shard)
     if not n_done:
         print(f"everything of experiment {experiment.name} is up to date ({seconds:.1f} s)")
-    if "language_model" in made:
+    if "language_model" in made and shard is None:
         store.checked("language_model")
         warehouse.refresh(store, folder.load(experiment.model), made, thorough=thorough)
         if {"cluster_members", "clusters", "token_shards"} <= set(made):

@@ -16,7 +16,7 @@ import sys
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 
@@ -172,7 +172,7 @@ class _Crew:
 class _Worker:
     """Runs in a process of the cluster. Ray is handed this class itself, so that machines need susc_pipeline alone."""
 
-    def prepare(self, prepare: list[Any], n_threads: int, code: dict[str, str]) -> None:
+    def prepare(self, shared: list[Any], n_threads: int, code: dict[str, str]) -> None:
         """Make ready for items."""
         found = _code()
         if found != code:
@@ -183,7 +183,7 @@ class _Worker:
         import ray
 
         torch.set_num_threads(n_threads)
-        self.function = ray.get(prepare[0])()
+        self.function = cast(Any, ray.get(shared[0]))()
 
     def run(self, item: Any) -> Any:
         """The result of an item."""
@@ -237,11 +237,12 @@ def _connected(address: str) -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
+        from ray import cloudpickle
     except ImportError as error:
         raise ValueError(
             "execution.executor 'ray' needs Ray; pip install 'susc-pipeline[ray]', or choose 'local'"
         ) from error
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
     if not ray.is_initialized():
         quiet = {"log_to_driver": False, "logging_level": "ERROR"}
         try:

@@ -143,9 +143,17 @@ def test_what_a_killed_worker_was_at_is_done_by_another(ray_executor, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_item_that_kills_every_worker_is_named_and_the_others_are_handed_out(ray_executor):
+def test_an_item_that_kills_every_worker_is_named_and_the_others_are_handed_out(ray_executor, tmp_path):
     def prepare():
-        return lambda item: os.kill(os.getpid(), signal.SIGKILL) if item == 1 else item
+        def work(item):
+            (tmp_path / str(item)).touch()
+            while len(list(tmp_path.iterdir())) < 4:  # until all four workers are at something
+                time.sleep(0.1)
+            if item == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return item
+
+        return work
 
     found = []
     with pytest.raises(

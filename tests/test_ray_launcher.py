@@ -44,7 +44,10 @@ def test_a_backfill_runs_as_jobs_of_the_cluster(cluster, home):
     launcher = (CHECKOUT / "deploy" / "ray" / "dagster.yaml").read_text().replace("http://127.0.0.1:8265", cluster)
     with (home / "dagster.yaml").open("a") as file:
         file.write(
-            launcher.replace("SUSC_STORE]", "SUSC_STORE, PYTHONPATH, BACKFILL_ROOT, BACKFILL_SHARDS, BACKFILL_SECONDS]")
+            launcher.replace(
+                "SUSC_STORE]",
+                "SUSC_STORE, PYTHONPATH, BACKFILL_ROOT, BACKFILL_SHARDS, BACKFILL_SECONDS, BACKFILL_SHARDS_A_RUN]",
+            )
         )
     backfills = Backfills(home, 4, seconds=1)
     with backfills.served():

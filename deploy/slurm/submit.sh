@@ -8,7 +8,7 @@ set -euo pipefail
 job=deploy/slurm/shards.sbatch
 numbers=$(.venv/bin/python -c 'from resources import experiment; t = experiment.load().tokens; print(t.n_shards, t.n_ground_truth_shards)')
 read -r shards ground_truth <<<"$numbers"
-mkdir -p logs
+mkdir -p data/logs
 previous=
 submit() { # options for sbatch, then --, then assets
     local options=()
