@@ -66,11 +66,11 @@ def main() -> None:
             process.wait()
 
 
-def environment(root: Path, n_shards: int) -> dict[str, str]:
+def environment(root: Path, n_shards: int, n_documents: int = 60) -> dict[str, str]:
     """A toy experiment of so many shards, a tenth of them ground truth, and the environment that names it."""
     (root / "dagster").mkdir(parents=True)
     shutil.copy(CHECKOUT / "dagster.yaml", root / "dagster")
-    corpus = conftest.write_corpus(root / "corpus")
+    corpus = conftest.write_corpus(root / "corpus", n_documents)
     tiny.train_tokenizer([path.read_text() for path in corpus.iterdir()], vocabulary_size=300).save_pretrained(
         root / "model"
     )
@@ -87,12 +87,13 @@ def python(code: str, env: dict[str, str]) -> str:
     return subprocess.run(command, cwd=CHECKOUT, env=env, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
-def serve(env: dict[str, str]) -> tuple[int, subprocess.Popen[bytes]]:
-    """The port of a web server that has loaded the definitions, and its process."""
+def serve(env: dict[str, str], *daemon: str) -> tuple[int, subprocess.Popen[bytes]]:
+    """The port of a web server that has loaded the definitions, and its process; with `dev`, of a daemon too."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-    command = [str(BIN / "dagster-webserver"), "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", str(port)]
+    program = [str(BIN / "dagster"), *daemon] if daemon else [str(BIN / "dagster-webserver")]
+    command = [*program, "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", str(port)]
     process = subprocess.Popen(
         command, cwd=CHECKOUT, env=env, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
