@@ -8,14 +8,11 @@ JSON goes to benchmarks/results/load.json, part by part.
 
 import argparse
 import json
-import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -30,9 +27,6 @@ LINE = re.compile(r"\[(\d+)/(\d+)\] (.+?)(?: shard-\d+)? $")
 WARM_UP = 50  # materializations of an asset before its memory counts
 FACTORS = (1, 4, 16)
 ASSETS = ("pca_basis", "whitening_basis", "predicted_susceptibilities", "whitened_susceptibilities", "knn_graph")
-BACKFILL = """mutation($shards: [String!]) { launchPartitionBackfill(backfillParams: {
-  assetSelection: [{path: ["token_shards"]}], partitionNames: $shards}) {
-  __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }"""
 STATUS = """query($id: String!) { partitionBackfillOrError(backfillId: $id) {
   __typename ... on PartitionBackfill { status } } }"""
 
@@ -157,16 +151,15 @@ def daemon(root: Path, n_shards: int) -> dict:
     port, server = partitions.serve(env, "dev")
     try:
         shards = [f"shard-{number:05d}" for number in range(n_shards)]
-        launched = ask(port, BACKFILL, shards=shards)["launchPartitionBackfill"]["backfillId"]
+        launched = partitions.ask(port, partitions.BACKFILL, shards=shards)["launchPartitionBackfill"]["backfillId"]
         started, samples, status = time.monotonic(), [], "REQUESTED"
         while status in ("REQUESTED", "COMPLETING"):
             time.sleep(5)
             done = len(list((root / "data" / "toy" / "token_shards").glob("*.manifest.json")))
             samples += [Sample(name, done, mebibytes) for name, mebibytes in standing(server.pid)]
-            status = ask(port, STATUS, id=launched)["partitionBackfillOrError"]["status"]
+            status = partitions.ask(port, STATUS, id=launched)["partitionBackfillOrError"]["status"]
     finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait()
+        partitions.end(server)
     names = list(dict.fromkeys(sample.group for sample in samples))
     steady = [sample for sample in samples if n_shards // 5 <= sample.done < n_shards]
     rows = {"status": status, "materializations": done, "seconds": round(time.monotonic() - started)}
@@ -198,14 +191,6 @@ def standing(pid: int) -> Iterator[tuple[str, float]]:
     yield from by_kind.items()
 
 
-def ask(port: int, query: str, **variables: object) -> dict:
-    """Answer of Dagster's GraphQL server."""
-    body = json.dumps({"query": query, "variables": variables}).encode()
-    request = urllib.request.Request(f"http://127.0.0.1:{port}/graphql", body, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=600) as response:
-        return json.load(response)["data"]
-
-
 def memory(root: Path) -> dict:
     """Peak of each asset above what its process had before, at 1, 4 and 16 shards."""
     found: dict[str, dict[str, float]] = {}
@@ -218,13 +203,6 @@ def memory(root: Path) -> dict:
     return found
 
 
-def probe(asset: str, n_shards: int, folder: Path) -> float:
-    """Mebibytes that an asset's computation adds to its process at its peak; see asset_probes.py."""
-    import asset_probes
-
-    return asset_probes.added_mebibytes(asset, n_shards, folder)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--part", choices=["walk", "daemon", "memory"], nargs="*", default=["walk", "daemon", "memory"])
@@ -233,7 +211,10 @@ def main() -> None:
     parser.add_argument("--probe", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.probe:
-        print(probe(options.probe[0], int(options.probe[1]), Path(options.probe[2])))
+        import asset_probes  # only here: the parent needs no assets
+
+        asset, n_shards, folder = options.probe
+        print(asset_probes.added_mebibytes(asset, int(n_shards), Path(folder)))
         return
     parts = {"walk": lambda root: walk(root, options.shards), "daemon": lambda root: daemon(root, options.backfill)}
     parts["memory"] = memory
