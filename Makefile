@@ -86,7 +86,7 @@ fuzz: $(VENV)/.fuzz ## Fuzz every reader of outside data, guided by coverage, fo
 audit: install ## Ask for known vulnerabilities of the locked packages (installs pip-audit beside them; needs a network)
 	$(PYTHON) -m venv build/audit
 	build/audit/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1
-	build/audit/bin/pip-audit --require-hashes --disable-pip -r locks/base.txt -r locks/torch.txt
+	build/audit/bin/pip-audit --strict --require-hashes --disable-pip -r locks/base.txt -r locks/torch.txt
 
 screenshots: $(VENV)/.browser ## Picture every view of tiny's explorer, at two widths and in both themes, into build/screenshots
 	$(BIN)/python benchmarks/screenshots.py
