@@ -8,6 +8,7 @@ another asset, for everything finished is kept. `python benchmarks/simulate_clus
 
 import argparse
 import heapq
+import itertools
 import json
 import os
 import tempfile
@@ -205,19 +206,27 @@ def main() -> None:
         "--hours", type=float, nargs="*", default=[float("inf"), 1000, 100], help="between failures of a machine"
     )
     parser.add_argument("--machines", type=int, nargs="*", default=[1, 8, 64, 256, 1024])
+    parser.add_argument("--repeats", type=int, default=20, help="runs with failures, of which means are shown")
     options = parser.parse_args()
     tasks = real_tasks(scale.PLANS[options.plan], options.teraflops, options.gigabytes)
     work, longest = sum(task.seconds for task in tasks) / 3600, critical_path(tasks).max() / 3600
     print(f"{len(tasks)} tasks, {work:,.0f} machine-hours, critical path {longest:.1f} h")
     rows = []
-    for machines in options.machines:
-        for between in options.hours:
-            rng = np.random.default_rng([machines, 0])
-            found = simulate(tasks, machines, between_failures=between * 3600, repair=REPAIR, rng=rng)
-            row = {"machines": machines, "hours between failures": between if np.isfinite(between) else None}
-            row |= {"makespan hours": round(found.makespan / 3600, 2), "utilisation": round(found.utilisation, 3)}
-            rows.append(row | {"lost machine-hours": round(found.lost / 3600, 2), "failures": found.failures})
-            print(json.dumps(rows[-1]), flush=True)
+    for machines, between in itertools.product(options.machines, options.hours):
+        n_repeats = options.repeats if np.isfinite(between) else 1  # without failures all are alike
+        rngs = [np.random.default_rng([machines, number]) for number in range(n_repeats)]
+        found = [simulate(tasks, machines, between_failures=between * 3600, repair=REPAIR, rng=rng) for rng in rngs]
+        makespans = [outcome.makespan / 3600 for outcome in found]
+        row = {
+            "machines": machines,
+            "hours between failures": between if np.isfinite(between) else None,
+            "runs": n_repeats,
+        }
+        row |= {"makespan hours": round(float(np.mean(makespans)), 1), "longest": round(max(makespans), 1)}
+        row |= {"utilisation": round(float(np.mean([outcome.utilisation for outcome in found])), 3)}
+        row |= {"lost machine-hours": round(float(np.mean([outcome.lost for outcome in found])) / 3600, 2)}
+        rows.append(row | {"failures": round(float(np.mean([outcome.failures for outcome in found])), 1)})
+        print(json.dumps(rows[-1]), flush=True)
     kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     assumed = {"teraflops": options.teraflops, "gigabytes a second": options.gigabytes, "repair seconds": REPAIR}
     head = {

@@ -30,9 +30,8 @@ def test_every_package_that_is_needed_is_locked_in_the_version_of_the_constraint
     lines = [line.split("==") for line in (CHECKOUT / "constraints.txt").read_text().split()]
     pinned = {normal(name): version for name, version in lines}
     found = base | torch
-    assert {name: found[name] for name in found.keys() & pinned.keys()} == {
-        name: pinned[name] for name in found.keys() & pinned.keys()
-    }
+    both = found.keys() & pinned.keys()
+    assert {name: found[name] for name in both} == {name: pinned[name] for name in both}
     assert locked("torch-cpu")["torch"] == f"{pinned['torch']}+cpu"
 
 
