@@ -1,6 +1,7 @@
 # Everything a newcomer needs; `make help` lists it.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 EXPERIMENT ?= tiny
+SECONDS ?= 60
 VENV := .venv
 BIN := $(VENV)/bin
 export DAGSTER_HOME := $(CURDIR)/.dagster_home
@@ -8,7 +9,7 @@ export PYTHONPATH := $(CURDIR)
 # Threads that wait spin for less long: a third faster where other work shares the cores, no slower where none does.
 export GOMP_SPINCOUNT ?= 10000
 
-.PHONY: bench bench-allocation bench-auxiliary bench-bias bench-chain-stability bench-clustering bench-explorer bench-llc bench-partitions bench-samplers bench-sampling bench-scaling clean columns explore help install lint postgres run screenshots test test-browser test-engines test-faults test-faults-slow test-peer test-slow tiny-model ui
+.PHONY: audit bench bench-allocation bench-auxiliary bench-bias bench-chain-stability bench-clustering bench-explorer bench-llc bench-load bench-partitions bench-samplers bench-sampling bench-scale bench-scaling clean columns explore fuzz help install lint lock postgres run screenshots test test-browser test-engines test-faults test-faults-slow test-peer test-slow tiny-model ui
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -16,10 +17,20 @@ help: ## List the targets
 
 install: $(VENV)/.installed ## Create .venv with pinned dependencies
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+# Every file is held against the hashes in locks/. Of torch a build for CPUs only is taken where pip finds one, which is
+# a tenth of the size; else the published one with what it needs.
+HASHED := $(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps
+$(VENV)/.installed: pyproject.toml locks/base.txt locks/torch.txt locks/torch-cpu.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(HASHED) -r locks/base.txt
+	$(HASHED) -r locks/torch-cpu.txt 2>/dev/null || $(HASHED) -r locks/torch.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
+
+lock: ## Write locks/ anew: hashes of every package of constraints.txt, from the index (after a change of either file)
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/pip install --quiet --disable-pip-version-check uv==0.13.9
+	build/lock/bin/python benchmarks/lock.py
 
 run: install ## Materialize every asset of the experiment that is not up to date (EXPERIMENT=tiny)
 	@$(BIN)/python -m assets.run --experiment $(EXPERIMENT)
@@ -82,11 +93,30 @@ test-engines: $(VENV)/.engines ## Test Ray workers, PostgreSQL and an S3 server,
 postgres: $(VENV)/.engines ## Start PostgreSQL on loopback for Dagster's history; `make ui` then uses it (installs it)
 	@$(BIN)/python -m resources.postgres start
 
+$(VENV)/.fuzz: $(VENV)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,fuzz]'
+	touch $@
+
+fuzz: $(VENV)/.fuzz ## Fuzz every reader of outside data, guided by coverage, for SECONDS each (installs the fuzzer)
+	$(BIN)/python tests/fuzz/fuzz.py all --seconds $(SECONDS)
+
+audit: install ## Ask for known vulnerabilities of the locked packages (installs pip-audit beside them; needs a network)
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1
+	build/audit/bin/pip-audit --strict --require-hashes --disable-pip -r locks/base.txt -r locks/torch.txt
+
 screenshots: $(VENV)/.browser ## Picture every view of tiny's explorer, at two widths and in both themes, into build/screenshots
 	$(BIN)/python benchmarks/screenshots.py
 
 bench-explorer: $(VENV)/.browser ## Write and open a made-up site of 57,000 clusters (ten minutes, 3 GB of disk)
 	PYTHONPATH=$(CURDIR):$(CURDIR)/tests $(BIN)/python benchmarks/explorer.py
+
+bench-load: install ## Memory over 2,000 materializations, in a backfill, and of fits at 1, 4 and 16 shards (half an hour)
+	PYTHONPATH=$(CURDIR):$(CURDIR)/tests $(BIN)/python benchmarks/load.py
+
+bench-scale: install ## What a large experiment takes, by formula, and its graph on a simulated cluster that fails
+	$(BIN)/python -m benchmarks.scale
+	$(BIN)/python -m benchmarks.simulate_cluster
 
 bench-partitions: $(VENV)/.browser ## Load the definitions and Dagster's pages with 10,000 token shards
 	PYTHONPATH=$(CURDIR):$(CURDIR)/tests $(BIN)/python benchmarks/partitions.py

@@ -1,7 +1,8 @@
 """Ten thousand token shards: seconds to load the definitions, and until Dagster's pages show them, in Chromium.
 
 A toy experiment in a store and an instance of its own, half of the shards of one asset materialized. Prints the seconds of
-each of three visits by a browser that has the UI's scripts cached; `--pictures` keeps what was seen.
+each of three visits by a browser that has the UI's scripts cached; `--pictures` keeps what was seen. Then a backfill of all
+shards is launched, as the dialog does it, and the seconds until the daemon has started the first run are taken.
 """
 
 import argparse
@@ -40,6 +41,11 @@ with dg.DagsterInstance.get() as instance:
     for key in keys[: len(keys) // 2]:
         instance.report_runless_asset_event(dg.AssetMaterialization("token_shards", partition=key))
 """
+BACKFILL = """mutation($shards: [String!]) { launchPartitionBackfill(backfillParams: {
+  assetSelection: [{path: ["token_shards"]}], partitionNames: $shards}) {
+  __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }"""
+RUNS = "query { runsOrError { ... on Runs { count results { status } } } }"
+CANCEL = "mutation($id: String!) { cancelPartitionBackfill(backfillId: $id) { __typename } }"
 LOADED = "query { workspaceOrError { ... on Workspace { locationEntries { locationOrLoadError { __typename } } } } }"
 ASSET = "/assets/token_shards?view=partitions"
 
@@ -48,6 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shards", type=int, default=10_000)
     parser.add_argument("--pictures", type=Path)
+    parser.add_argument("--no-browser", dest="browser", action="store_false", help="leave out the visits")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
@@ -59,18 +66,55 @@ def main() -> None:
         python(RECORD, many)
         port, process = serve(many)
         try:
-            for row in visits(f"http://127.0.0.1:{port}", options):
+            for row in visits(f"http://127.0.0.1:{port}", options) if options.browser else ():
                 print(json.dumps(row), flush=True)
         finally:
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait()
+            end(process)
+        print(json.dumps(launch(many, options.shards)), flush=True)
 
 
-def environment(root: Path, n_shards: int) -> dict[str, str]:
+def launch(env: dict[str, str], n_shards: int) -> dict[str, float]:
+    """Seconds to launch a backfill of all shards, until its first run exists, and until that run is done."""
+    port, process = serve(env, "dev")
+    try:
+        started = time.perf_counter()
+        shards = [f"shard-{number:05d}" for number in range(n_shards)]
+        backfill = ask(port, BACKFILL, shards=shards)["launchPartitionBackfill"]["backfillId"]
+        seconds = {"backfill accepted": time.perf_counter() - started}
+        for what, statuses in (("first run made", ()), ("first run done", ("SUCCESS", "FAILURE"))):
+            while not _has_run(port, statuses):
+                time.sleep(0.5)
+            seconds[what] = time.perf_counter() - started
+        ask(port, CANCEL, id=backfill)
+    finally:
+        end(process)
+    return {"shards": n_shards} | {what: round(value, 2) for what, value in seconds.items()}
+
+
+def _has_run(port: int, statuses: tuple[str, ...]) -> bool:
+    runs = ask(port, RUNS)["runsOrError"]["results"]
+    return any(not statuses or run["status"] in statuses for run in runs)
+
+
+def ask(port: int, query: str, **variables: object) -> dict:
+    """Answer of Dagster's GraphQL server."""
+    body = json.dumps({"query": query, "variables": variables}).encode()
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/graphql", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=600) as response:
+        return json.load(response)["data"]
+
+
+def end(process: subprocess.Popen) -> None:
+    """End a server and what it started."""
+    os.killpg(process.pid, signal.SIGTERM)
+    process.wait()
+
+
+def environment(root: Path, n_shards: int, n_documents: int = 60) -> dict[str, str]:
     """A toy experiment of so many shards, a tenth of them ground truth, and the environment that names it."""
     (root / "dagster").mkdir(parents=True)
     shutil.copy(CHECKOUT / "dagster.yaml", root / "dagster")
-    corpus = conftest.write_corpus(root / "corpus")
+    corpus = conftest.write_corpus(root / "corpus", n_documents)
     tiny.train_tokenizer([path.read_text() for path in corpus.iterdir()], vocabulary_size=300).save_pretrained(
         root / "model"
     )
@@ -87,12 +131,13 @@ def python(code: str, env: dict[str, str]) -> str:
     return subprocess.run(command, cwd=CHECKOUT, env=env, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
-def serve(env: dict[str, str]) -> tuple[int, subprocess.Popen[bytes]]:
-    """The port of a web server that has loaded the definitions, and its process."""
+def serve(env: dict[str, str], *daemon: str) -> tuple[int, subprocess.Popen[bytes]]:
+    """The port of a web server that has loaded the definitions, and its process; with `dev`, of a daemon too."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-    command = [str(BIN / "dagster-webserver"), "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", str(port)]
+    program = [str(BIN / "dagster"), *daemon] if daemon else [str(BIN / "dagster-webserver")]
+    command = [*program, "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", str(port)]
     process = subprocess.Popen(
         command, cwd=CHECKOUT, env=env, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )

@@ -14,14 +14,13 @@ from typing import NamedTuple
 
 import polars as pl
 
-from susc_pipeline import lines, schema
+from susc_pipeline import lines, parquet_texts, schema
 
 TEXT_SUFFIXES = (".txt", ".md", ".py")
 RECORD_SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 LEFT_OUT_FOLDERS = frozenset({"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"})
 HELD_OUT_ONE_IN = 10
 MAX_DOCUMENT_BYTES = lines.MAX_LINE_BYTES
-ROWS_AT_ONCE = 1 << 16
 
 
 class Document(NamedTuple):
@@ -153,27 +152,13 @@ def _read_file(path: Path, name: str, text_column: str) -> Iterator[Document]:
 
 
 def _read_parquet(path: Path, name: str, text_column: str) -> Iterator[Document]:
-    n_rows, n_bytes, limit = 0, 0, lines.expansion_limit(path)
-    while len(texts := _parquet_texts(path, text_column, n_rows)):
-        for number in range(len(texts)):  # iterating would make Python's copies of all of them at once
-            record, where = {text_column: texts[number]}, f"{path} row {n_rows}"
-            found = Document(f"{name}#{n_rows:09d}", _text_of(record, text_column, where))
-            n_rows, n_bytes = n_rows + 1, n_bytes + len(found.text)
-            if n_bytes > limit:
-                raise ValueError(f"{path} unpacks to more than {limit} bytes, as no text does; leave it out")
-            yield found
-
-
-def _parquet_texts(path: Path, text_column: str, first: int) -> pl.Series:
-    try:
-        frame = pl.scan_parquet(path, glob=False)  # or a name with brackets would be a pattern
-        columns = frame.collect_schema().names()
-        if text_column in columns:
-            return frame.select(pl.col(text_column)).slice(first, ROWS_AT_ONCE).collect()[text_column]
-    # What the reader did not foresee is a panic of Rust, which is no Exception to Python.
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, ValueError) as error:
-        raise ValueError(f"{path} is cut short or no Parquet file ({str(error)[:120]}); fetch it again") from error
-    raise ValueError(f"{path} has no column {text_column!r}, only {columns[:20]}; set corpus.text_column")
+    n_bytes, limit = 0, lines.expansion_limit(path)
+    for number, text in enumerate(parquet_texts.of(path, text_column)):
+        found = _text_of({text_column: text}, text_column, f"{path} row {number}")
+        n_bytes += len(found)
+        if n_bytes > limit:
+            raise ValueError(f"{path} unpacks to more than {limit} bytes, as no text does; leave it out")
+        yield Document(f"{name}#{number:09d}", found)
 
 
 def _read_records(path: Path, name: str, text_column: str) -> Iterator[Document]:

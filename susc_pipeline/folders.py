@@ -29,7 +29,7 @@ def read_config(folder: Path, kind: str) -> dict[str, Any]:
             content = json.loads(file.read(MAX_CONFIG_BYTES).decode("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is missing or damaged ({str(error)[:100]}); materialize {kind} again") from error
-    found = content.get("kind") if isinstance(content, dict) else content
+    found = content.get("kind") if isinstance(content, dict) else None
     if found != kind:
         article = "an" if kind[0] in "aeiou" else "a"
         raise ValueError(f"{folder} must hold {article} {kind}, got {shown(found)}; load it with its own module")

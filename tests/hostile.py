@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 ALWAYS = {"deadline": None, "suppress_health_check": list(HealthCheck), "database": None}
 settings.register_profile("quick", max_examples=60, derandomize=True, **ALWAYS)
-settings.register_profile("thorough", max_examples=4000, **ALWAYS)
+settings.register_profile("thorough", max_examples=1000, **ALWAYS)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 MAX_MESSAGE = 3000  # characters

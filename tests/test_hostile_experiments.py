@@ -66,6 +66,7 @@ def test_any_bytes_are_an_experiment_or_a_mistake_with_a_remedy(tmp_path_factory
 @example(("sampling", "n_beta"), "inf")
 @example(("representation", "whitening_floor"), "nan")
 @example(("model", "device"), '"no such device"')
+@example(("knn", "kernel"), f'"{"x" * 5000}"')
 def test_any_value_of_any_setting_is_taken_or_refused_by_name(tmp_path_factory, place, value):
     section, key = place
     assert_usable(read(tmp_path_factory.getbasetemp(), f'name = "x"\n[{section}]\n{key} = {value}\n'))

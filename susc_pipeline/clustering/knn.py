@@ -15,6 +15,7 @@ from scipy import sparse
 from susc_pipeline import arrays, folders
 from susc_pipeline.clustering import neighbors
 from susc_pipeline.clustering.neighbors import BACKENDS, Neighbors
+from susc_pipeline.messages import shown
 
 KIND = "knn_graph"
 PARTS = {"indptr": "i", "indices": "i", "data": "f"}  # and the kinds of their numbers
@@ -46,9 +47,9 @@ class KNNSettings:
         if self.n_neighbors < 1:
             raise ValueError(f"n_neighbors must be at least 1, got {self.n_neighbors}; 45 is published")
         if self.kernel not in KERNELS:
-            raise ValueError(f"kernel must be one of {KERNELS}, got {self.kernel!r}; self_tuning is the default")
+            raise ValueError(f"kernel must be one of {KERNELS}, got {shown(self.kernel)}; self_tuning is the default")
         if self.backend not in BACKENDS:
-            raise ValueError(f"backend must be one of {BACKENDS}, got {self.backend!r}; auto is the default")
+            raise ValueError(f"backend must be one of {BACKENDS}, got {shown(self.backend)}; auto is the default")
         if self.rows_at_once < 0:
             raise ValueError(f"rows_at_once must be zero or more, got {self.rows_at_once}; zero holds all in memory")
 
