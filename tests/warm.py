@@ -65,7 +65,7 @@ class Warm:
 
     def close(self):
         self.process.stdin.close()
-        self.process.wait(timeout=30)
+        self.process.wait(timeout=300)
 
 
 def serve():
