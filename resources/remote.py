@@ -47,10 +47,16 @@ class Remote:
     def publish(self, folder: Path, names: Iterable[str], last: str, content: bytes) -> None:
         """Upload files of a folder and, when all are there, the content of the one that names them.
 
+        Small ones that are there already are left: components of a shard were uploaded one by one.
+
         Raises:
             StoreError: the object store refuses, or does not answer.
         """
-        self.upload(folder, names)
+        chosen = list(names)
+        there: dict[str, dict[str, Any]] = {}
+        for parent in {name.rpartition("/")[0] for name in chosen}:
+            there |= self._list(parent)
+        self.upload(folder, [name for name in chosen if not _has_tag(folder / name, _tag(there.get(name, {})))])
         with self._explained():
             self.filesystem.pipe_file(self.place(last), content)
 
@@ -129,7 +135,7 @@ class Remote:
         found = self._list("")
         for path in [path for path, info in found.items() if info["type"] == "directory"]:
             found |= self._list(path)
-        return {name: str(info.get("ETag", "")).strip('"') for name, info in found.items() if name.endswith(SUFFIX)}
+        return {name: _tag(info) for name, info in found.items() if name.endswith(SUFFIX)}
 
     def _list(self, name: str) -> dict[str, dict[str, Any]]:
         with self._explained():
@@ -167,6 +173,10 @@ def _put_in_place(here: Mapping[str, Path], folder: Path) -> None:
     for name, path in here.items():
         with files.replacing(folder / name) as content:
             path.rename(content)
+
+
+def _tag(info: Mapping[str, Any]) -> str:
+    return str(info.get("ETag", "")).strip('"')
 
 
 def _has_tag(path: Path, tag: str) -> bool:
