@@ -19,7 +19,8 @@ from resources.storage import Store
 DIFFERENT = {"seconds.json", "warehouse.duckdb", "warehouse.manifest.json"}
 N_MOMENTS = int(os.environ.get("FAULT_MOMENTS", "1"))
 RESULTS = os.environ.get("FAULT_RESULTS")
-DONE = re.compile(r"^\[\d+/\d+\] (.+?) done in", re.MULTILINE)
+# What a failed check says may stand between a unit's name and that it is done.
+DONE = re.compile(r"^\[\d+/\d+\] (\w+(?: \+ \w+)*(?: shard-\d+)?) (?:(?!^\[\d).)*?done in", re.MULTILINE | re.DOTALL)
 
 
 def unit_names():

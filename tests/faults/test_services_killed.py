@@ -9,6 +9,8 @@ import psutil
 import pytest
 import test_dagster_services as services
 
+import trials
+
 pytestmark = pytest.mark.faults
 RUNS = """query($id: String!) { runsOrError(filter: {tags: [{key: "dagster/backfill", value: $id}]}) {
   ... on Runs { results { status tags { key value } } } } }"""
