@@ -55,7 +55,8 @@ def whitening_basis(folder: Path, n_shards: int) -> Callable[[], object]:
 
 def whitened_susceptibilities(folder: Path, n_shards: int) -> Callable[[], object]:
     frames = predicted(folder, n_shards)
-    fitted = whitening.fit(moments.of(schema.stack(frames, "prediction").values[:N_TOKENS]), relative_floor=0.0)
+    first = schema.stack(dict([min(frames.items())]), "prediction")  # all at once would be held before, not at the peak
+    fitted = whitening.fit(moments.of(first.values), relative_floor=0.0)
 
     def run() -> None:
         for name, frame in frames.items():  # a shard is a run of its own; here all are in one process
