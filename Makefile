@@ -44,7 +44,7 @@ test-slow: install ## Run the tests that take longer
 test-faults: install ## Kill, fill and break: a moment or two for each asset (minutes; some tests need root)
 	$(BIN)/python -m pytest -q -m faults tests/faults
 
-test-faults-slow: install ## The same at 30 moments for each asset, counted in tests/faults/results.json (hours)
+test-faults-slow: install ## The same at 20 moments for each asset, counted in tests/faults/results.json (hours)
 	FAULT_MOMENTS=20 FAULT_RESULTS=tests/faults/results.json $(BIN)/python -m pytest -q -m faults tests/faults
 
 ui: install ## Open the Dagster UI on 127.0.0.1:3000

@@ -246,7 +246,7 @@ def matrix(column: pl.Series, dtype: type[np.floating] = np.float32) -> Float[np
 
 
 def with_vectors(
-    keys: pl.DataFrame, *, half_precision: bool = False, **columns: Float[np.ndarray, "tokens width"]
+    keys: pl.DataFrame, *, half_precision: bool = False, **columns: Float[np.ndarray, "tokens _"]
 ) -> pl.DataFrame:
     """The keys with one Array column for each matrix given by name.
 

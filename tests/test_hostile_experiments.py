@@ -77,7 +77,7 @@ def test_no_name_of_an_experiment_leads_out_of_the_store(tmp_path_factory, name)
     text = '"' + "".join(f"\\U{ord(c):08x}" for c in name) + '"'
     found = read(tmp_path_factory.getbasetemp(), f"name = {text}")
     if found is not None:
-        root = experiment.store(found)
+        root = experiment.store(found).root
         assert root.resolve().parent == root.parent.resolve() and len(root.name) <= 100
     assert read(tmp_path_factory.getbasetemp(), f'name = "x"\n[explorer]\ncompare_with = [{text}]') is None or found
 
