@@ -56,7 +56,8 @@ def free_port():
 def test_errors_hold_nothing_that_a_terminal_obeys(tmp_path):
     toml = tmp_path / "\x1b[2J\x07.toml"
     toml.write_text("name = 1")
-    command = [sys.executable, "-m", "assets.run", "--experiment", str(toml)]  # by itself: definitions are read once a process
+    # In a process of its own: definitions are read once in each.
+    command = [sys.executable, "-m", "assets.run", "--experiment", str(toml)]
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "name must be of type str" in done.stderr and "\x1b" not in done.stderr and "\x07" not in done.stderr
