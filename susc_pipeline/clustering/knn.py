@@ -62,7 +62,7 @@ def knn_graph(
     Raises:
         ValueError: points that are not finite, or too few of them, or more than memory holds the making of.
     """
-    check_memory(*points.shape, settings)
+    check_memory(points.shape[0], points.shape[1], settings)
     found = neighbors.nearest_neighbors(points, settings.n_neighbors, settings.backend, rng)
     return graph_of_neighbors(found, kernel=settings.kernel)
 
