@@ -28,7 +28,8 @@ def environment(root):
 
 def recipe(target):
     """The last command of a target of the Makefile, as users run it."""
-    printed = subprocess.run(["make", "-n", target], cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout
+    command = ["make", "-n", "--no-print-directory", target]  # as printed where make itself runs the tests, too
+    printed = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout
     return printed.strip().splitlines()[-1]
 
 
