@@ -12,6 +12,8 @@ import time
 import warnings
 from pathlib import Path
 
+from susc_pipeline.messages import plain
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line, walk the graph, and report; 0 on success."""
@@ -34,11 +36,6 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {plain(str(error))}", file=sys.stderr)
         return 1
     return 0
-
-
-def plain(text: str) -> str:
-    """Text of an error with nothing in it that a terminal would obey: it may quote names and words of outside data."""
-    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def run(selected: list[str], shard: str | None, *, thorough: bool = False) -> None:

@@ -8,6 +8,8 @@ import os
 import sys
 import warnings
 
+from susc_pipeline.messages import plain
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Print what is wrong with a store and what makes it good; 1 if anything is wrong."""
@@ -19,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return verify(options.experiment or os.environ.get("SUSC_EXPERIMENT", "tiny"))
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {plain(str(error))}", file=sys.stderr)
         return 1
 
 
@@ -34,7 +36,7 @@ def verify(experiment: str) -> int:
     found = []
     for finding in findings.of(store, definitions.defs):
         found.append(finding)
-        print(f"{finding.kind:9}  {finding.place}: {finding.what}", flush=True)
+        print(f"{finding.kind:9}  {plain(f'{finding.place}: {finding.what}')}", flush=True)
     for line in findings.remedies(found, experiment):
         print(line)
     if not found:

@@ -18,6 +18,7 @@ from resources.files import StoreError
 from resources.language_model import LanguageModelFolder
 from resources.storage import Store
 from susc_pipeline.clustering import reading
+from susc_pipeline.messages import plain
 from susc_pipeline.model.pretrained import token_texts
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "ERROR"}}}}
@@ -212,8 +213,6 @@ def _print_best(store: Store, folder: LanguageModelFolder, shards: list[str | No
     for key in (("clusters",), ("cluster_members",), *(("token_shards", shard) for shard in shards)):
         store.checked(*key)
     table, members = (tables.scan(store.table(name)).collect() for name in ("clusters", "cluster_members"))
-    for shard in shards:
-        store.checked("token_shards", shard)
     contexts = pl.concat([tables.scan(store.table("token_shards", shard)).collect() for shard in shards])
     loaded = folder.load(partitions.EXPERIMENT.model)
     texts = token_texts(loaded.tokenizer, loaded.model.vocabulary_size)
@@ -226,5 +225,4 @@ def _print_best(store: Store, folder: LanguageModelFolder, shards: list[str | No
 
 def visible(text: str) -> str:
     """Text from a corpus on one line, with nothing in it that a terminal would obey."""
-    shown = text.replace("\n", "⏎").replace("\t", "⇥")
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in shown)
+    return plain(text.replace("\n", "⏎").replace("\t", "⇥"))

@@ -195,9 +195,7 @@ def with_costs(subject: Subject, rows: list[dict]) -> list[dict]:
 
 
 def _curvature(subject: Subject, component: Component) -> float:
-    contexts = subject.contexts
-    measured = perturbation.prepare(subject.model, component, contexts.tokens, contexts.stream)
-    observable = measured.take(slice(len(contexts.tokens) - contexts.n_observable, None))
+    observable = chains.observable_inputs(subject.model, component, subject.contexts)
     return stability.largest_curvature(subject.model, component, observable)
 
 

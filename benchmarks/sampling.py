@@ -38,7 +38,7 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from susc_pipeline import corpus, schema, seeds, tokens
 from susc_pipeline.config import SamplingSettings, TokenSettings
-from susc_pipeline.model import components, gpt_neox, perturbation, pretrained, token_loss
+from susc_pipeline.model import components, gpt_neox, pretrained, token_loss
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.gpt_neox import GPTNeoX
 from susc_pipeline.sampling import chains, stability
@@ -217,9 +217,7 @@ def _curvatures(model: GPTNeoX, found: list[Component], data: peer.Tokens) -> No
     """What our chains do before they start and the reference's do not: find the curvature, which bounds the step."""
     contexts = chains.sampling_contexts(model, **data._asdict())
     for component in found:
-        measured = perturbation.prepare(model, component, contexts.tokens, contexts.stream)
-        observable = measured.take(slice(len(contexts.tokens) - contexts.n_observable, None))
-        stability.largest_curvature(model, component, observable)
+        stability.largest_curvature(model, component, chains.observable_inputs(model, component, contexts))
 
 
 def restricted(losses: np.ndarray, observable: np.ndarray) -> np.ndarray:
@@ -298,9 +296,8 @@ def peak_memory(who: str) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
-def peak_memories(n_repeats: int) -> dict[str, int]:
+def peak_memories() -> dict[str, int]:
     """Peak of each side in a process of its own, in MiB."""
-    del n_repeats
     command = [sys.executable, __file__, "--peak-memory"]
     return {
         who: int(subprocess.run([*command, who], check=True, capture_output=True).stdout) for who in ("ours", "peer")
@@ -319,7 +316,7 @@ def both_models(n_repeats: int) -> list[dict]:
 
 
 PARTS = {
-    "peak_memory_mib": peak_memories,
+    "peak_memory_mib": lambda n_repeats: peak_memories(),
     "equal_work": both_models,
     "equal_reliability": lambda n_repeats: equal_reliability(*embedded()),
 }

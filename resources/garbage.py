@@ -13,6 +13,7 @@ from resources import experiment as experiments
 from resources import inventory
 from resources.files import StoreError
 from resources.storage import Store
+from susc_pipeline.messages import plain
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -27,11 +28,11 @@ def main(arguments: list[str] | None = None) -> int:
             found = unnamed(store)
             total = sum(inventory.n_bytes(path) for path in found)
             for path in found:
-                print(f"{inventory.n_bytes(path):>15,} bytes  {path.relative_to(store.root)}")
+                print(f"{inventory.n_bytes(path):>15,} bytes  {plain(str(path.relative_to(store.root)))}")
             if options.yes:
                 remove(store, found)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {plain(str(error))}", file=sys.stderr)
         return 1
     done = "removed" if options.yes else "to remove with --yes"
     print(

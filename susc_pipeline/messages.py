@@ -1,4 +1,4 @@
-"""What a message may show of outside data: a little of it, and no credentials.
+"""What a message may show of outside data: a little of it, nothing that a terminal obeys, and no credentials.
 
 A user or password in a URL, `scheme://user:password@host`, would go on into logs, metadata and the explorer. It belongs
 into the environment.
@@ -10,6 +10,11 @@ import reprlib
 MAX_SHOWN = 200
 # One slash too: that is what a path library leaves of two.
 IN_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*:/{1,2})[^/?#\s]*@")
+
+
+def plain(text: str) -> str:
+    """The text with nothing in it that a terminal would obey, but for ends of lines: it may quote names of outside data."""
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def has_credentials(text: str) -> bool:

@@ -120,6 +120,22 @@ def working(folder, seconds=0.0):
     return prepare
 
 
+def meeting(folder, act):
+    """Items, by a function that waits until all four workers are at something, and then acts."""
+
+    def prepare():
+        def work(item):
+            (folder / str(item)).touch()
+            while len(list(folder.iterdir())) < 4:
+                time.sleep(0.1)
+            act(item)
+            return item
+
+        return work
+
+    return prepare
+
+
 @pytest.mark.slow
 def test_four_workers_share_the_items(ray_executor, tmp_path):
     assert dict(ray_executor.map(working(tmp_path, 0.5), range(12))) == {n: n**2 for n in range(12)}
@@ -144,42 +160,28 @@ def test_what_a_killed_worker_was_at_is_done_by_another(ray_executor, tmp_path):
 
 @pytest.mark.slow
 def test_an_item_that_kills_every_worker_is_named_and_the_others_are_handed_out(ray_executor, tmp_path):
-    def prepare():
-        def work(item):
-            (tmp_path / str(item)).touch()
-            while len(list(tmp_path.iterdir())) < 4:  # until all four workers are at something
-                time.sleep(0.1)
-            if item == 1:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return item
-
-        return work
+    def act(item):
+        if item == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
 
     found = []
     with pytest.raises(
         WorkerLostError, match=r"4 Ray workers died at 1, the last one so: .*; if they were short of memory"
     ):
-        found.extend(ray_executor.map(prepare, range(4)))
+        found.extend(ray_executor.map(meeting(tmp_path, act), range(4)))
     assert {item for item, _ in found} == {0, 2, 3}
 
 
 @pytest.mark.slow
 def test_an_error_is_that_of_this_process_and_what_others_were_at_is_handed_out(ray_executor, tmp_path):
-    def prepare():
-        def work(item):
-            (tmp_path / str(item)).touch()
-            while len(list(tmp_path.iterdir())) < 4:  # until all four workers are at something
-                time.sleep(0.1)
-            if item == 1:
-                raise chains.ChainDivergedError(f"chain 0 of L0H{item} diverged")
-            time.sleep(1)
-            return item
-
-        return work
+    def act(item):
+        if item == 1:
+            raise chains.ChainDivergedError(f"chain 0 of L0H{item} diverged")
+        time.sleep(1)
 
     found = []
     with pytest.raises(ValueError) as raised:
-        found.extend(ray_executor.map(prepare, range(100)))
+        found.extend(ray_executor.map(meeting(tmp_path, act), range(100)))
     assert type(raised.value) is chains.ChainDivergedError and str(raised.value) == "chain 0 of L0H1 diverged"
     assert {item for item, _ in found} == {0, 2, 3}
 

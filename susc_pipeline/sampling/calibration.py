@@ -51,7 +51,9 @@ def sweep(
     """Every combination of step size, n_beta and localization on every chosen component."""
     chosen = [components.by_name(model, name) for name in settings.components or default_components(model)]
     cells = list(itertools.product(chosen, settings.step_sizes, settings.n_betas, settings.localizations))
-    curvatures = {c: stability.largest_curvature(model, c, _observable(model, c, contexts)) for c in chosen}
+    curvatures = {
+        c: stability.largest_curvature(model, c, chains.observable_inputs(model, c, contexts)) for c in chosen
+    }
     rows, traces = [], {}
     for number, (component, *values) in enumerate(cells):
         names = ("step_size", "n_beta", "localization")
@@ -93,7 +95,7 @@ def _cell(
     estimator: str,
     seed: int,
 ) -> tuple[LossTraces | None, dict[str, object]]:
-    observable = _observable(model, component, contexts)
+    observable = chains.observable_inputs(model, component, contexts)
     limit = stability.max_step_size(curvature, settings, inflation=stability.MAX_INFLATION)
     known: dict[str, object] = {"curvature": curvature, "max_step_size": limit}
     name = f"{settings.step_size:g}, {settings.n_beta:g}, {settings.localization:g}"
@@ -122,11 +124,6 @@ def _cell(
     }
     word, remedy = verdict(by_chain, init_loss=traces.init_loss, uniform_loss=float(np.log(model.vocabulary_size)))
     return traces, known | {"verdict": word, "remedy": remedy}
-
-
-def _observable(model: GPTNeoX, component: Component, contexts: SamplingContexts) -> ComponentInputs:
-    measured = perturbation.prepare(model, component, contexts.tokens, contexts.stream)
-    return measured.take(slice(len(contexts.tokens) - contexts.n_observable, None))
 
 
 def verdict(trace: np.ndarray, *, init_loss: float, uniform_loss: float) -> tuple[str, str]:

@@ -85,6 +85,15 @@ def check_disjoint(
         )
 
 
+def observable_inputs(model: GPTNeoX, component: Component, contexts: SamplingContexts) -> ComponentInputs:
+    """What a component's losses on the observable set need."""
+    return _of_observable(perturbation.prepare(model, component, contexts.tokens, contexts.stream), contexts)
+
+
+def _of_observable(measured: ComponentInputs, contexts: SamplingContexts) -> ComponentInputs:
+    return measured.take(slice(len(contexts.tokens) - contexts.n_observable, None))
+
+
 def sample(
     model: GPTNeoX,
     component: Component,
@@ -104,7 +113,7 @@ def sample(
     measured = perturbation.prepare(model, component, contexts.tokens, contexts.stream)
     zero = torch.zeros(1, components.n_parameters(model, component), device=model.device)
     init = _measure(model, component, measured, zero, contexts.n_observable, settings)
-    observable = measured.take(slice(len(contexts.tokens) - contexts.n_observable, None))
+    observable = _of_observable(measured, contexts)
     settings = stability.split_steps(stability.largest_curvature(model, component, observable), component, settings)
     sizes = {"n_pool": len(pool.token_ids), "n_weights": zero.shape[1], "device": model.device}
 
