@@ -180,7 +180,7 @@ class _Worker:
                 f"a worker on {os.uname().nodename} has {found}, this process {code}; numbers may differ between them: "
                 f"install the same everywhere"
             )
-        import ray
+        import ray  # pyright: ignore[reportMissingImports]
 
         torch.set_num_threads(n_threads)
         self.function = cast(Any, ray.get(shared[0]))()
@@ -236,8 +236,8 @@ def _connected(address: str) -> Any:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        import ray
-        from ray import cloudpickle
+        import ray  # pyright: ignore[reportMissingImports]
+        from ray import cloudpickle  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ValueError(
             "execution.executor 'ray' needs Ray; pip install 'susc-pipeline[ray]', or choose 'local'"

@@ -19,6 +19,7 @@ from typing import Any
 from resources import files
 from resources.files import StoreError
 from resources.manifest import SUFFIX, FileRecord
+from susc_pipeline.messages import has_credentials
 
 REMEDY = "check SUSC_STORE, the credentials in the environment, and that the object store answers"
 SECRETS = re.compile(r"KEY|SECRET|TOKEN|PASSWORD|CREDENTIAL", re.IGNORECASE)
@@ -33,7 +34,7 @@ class Remote:
 
     def __post_init__(self) -> None:
         """Refuse a URL with a password in it, for the place of an artifact is shown everywhere."""
-        if "@" in self.url.partition("://")[2].partition("/")[0]:
+        if has_credentials(self.url):
             raise ValueError("the URL of a store must hold no user or password; give credentials in the environment")
 
     def place(self, name: str) -> str:

@@ -43,10 +43,6 @@ class TraceFolder:
             return "has no record" if self.file(component).exists() else "is missing"
         return manifest.damage(self.file(component), entry, thorough=True)
 
-    def has(self, component: str) -> bool:
-        """Whether the component's traces are there, as they were written to the last bit."""
-        return self.damage(component) is None
-
     def write(self, component: str, frame: pl.DataFrame) -> None:
         """Store a component's traces; the record goes first, so that no file ever stands without one."""
         with files.replacing(self.file(component)) as temporary:
