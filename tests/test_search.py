@@ -79,6 +79,13 @@ def test_planted_clusters_are_found_and_little_else():
     assert np.mean(agreement.best_match_jaccard(found.labels, world.labels.astype(np.int32)) < 0.3) <= 0.1
 
 
+def test_a_cloud_without_clusters_has_none():
+    """Whatever piece of it one seed sees, its members see others: without that rule four such pieces pass for clusters."""
+    points = np.random.default_rng(0).uniform(size=(4000, 8)).astype(np.float32)
+    graph = knn.knn_graph(points, KNNSettings(), np.random.default_rng(0))
+    assert len(search.find_clusters(graph, SearchSettings(), np.random.default_rng(0)).members) == 0
+
+
 def test_the_same_seed_gives_the_same_clusters_and_no_vertex_is_in_two():
     world = planted.plant(2000, 8, 8, np.random.default_rng(2), size_range=(30, 100))
     graph = knn.knn_graph(whitened(world), KNNSettings(), np.random.default_rng(0))

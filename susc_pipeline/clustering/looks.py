@@ -23,6 +23,8 @@ SLOWER = 3.0
 LEAST_RESTART = 0.03
 REACH = 3  # times the prefix: what may join lies no farther down the ordering
 MAX_PASSES = 5
+N_PARTS = 4
+AGAIN = 0.5  # Jaccard index from which on two sets are one set, found twice
 LEAST_GAIN = 1e-9  # of conductance, relative: rounding is no gain, or a vertex could join and leave for ever
 
 
@@ -131,47 +133,81 @@ def look_from(
 @numba.njit(cache=True, nogil=True)
 @no_type_check  # numba cannot compile the wrapper that checks shapes in tests
 def look(walk, space, seeds, teleport, tolerances, finest, min_size, main_body_fraction, max_conductance, found, sizes):
-    """Push, order and sweep from each seed; a set that is a cluster is written to `found`, its size to `sizes`.
+    """Look from each seed; a set that is a cluster is written to `found`, its size to `sizes`.
 
-    What is found is polished and looked at again from its core, as finely as its volume asks for and by a walk that returns
-    less often, so that it reaches all of a long cluster, for as long as conductance falls.
+    It is one if a look finds it again from one at least of the members a quarter, half and three quarters down its
+    ordering: a piece of the main body looks like a cluster from one seed, and like another one from each of its members.
     """
-    total_volume = walk.degrees.sum()
+    limits = (finest, min_size, main_body_fraction, max_conductance, walk.degrees.sum())
     profile = np.empty(found.shape[1])
     for number in range(len(seeds)):
-        start, tolerance, least, restart = seeds[number], tolerances[number], np.inf, teleport
-        for _ in range(MAX_LOOKS):
-            push(walk, space, start, restart, tolerance)
-            pushed = space.pushed[: space.counts[1]]
-            order = np.argsort(-space.pagerank[pushed], kind="mergesort")
-            ordering = _within(space, pushed[order[: found.shape[1]]], main_body_fraction * total_volume)
-            if len(ordering) < min_size:
+        members, volume = _settle(walk, space, seeds[number], teleport, tolerances[number], limits, profile)
+        tolerance = max(finest, VOLUME_TOLERANCE / volume)
+        for part in range(1, N_PARTS):
+            if len(members) == 0 or sizes[number] > 0:
                 break
-            sweep(
-                space.row,
-                space.target,
-                space.probability,
-                space.degree,
-                space.joined_degree,
-                ordering,
-                total_volume,
-                profile,
-            )
-            best = min_size - 1 + np.argmin(profile[min_size - 1 : len(ordering)])
-            if profile[best] > SLACK * max_conductance:
-                break
-            if len(ordering) < len(pushed) and profile[best : len(ordering)].max() < RISE * profile[best]:
-                break
-            members, leaving = _polish(space, ordering[: REACH * (best + 1)], best + 1, min_size, total_volume)
-            if leaving >= least:
-                break
-            core, volume = _core(space, members)
-            least = leaving
-            if leaving <= max_conductance:
+            member = members[part * len(members) // N_PARTS]
+            again, _ = _settle(walk, space, member, teleport, tolerance, limits, profile)
+            shared = _n_shared(members, again)
+            if shared >= AGAIN * (len(members) + len(again) - shared):
                 sizes[number] = len(members)
-                found[number, : len(members)] = space.vertex[members]
-            restart = min(restart, max(restart / SLOWER, LEAST_RESTART))
-            start, tolerance = space.vertex[core], max(finest, min(tolerance, VOLUME_TOLERANCE / volume))
+                found[number, : len(members)] = members
+
+
+@numba.njit(cache=True, nogil=True)
+@no_type_check
+def _settle(walk, space, start, restart, tolerance, limits, profile):
+    """Push, order and sweep from a vertex, and again from the core of what is found; the members, none if it is no cluster.
+
+    What is found is polished and looked at again from its core, as finely as its volume asks for and by a walk that returns
+    less often, so that it reaches all of a long cluster, for as long as conductance falls. With the set's volume.
+    """
+    finest, min_size, main_body_fraction, max_conductance, total_volume = limits
+    least, found, volume_found = np.inf, np.empty(0, space.vertex.dtype), 1.0
+    for _ in range(MAX_LOOKS):
+        push(walk, space, start, restart, tolerance)
+        pushed = space.pushed[: space.counts[1]]
+        order = np.argsort(-space.pagerank[pushed], kind="mergesort")
+        ordering = _within(space, pushed[order[: len(profile)]], main_body_fraction * total_volume)
+        if len(ordering) < min_size:
+            break
+        sweep(
+            space.row,
+            space.target,
+            space.probability,
+            space.degree,
+            space.joined_degree,
+            ordering,
+            total_volume,
+            profile,
+        )
+        best = min_size - 1 + np.argmin(profile[min_size - 1 : len(ordering)])
+        if profile[best] > SLACK * max_conductance:
+            break
+        if len(ordering) < len(pushed) and profile[best : len(ordering)].max() < RISE * profile[best]:
+            break
+        members, leaving = _polish(space, ordering[: REACH * (best + 1)], best + 1, min_size, total_volume)
+        if leaving >= least:
+            break
+        core, volume = _core(space, members)
+        least = leaving
+        if leaving <= max_conductance:
+            found, volume_found = space.vertex[members], volume
+        restart = min(restart, max(restart / SLOWER, LEAST_RESTART))
+        start, tolerance = space.vertex[core], max(finest, min(tolerance, VOLUME_TOLERANCE / volume))
+    return found, volume_found
+
+
+@numba.njit(cache=True, nogil=True)
+@no_type_check
+def _n_shared(some, others):
+    """How many vertices two sets share."""
+    some, others, place, n_shared = np.sort(some), np.sort(others), 0, 0
+    for vertex in some:
+        while place < len(others) and others[place] < vertex:
+            place += 1
+        n_shared += place < len(others) and others[place] == vertex
+    return n_shared
 
 
 @numba.njit(cache=True, nogil=True)

@@ -6,10 +6,9 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy import sparse
 
-from susc_pipeline.clustering.looks import LookPool, SearchSettings, volume_tolerance
+from susc_pipeline.clustering.looks import AGAIN, LookPool, SearchSettings, volume_tolerance
 from susc_pipeline.clustering.search import Clustering
 
-AGAIN = 0.5
 DROPPED = 0.1
 LOOKS_AT_ONCE = 16
 
