@@ -423,7 +423,7 @@ def main() -> None:
     parser.add_argument("--part", choices=PARTS, action="append")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--speed-sizes", type=int, nargs="+", default=[200_000, 1_000_000])
-    parser.add_argument("--truth-sizes", type=int, nargs="+", default=[50_000] * 18 + [200_000, 1_000_000])
+    parser.add_argument("--truth-sizes", type=int, nargs="+", default=[50_000] * 19 + [200_000])  # 1M: part scale
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--scale-sizes", type=int, nargs="+", default=[50_000, 200_000, 1_000_000])
     parser.add_argument("--baseline-size", type=int, default=50_000)
