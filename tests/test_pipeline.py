@@ -89,6 +89,18 @@ def test_a_second_run_does_nothing(finished):
     assert manifests(root) == before
 
 
+def test_the_job_everything_makes_what_is_missing(finished):
+    root, toml, _ = finished
+    before = manifests(root)
+    (root / "data" / "toy" / "cluster_agreement.manifest.json").unlink()
+    program = [str(Path(sys.executable).with_name("dagster")), "job", "execute", "-m", "assets.definitions"]
+    settings = environment(root) | {"SUSC_EXPERIMENT": str(toml)}
+    done = subprocess.run([*program, "-j", "everything"], cwd=root, env=settings, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
+    assert done.stdout.count("done in") == 1, done.stdout
+    assert manifests(root) == before
+
+
 def test_a_finished_store_is_found_whole_and_a_changed_setting_stale(finished, tmp_path):
     root, toml, _ = finished
     (other := tmp_path / "toy.toml").write_text(
