@@ -41,7 +41,7 @@ class SearchSettings:
     """Tokens of a cluster, at least."""
     max_size: int = 10_000
     """Tokens of a cluster, at most."""
-    max_conductance: float = 0.4
+    max_conductance: float = 0.45
     """Share of a cluster's edge weight that leaves it, at most."""
     main_body_fraction: float = 0.2
     """Share of the graph's volume from which on a set is the main body of the cloud, not a cluster."""
@@ -142,7 +142,7 @@ def look(walk, space, seeds, teleport, tolerances, finest, min_size, main_body_f
     profile = np.empty(found.shape[1])
     for number in range(len(seeds)):
         members, volume = _settle(walk, space, seeds[number], teleport, tolerances[number], limits, profile)
-        tolerance = max(finest, VOLUME_TOLERANCE / volume)
+        tolerance = max(finest, min(tolerances[number], VOLUME_TOLERANCE / volume))
         for part in range(1, N_PARTS):
             if len(members) == 0 or sizes[number] > 0:
                 break
