@@ -76,7 +76,7 @@ def agreeing(
     tolerances, found = volume_tolerance(clusters.volume, experiment.clustering), []
     for graph in graphs:
         with LookPool(graph, experiment.clustering) as pool:
-            found.append([set(each.tolist()) for each in pool.submit(members, tolerances).result()])
+            found.append([set(each.vertices.tolist()) for each in pool.submit(members, tolerances).result()])
     return np.array([2 * len(a & b) >= len(a | b) > 0 for a, b in zip(*found, strict=True)])
 
 

@@ -55,7 +55,7 @@ def test_a_larger_graph_is_looked_at_no_wider_for_it():
     for graph in (small, large):
         with looks.LookPool(graph, SETTINGS, 1) as pool:
             (found,) = pool.submit(np.array([5]), np.array([1e-4])).result()
-        assert sorted(found.tolist()) == list(range(30))
+        assert sorted(found.vertices.tolist()) == list(range(30)) and found.confirmed
 
 
 def test_levels_look_finely_from_a_hundredth_and_coarsely_from_nine_tenths():

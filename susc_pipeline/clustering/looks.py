@@ -4,7 +4,7 @@ import os
 import queue
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import no_type_check
+from typing import NamedTuple, no_type_check
 
 import numba
 import numpy as np
@@ -61,6 +61,15 @@ class SearchSettings:
             )
 
 
+class Found(NamedTuple):
+    """What a look finds."""
+
+    vertices: Int[np.ndarray, " prefix"]
+    """By falling PageRank over degree; none where there is no set that may be a cluster."""
+    confirmed: bool
+    """Whether a look from another member finds them again; a set that is not is a piece of the main body, or chance."""
+
+
 class LookPool:
     """Threads that look into one graph, each with a workspace of its own; a context manager."""
 
@@ -85,7 +94,7 @@ class LookPool:
         """What `look_from` finds from these seeds, some time."""
         return self.threads.submit(self._look, seeds, tolerances)
 
-    def _look(self, seeds: np.ndarray, tolerances: np.ndarray) -> list[np.ndarray]:
+    def _look(self, seeds: np.ndarray, tolerances: np.ndarray) -> list[Found]:
         space = self.spaces.get()
         try:
             return look_from(self.walk, seeds, tolerances, self.settings, space)
@@ -110,10 +119,10 @@ def look_from(
     tolerances: Float[np.ndarray, " seeds"],
     settings: SearchSettings,
     space: Workspace,
-) -> list[Int[np.ndarray, " prefix"]]:
-    """For each seed the set of least conductance around it, or nothing where it is no cluster."""
+) -> list[Found]:
+    """For each seed the set of least conductance around it."""
     found = np.empty((len(seeds), min(settings.max_size, len(walk.degrees))), np.int32)
-    sizes = np.zeros(len(seeds), np.int64)
+    sizes, confirmed = np.zeros(len(seeds), np.int64), np.zeros(len(seeds), np.bool_)
     look(
         walk,
         space,
@@ -126,32 +135,46 @@ def look_from(
         settings.max_conductance,
         found,
         sizes,
+        confirmed,
     )
-    return [row[:size].copy() for row, size in zip(found, sizes)]
+    return [Found(row[:size].copy(), bool(again)) for row, size, again in zip(found, sizes, confirmed)]
 
 
 @numba.njit(cache=True, nogil=True)
 @no_type_check  # numba cannot compile the wrapper that checks shapes in tests
-def look(walk, space, seeds, teleport, tolerances, finest, min_size, main_body_fraction, max_conductance, found, sizes):
-    """Look from each seed; a set that is a cluster is written to `found`, its size to `sizes`.
+def look(
+    walk,
+    space,
+    seeds,
+    teleport,
+    tolerances,
+    finest,
+    min_size,
+    main_body_fraction,
+    max_conductance,
+    found,
+    sizes,
+    confirmed,
+):
+    """Look from each seed; a set that may be a cluster is written to `found`, its size to `sizes`.
 
-    It is one if a look finds it again from one at least of the members a quarter, half and three quarters down its
+    It is confirmed if a look finds it again from one at least of the members a quarter, half and three quarters down its
     ordering: a piece of the main body looks like a cluster from one seed, and like another one from each of its members.
     """
     limits = (finest, min_size, main_body_fraction, max_conductance, walk.degrees.sum())
     profile = np.empty(found.shape[1])
     for number in range(len(seeds)):
         members, volume = _settle(walk, space, seeds[number], teleport, tolerances[number], limits, profile)
+        sizes[number] = len(members)
+        found[number, : len(members)] = members
         tolerance = max(finest, min(tolerances[number], VOLUME_TOLERANCE / volume))
         for part in range(1, N_PARTS):
-            if len(members) == 0 or sizes[number] > 0:
+            if len(members) == 0 or confirmed[number]:
                 break
             member = members[part * len(members) // N_PARTS]
             again, _ = _settle(walk, space, member, teleport, tolerance, limits, profile)
             shared = _n_shared(members, again)
-            if shared >= AGAIN * (len(members) + len(again) - shared):
-                sizes[number] = len(members)
-                found[number, : len(members)] = members
+            confirmed[number] = shared >= AGAIN * (len(members) + len(again) - shared)
 
 
 @numba.njit(cache=True, nogil=True)

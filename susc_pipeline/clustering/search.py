@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from scipy import sparse
 
 from susc_pipeline.clustering import conductance
-from susc_pipeline.clustering.looks import LookPool, SearchSettings
+from susc_pipeline.clustering.looks import Found, LookPool, SearchSettings
 
 UNCLUSTERED = -1
 SEEDS_AT_ONCE = 4
@@ -63,7 +63,8 @@ def find_clusters(
     it again (a Jaccard index of a half): pieces of the main body that pass the other rules seldom pass this one. Overlap:
     the first cluster, in order of seeds, keeps a vertex; what is left of a later one must keep at least half of it, and
     min_size and max_conductance hold for what is left. Members are then visited, so later seeds start elsewhere; of a seed
-    without a cluster, the seed alone is.
+    without a cluster, the seed alone is; and from the members of a set that no member found again only the finest level
+    looks, for the others would meet more pieces of the same body, at four times the price of a look.
 
     Threads look from the next seeds of the permutation at once, and what they find is judged in its order; a seed that an
     earlier one has visited by then is dropped. So the outcome is that of the serial loop, whatever the number of threads
@@ -76,25 +77,26 @@ def find_clusters(
     next_seed = 0
     with LookPool(graph, settings, n_threads) as pool:
         claims = _Claims(graph, pool.walk.degrees, settings)
+        is_coarse = tolerances > settings.tolerance  # all levels but the finest
         while next_seed < n_vertices or pending:
             while next_seed < n_vertices and len(pending) < TASKS_PER_THREAD * pool.n_threads:
-                chosen, next_seed = _unvisited(order, next_seed, claims.visited)
+                chosen, next_seed = _next_seeds(order, next_seed, is_coarse, claims)
                 pending.append((next_seed, chosen, pool.submit(order[chosen], tolerances[chosen])))
             done, chosen, task = pending.popleft()
-            for seed, found in zip(order[chosen].tolist(), task.result(), strict=True):
-                claims.judge(seed, found)
+            for place, found in zip(chosen.tolist(), task.result(), strict=True):
+                claims.judge(order[place], is_coarse[place], found)
             if progress is not None:
                 progress(done, n_vertices)
     return claims.clustering()
 
 
-def _unvisited(order, start: int, visited) -> tuple[np.ndarray, int]:
-    """Places in the permutation of the next unvisited seeds, and where to go on from."""
+def _next_seeds(order, start: int, is_coarse, claims: "_Claims") -> tuple[np.ndarray, int]:
+    """Places in the permutation of the next seeds to look from, and where to go on from."""
     stop = start
     chosen: list[int] = []
     while stop < len(order) and len(chosen) < SEEDS_AT_ONCE:
         places = np.arange(stop, min(stop + SEEDS_AT_ONCE - len(chosen), len(order)))
-        chosen.extend(places[~visited[order[places]]].tolist())
+        chosen.extend(places[~claims.passes_over(order[places], is_coarse[places])].tolist())
         stop += len(places)
     return np.array(chosen, np.int64), stop
 
@@ -119,20 +121,27 @@ class _Claims:
     def __init__(self, graph: sparse.csr_array, degrees: np.ndarray, settings: SearchSettings) -> None:
         self.graph, self.degrees, self.settings = graph, degrees, settings
         self.labels = np.full(graph.shape[0], UNCLUSTERED, np.int32)
-        self.visited = np.zeros(graph.shape[0], bool)
+        self.visited, self.refused = np.zeros(graph.shape[0], bool), np.zeros(graph.shape[0], bool)
         self.members: list[np.ndarray] = []
         self.seeds: list[int] = []
         self.n_looks = self.n_wasted = 0
 
-    def judge(self, seed: int, found: np.ndarray) -> None:
+    def passes_over(self, seeds, is_coarse):
+        """Whether there is no need to look from these seeds, each coarsely or not."""
+        return self.visited[seeds] | (is_coarse & self.refused[seeds])
+
+    def judge(self, seed: int, is_coarse: bool, found: Found) -> None:
         """Make a cluster of what was found from a seed, if it is one."""
         self.n_looks += 1
-        if self.visited[seed]:
+        if self.passes_over(seed, is_coarse):
             self.n_wasted += 1
             return
         self.visited[seed] = True
-        fresh = found[self.labels[found] == UNCLUSTERED]
-        if self._is_cluster(fresh, found):
+        if not found.confirmed:
+            self.refused[found.vertices] = True
+            return
+        fresh = found.vertices[self.labels[found.vertices] == UNCLUSTERED]
+        if self._is_cluster(fresh, found.vertices):
             self.labels[fresh] = len(self.members)
             self.visited[fresh] = True
             self.members.append(fresh.astype(np.int64))

@@ -78,7 +78,7 @@ def _found_again(
         starts = range(0, len(seeds), LOOKS_AT_ONCE)
         tasks = [pool.submit(seeds[i : i + LOOKS_AT_ONCE], tolerances[i : i + LOOKS_AT_ONCE]) for i in starts]
         found = [each for task in tasks for each in task.result()]
-    for cluster, vertices in zip(present, found, strict=True):
+    for cluster, (vertices, confirmed) in zip(present, found, strict=True):
         shared = int(np.sum(labels[vertices] == cluster))
-        again[cluster] = shared >= AGAIN * (len(vertices) + sizes[cluster] - shared)
+        again[cluster] = confirmed and shared >= AGAIN * (len(vertices) + sizes[cluster] - shared)
     return again
