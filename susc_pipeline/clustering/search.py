@@ -84,7 +84,7 @@ def find_clusters(
                 pending.append((next_seed, chosen, pool.submit(order[chosen], tolerances[chosen])))
             done, chosen, task = pending.popleft()
             for place, found in zip(chosen.tolist(), task.result(), strict=True):
-                claims.judge(order[place], is_coarse[place], found)
+                claims.judge(int(order[place]), bool(is_coarse[place]), found)
             if progress is not None:
                 progress(done, n_vertices)
     return claims.clustering()
