@@ -149,16 +149,7 @@ def _push_and_sweep(walk, space, seeds, teleport, tolerance, profile):
         n_visited += space.counts[2]
         pushed = space.pushed[: space.counts[1]]
         ordering = pushed[np.argsort(-space.pagerank[pushed], kind="mergesort")]
-        conductance.sweep(
-            space.row,
-            space.target,
-            space.probability,
-            space.degree,
-            space.joined_degree,
-            ordering,
-            total_volume,
-            profile,
-        )
+        conductance.sweep_pushed(space, ordering, total_volume, profile)
     return n_visited
 
 

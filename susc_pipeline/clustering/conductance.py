@@ -90,3 +90,19 @@ def sweep(rows, targets, probabilities, degrees, joined_degree, ordering, total_
         profile[position] = max(leaving, 0.0) / smaller if smaller > ROUNDING * total_volume else 1.0
     for vertex in ordering:
         joined_degree[vertex] = 0.0
+
+
+@numba.njit(cache=True, nogil=True)
+@no_type_check
+def sweep_pushed(space, ordering, total_volume, profile):
+    """Sweep vertices that a push has reached, by the rows that it copied into its workspace."""
+    sweep(
+        space.row,
+        space.target,
+        space.probability,
+        space.degree,
+        space.joined_degree,
+        ordering,
+        total_volume,
+        profile,
+    )

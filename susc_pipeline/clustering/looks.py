@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from scipy import sparse
 
 from susc_pipeline.clustering import pagerank
-from susc_pipeline.clustering.conductance import sweep
+from susc_pipeline.clustering.conductance import sweep_pushed
 from susc_pipeline.clustering.pagerank import Walk, Workspace, push
 
 MAX_LOOKS = 5
@@ -194,16 +194,7 @@ def _settle(walk, space, start, restart, tolerance, limits, profile):
         ordering = _within(space, pushed[order[: len(profile)]], main_body_fraction * total_volume)
         if len(ordering) < min_size:
             break
-        sweep(
-            space.row,
-            space.target,
-            space.probability,
-            space.degree,
-            space.joined_degree,
-            ordering,
-            total_volume,
-            profile,
-        )
+        sweep_pushed(space, ordering, total_volume, profile)
         best = min_size - 1 + np.argmin(profile[min_size - 1 : len(ordering)])
         if profile[best] > SLACK * max_conductance:
             break
