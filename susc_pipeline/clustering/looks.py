@@ -2,6 +2,7 @@
 
 import os
 import queue
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple, no_type_check
@@ -76,6 +77,7 @@ class LookPool:
     def __init__(self, graph: sparse.csr_array, settings: SearchSettings, n_threads: int | None = None) -> None:
         """Threads for all cores that the process may use, unless their number is given."""
         self.walk, self.settings = pagerank.walk(graph), settings
+        self.total_volume = float(self.walk.degrees.sum())
         self.n_threads = n_threads or _n_usable_cores()
         self.spaces: queue.SimpleQueue = queue.SimpleQueue()
         for _ in range(self.n_threads):
@@ -90,14 +92,21 @@ class LookPool:
         """Wait for the looks begun and end the threads."""
         self.threads.shutdown()
 
-    def submit(self, seeds: Int[np.ndarray, " seeds"], tolerances: Float[np.ndarray, " seeds"]) -> Future:
-        """What `look_from` finds from these seeds, some time."""
-        return self.threads.submit(self._look, seeds, tolerances)
+    def submit(
+        self,
+        seeds: Int[np.ndarray, " seeds"],
+        tolerances: Float[np.ndarray, " seeds"],
+        is_void: Callable[[], bool] = lambda: False,
+    ) -> Future:
+        """What `look_from` finds from these seeds, some time; nothing if they are void when their turn comes."""
+        return self.threads.submit(self._look, seeds, tolerances, is_void)
 
-    def _look(self, seeds: np.ndarray, tolerances: np.ndarray) -> list[Found]:
+    def _look(self, seeds: np.ndarray, tolerances: np.ndarray, is_void: Callable[[], bool]) -> list[Found]:
+        if is_void():
+            return []
         space = self.spaces.get()
         try:
-            return look_from(self.walk, seeds, tolerances, self.settings, space)
+            return look_from(self.walk, self.total_volume, seeds, tolerances, self.settings, space)
         finally:
             self.spaces.put(space)
 
@@ -115,6 +124,7 @@ def volume_tolerance(volume: Float[np.ndarray, " sets"], settings: SearchSetting
 
 def look_from(
     walk: Walk,
+    total_volume: float,
     seeds: Int[np.ndarray, " seeds"],
     tolerances: Float[np.ndarray, " seeds"],
     settings: SearchSettings,
@@ -125,6 +135,7 @@ def look_from(
     sizes, confirmed = np.zeros(len(seeds), np.int64), np.zeros(len(seeds), np.bool_)
     look(
         walk,
+        total_volume,
         space,
         seeds,
         pagerank.plain_teleport(settings.teleport_probability),
@@ -144,6 +155,7 @@ def look_from(
 @no_type_check  # numba cannot compile the wrapper that checks shapes in tests
 def look(
     walk,
+    total_volume,
     space,
     seeds,
     teleport,
@@ -161,7 +173,7 @@ def look(
     It is confirmed if a look finds it again from one at least of the members a quarter, half and three quarters down its
     ordering: a piece of the main body looks like a cluster from one seed, and like another one from each of its members.
     """
-    limits = (finest, min_size, main_body_fraction, max_conductance, walk.degrees.sum())
+    limits = (finest, min_size, main_body_fraction, max_conductance, total_volume)
     profile = np.empty(found.shape[1])
     for number in range(len(seeds)):
         members, volume = _settle(walk, space, seeds[number], teleport, tolerances[number], limits, profile)

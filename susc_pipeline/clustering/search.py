@@ -1,6 +1,7 @@
 """The search for clusters: look from seed after seed until every vertex is visited. A look is in looks.py, graphs in knn.py."""
 
 import collections
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -12,8 +13,7 @@ from susc_pipeline.clustering import conductance
 from susc_pipeline.clustering.looks import Found, LookPool, SearchSettings
 
 UNCLUSTERED = -1
-SEEDS_AT_ONCE = 4
-TASKS_PER_THREAD = 3
+TASKS_PER_THREAD = 2
 N_LEVELS = 3
 
 
@@ -68,7 +68,7 @@ def find_clusters(
 
     Threads look from the next seeds of the permutation at once, and what they find is judged in its order; a seed that an
     earlier one has visited by then is dropped. So the outcome is that of the serial loop, whatever the number of threads
-    (all that the process may use, unless given), and what is wasted are the dropped looks.
+    (all that the process may use, unless given), and what is wasted are the looks that had begun.
     """
     n_vertices = graph.shape[0]
     order = rng.permutation(n_vertices)
@@ -80,25 +80,21 @@ def find_clusters(
         is_coarse = tolerances > settings.tolerance  # all levels but the finest
         while next_seed < n_vertices or pending:
             while next_seed < n_vertices and len(pending) < TASKS_PER_THREAD * pool.n_threads:
-                chosen, next_seed = _next_seeds(order, next_seed, is_coarse, claims)
-                pending.append((next_seed, chosen, pool.submit(order[chosen], tolerances[chosen])))
-            done, chosen, task = pending.popleft()
-            for place, found in zip(chosen.tolist(), task.result(), strict=True):
-                claims.judge(int(order[place]), bool(is_coarse[place]), found)
+                place, next_seed = next_seed, next_seed + 1
+                seed, coarse = int(order[place]), bool(is_coarse[place])
+                if not claims.passes_over(seed, coarse):
+                    is_void = functools.partial(claims.passes_over, seed, coarse)
+                    task = pool.submit(order[place : place + 1], tolerances[place : place + 1], is_void)
+                    pending.append((next_seed, seed, coarse, task))
+            if pending:
+                done, seed, coarse, task = pending.popleft()
+                for found in task.result():
+                    claims.judge(seed, coarse, found)
+            else:
+                done = n_vertices
             if progress is not None:
                 progress(done, n_vertices)
     return claims.clustering()
-
-
-def _next_seeds(order, start: int, is_coarse, claims: "_Claims") -> tuple[np.ndarray, int]:
-    """Places in the permutation of the next seeds to look from, and where to go on from."""
-    stop = start
-    chosen: list[int] = []
-    while stop < len(order) and len(chosen) < SEEDS_AT_ONCE:
-        places = np.arange(stop, min(stop + SEEDS_AT_ONCE - len(chosen), len(order)))
-        chosen.extend(places[~claims.passes_over(order[places], is_coarse[places])].tolist())
-        stop += len(places)
-    return np.array(chosen, np.int64), stop
 
 
 def tolerance_levels(order_length: int, settings: SearchSettings) -> Float[np.ndarray, " seeds"]:
@@ -126,9 +122,9 @@ class _Claims:
         self.seeds: list[int] = []
         self.n_looks = self.n_wasted = 0
 
-    def passes_over(self, seeds, is_coarse):
-        """Whether there is no need to look from these seeds, each coarsely or not."""
-        return self.visited[seeds] | (is_coarse & self.refused[seeds])
+    def passes_over(self, seed: int, is_coarse: bool) -> bool:
+        """Whether there is no need to look from a seed, coarsely or not; once true, it stays so."""
+        return bool(self.visited[seed] or (is_coarse and self.refused[seed]))
 
     def judge(self, seed: int, is_coarse: bool, found: Found) -> None:
         """Make a cluster of what was found from a seed, if it is one."""
