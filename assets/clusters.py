@@ -73,7 +73,7 @@ def half_chain_knn_graph(
 @dg.multi_asset(
     ins={**ALL_WHITENED, "token_shards": dg.AssetIn(partition_mapping=EVERY_SHARD)},
     outs={
-        name: dg.AssetOut(kinds={"numpy", "parquet"}, code_version=version(5, "clustering"), description=text)
+        name: dg.AssetOut(kinds={"numpy", "parquet"}, code_version=version(6, "clustering"), description=text)
         for name, text in DESCRIPTIONS.items()
     },
     group_name=GROUP,
@@ -113,7 +113,7 @@ def find_clusters(
     ins={"predicted_susceptibilities": dg.AssetIn(partition_mapping=EVERY_SHARD)},
     group_name=GROUP,
     kinds={"numpy", "parquet"},
-    code_version=version(5, "knn", "clustering"),
+    code_version=version(6, "knn", "clustering"),
     pool=pools.MEMORY,
 )
 def unwhitened_cluster_members(
@@ -151,7 +151,7 @@ def unwhitened_cluster_members(
     },
     group_name=GROUP,
     kinds={"numpy", "polars"},
-    code_version=version(4, "knn", "clustering", "representation"),
+    code_version=version(5, "knn", "clustering", "representation"),
     pool=pools.MEMORY,
 )
 def cluster_agreement(

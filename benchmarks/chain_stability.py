@@ -17,7 +17,7 @@ from resources.experiment import load as load_experiment
 from resources.storage import Store
 from susc_pipeline import schema, seeds, tokens
 from susc_pipeline.clustering import knn, reading, stability
-from susc_pipeline.clustering.looks import LookPool, volume_tolerance
+from susc_pipeline.clustering.looks import SearchSettings
 from susc_pipeline.clustering.search import Clustering
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.model import gpt_neox, pretrained
@@ -67,16 +67,16 @@ def stored_clusters(store: Store, experiment: ExperimentConfig) -> Clustering:
 
 
 def agreeing(
-    graphs: list[sparse.csr_array], clusters: Clustering, experiment: ExperimentConfig, rng: np.random.Generator
+    graphs: list[sparse.csr_array], clusters: Clustering, settings: SearchSettings, rng: np.random.Generator
 ) -> np.ndarray:
     """For each cluster 1 where a look from the same random member finds the same set in both graphs."""
     order = rng.permutation(len(clusters.labels))
     order = order[clusters.labels[order] >= 0]
     members = order[np.unique(clusters.labels[order], return_index=True)[1]]
-    tolerances, found = volume_tolerance(clusters.volume, experiment.clustering), []
-    for graph in graphs:
-        with LookPool(graph, experiment.clustering) as pool:
-            found.append([set(each.vertices.tolist()) for each in pool.submit(members, tolerances).result()])
+    found = [
+        [set(vertices.tolist()) for vertices in stability.looks_from(graph, members, clusters.volume, settings)]
+        for graph in graphs
+    ]
     return np.array([2 * len(a & b) >= len(a | b) > 0 for a, b in zip(*found, strict=True)])
 
 
@@ -98,7 +98,7 @@ def main() -> None:
     for name, graph in zip(("other members, all chains", "one half", "the other half"), (whole, *halves), strict=True):
         found = stability.found_again(graph, clusters, experiment.clustering, rng, n_looks=N_LOOKS)
         line(f"found again by {name}", found, clusters.size)
-    found = np.mean([agreeing(halves, clusters, experiment, rng) for _ in range(N_LOOKS)], axis=0)
+    found = np.mean([agreeing(halves, clusters, experiment.clustering, rng) for _ in range(N_LOOKS)], axis=0)
     line("the same set by both halves, which share no chain", found, clusters.size)
 
 

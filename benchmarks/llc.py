@@ -4,10 +4,13 @@
 exponential sampler (step 2, localization 300) and from SGLD as published for refined LLCs (step 1e-3, localization 200,
 batch 32, 4 chains of 200 draws, one step from draw to draw, no burn-in: Wang et al. 2024), n_beta 30 in both. A third line
 has the default sampler at localization 200: what differs from the second is the sampler, from the first the posterior.
+JSON goes to benchmarks/results/llc.json. The published convention takes minutes for a component, nearly all of the time.
 """
 
+import json
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import standard_library
 
@@ -16,6 +19,7 @@ from susc_pipeline.config import SamplingSettings, TokenSettings
 from susc_pipeline.model import components, pretrained
 from susc_pipeline.sampling import chains, diagnostics
 
+RESULTS = Path(__file__).parent / "results" / "llc.json"
 NAMES = ("embed", "L0H0", "L1H2", "L2MLP", "unembed")
 OURS = SamplingSettings(step_size=2.0, n_steps_between_draws=1, n_burn_in=2, n_chains=8, n_draws=8, slopes=False)
 PUBLISHED = SamplingSettings(
@@ -36,6 +40,7 @@ def main() -> None:
     """One line for each component and convention."""
     model, tokenizer = pretrained.load(pretrained.EMBEDDED)
     contexts = standard_library.sampling_contexts(model, tokenizer, TokenSettings(contexts_per_shard=1))
+    rows = []
     for name in NAMES:
         for convention, sampling in CONVENTIONS.items():
             started = time.perf_counter()
@@ -44,11 +49,15 @@ def main() -> None:
             )
             trace = traces.mean_loss.reshape(sampling.n_chains, -1)
             found = diagnostics.local_learning_coefficient(trace, init_loss=traces.init_loss, n_beta=sampling.n_beta)
+            row = {"component": name, "convention": convention, "llc": found.value, "error": found.standard_error}
+            row |= {"r_hat": diagnostics.r_hat(trace), "seconds": time.perf_counter() - started}
+            rows.append(row)
             print(
-                f"{name:8s} {convention:15s} LLC {found.value:7.2f} +- {found.standard_error:.2f} | R-hat "
-                f"{diagnostics.r_hat(trace):.2f} | {time.perf_counter() - started:5.1f} s",
+                "{component:8s} {convention:15s} LLC {llc:7.2f} +- {error:.2f} | R-hat {r_hat:.2f} | "
+                "{seconds:5.1f} s".format(**row),
                 flush=True,
             )
+            RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 if __name__ == "__main__":

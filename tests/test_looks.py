@@ -54,8 +54,9 @@ def test_a_larger_graph_is_looked_at_no_wider_for_it():
     small, large = ring_of_cliques(8, 30), ring_of_cliques(80, 30)
     for graph in (small, large):
         with looks.LookPool(graph, SETTINGS, 1) as pool:
-            (found,) = pool.submit(np.array([5]), np.array([1e-4])).result()
-        assert sorted(found.vertices.tolist()) == list(range(30)) and found.confirmed
+            found = pool.submit(lambda looker: looker.look(5, 1e-4)).result()
+            again = pool.submit(lambda looker, found=found: looker.finds_again(found)).result()
+        assert sorted(found.vertices.tolist()) == list(range(30)) and again
 
 
 def test_levels_look_finely_from_a_hundredth_and_coarsely_from_nine_tenths():

@@ -5,7 +5,7 @@ import queue
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple, no_type_check
+from typing import NamedTuple, TypeVar, no_type_check
 
 import numba
 import numpy as np
@@ -14,7 +14,9 @@ from scipy import sparse
 
 from susc_pipeline.clustering import pagerank
 from susc_pipeline.clustering.conductance import sweep_pushed
-from susc_pipeline.clustering.pagerank import Walk, Workspace, push
+from susc_pipeline.clustering.pagerank import Walk, push
+
+Result = TypeVar("Result")
 
 MAX_LOOKS = 5
 VOLUME_TOLERANCE = 0.1
@@ -63,25 +65,51 @@ class SearchSettings:
 
 
 class Found(NamedTuple):
-    """What a look finds."""
+    """What a look finds: the set of least conductance around the seed."""
 
     vertices: Int[np.ndarray, " prefix"]
     """By falling PageRank over degree; none where there is no set that may be a cluster."""
-    confirmed: bool
-    """Whether a look from another member finds them again; a set that is not is a piece of the main body, or chance."""
+    volume: float
+    """Sum of their weighted degrees."""
+
+
+class Looker:
+    """Looks into one graph, one at a time, with a workspace of its own."""
+
+    def __init__(self, walk: Walk, total_volume: float, settings: SearchSettings) -> None:
+        """A looker for one thread."""
+        self.walk, self.space = walk, pagerank.workspace(walk)
+        self.finest, self.restart = settings.tolerance, pagerank.plain_teleport(settings.teleport_probability)
+        self.limits = (settings.min_size, settings.main_body_fraction, settings.max_conductance, total_volume)
+        self.profile = np.empty(min(settings.max_size, len(walk.degrees)))
+
+    def look(self, seed: int, tolerance: float) -> Found:
+        """Push, order and sweep from a seed, and again from the core of what is found."""
+        return Found(
+            *settle(self.walk, self.space, seed, self.restart, tolerance, self.finest, self.limits, self.profile)
+        )
+
+    def finds_again(self, found: Found) -> bool:
+        """Whether a member of what was found sees the same set in one look: a Jaccard index of a half at least.
+
+        Members a quarter, half and three quarters down the ordering are asked. A piece of the main body looks like a cluster
+        from one seed, and like another one from each of its members.
+        """
+        tolerance = max(self.finest, VOLUME_TOLERANCE / found.volume)
+        return finds_again(self.walk, self.space, found.vertices, self.restart, tolerance, self.limits, self.profile)
 
 
 class LookPool:
-    """Threads that look into one graph, each with a workspace of its own; a context manager."""
+    """Threads that look into one graph, each with a looker of its own; a context manager."""
 
     def __init__(self, graph: sparse.csr_array, settings: SearchSettings, n_threads: int | None = None) -> None:
         """Threads for all cores that the process may use, unless their number is given."""
-        self.walk, self.settings = pagerank.walk(graph), settings
-        self.total_volume = float(self.walk.degrees.sum())
+        walk = pagerank.walk(graph)
+        self.degrees = walk.degrees
         self.n_threads = n_threads or _n_usable_cores()
-        self.spaces: queue.SimpleQueue = queue.SimpleQueue()
+        self.lookers: queue.SimpleQueue[Looker] = queue.SimpleQueue()
         for _ in range(self.n_threads):
-            self.spaces.put(pagerank.workspace(self.walk))
+            self.lookers.put(Looker(walk, float(walk.degrees.sum()), settings))
         self.threads = ThreadPoolExecutor(self.n_threads)
 
     def __enter__(self) -> "LookPool":
@@ -92,23 +120,16 @@ class LookPool:
         """Wait for the looks begun and end the threads."""
         self.threads.shutdown()
 
-    def submit(
-        self,
-        seeds: Int[np.ndarray, " seeds"],
-        tolerances: Float[np.ndarray, " seeds"],
-        is_void: Callable[[], bool] = lambda: False,
-    ) -> Future:
-        """What `look_from` finds from these seeds, some time; nothing if they are void when their turn comes."""
-        return self.threads.submit(self._look, seeds, tolerances, is_void)
+    def submit(self, task: Callable[[Looker], Result]) -> Future[Result]:
+        """What the task makes of a looker, some time."""
+        return self.threads.submit(self._lend, task)
 
-    def _look(self, seeds: np.ndarray, tolerances: np.ndarray, is_void: Callable[[], bool]) -> list[Found]:
-        if is_void():
-            return []
-        space = self.spaces.get()
+    def _lend(self, task: Callable[[Looker], Result]) -> Result:
+        looker = self.lookers.get()
         try:
-            return look_from(self.walk, self.total_volume, seeds, tolerances, self.settings, space)
+            return task(looker)
         finally:
-            self.spaces.put(space)
+            self.lookers.put(looker)
 
 
 def _n_usable_cores() -> int:
@@ -122,97 +143,18 @@ def volume_tolerance(volume: Float[np.ndarray, " sets"], settings: SearchSetting
     return np.maximum(settings.tolerance, VOLUME_TOLERANCE / volume)
 
 
-def look_from(
-    walk: Walk,
-    total_volume: float,
-    seeds: Int[np.ndarray, " seeds"],
-    tolerances: Float[np.ndarray, " seeds"],
-    settings: SearchSettings,
-    space: Workspace,
-) -> list[Found]:
-    """For each seed the set of least conductance around it."""
-    found = np.empty((len(seeds), min(settings.max_size, len(walk.degrees))), np.int32)
-    sizes, confirmed = np.zeros(len(seeds), np.int64), np.zeros(len(seeds), np.bool_)
-    look(
-        walk,
-        total_volume,
-        space,
-        seeds,
-        pagerank.plain_teleport(settings.teleport_probability),
-        tolerances,
-        settings.tolerance,
-        settings.min_size,
-        settings.main_body_fraction,
-        settings.max_conductance,
-        found,
-        sizes,
-        confirmed,
-    )
-    return [Found(row[:size].copy(), bool(again)) for row, size, again in zip(found, sizes, confirmed)]
-
-
 @numba.njit(cache=True, nogil=True)
 @no_type_check  # numba cannot compile the wrapper that checks shapes in tests
-def look(
-    walk,
-    total_volume,
-    space,
-    seeds,
-    teleport,
-    tolerances,
-    finest,
-    min_size,
-    main_body_fraction,
-    max_conductance,
-    found,
-    sizes,
-    confirmed,
-):
-    """Look from each seed; a set that may be a cluster is written to `found`, its size to `sizes`.
+def settle(walk, space, start, restart, tolerance, finest, limits, profile):
+    """The members of the set around a vertex, none if it is no cluster, and their volume.
 
-    It is confirmed if a look finds it again from one at least of the members a quarter, half and three quarters down its
-    ordering: a piece of the main body looks like a cluster from one seed, and like another one from each of its members.
+    What a cut finds is cut again from its core, as finely as its volume asks for and by a walk that returns less often, so
+    that it reaches all of a long cluster, for as long as conductance falls.
     """
-    limits = (finest, min_size, main_body_fraction, max_conductance, total_volume)
-    profile = np.empty(found.shape[1])
-    for number in range(len(seeds)):
-        members, volume = _settle(walk, space, seeds[number], teleport, tolerances[number], limits, profile)
-        sizes[number] = len(members)
-        found[number, : len(members)] = members
-        tolerance = max(finest, min(tolerances[number], VOLUME_TOLERANCE / volume))
-        for part in range(1, N_PARTS):
-            if len(members) == 0 or confirmed[number]:
-                break
-            member = members[part * len(members) // N_PARTS]
-            again, _ = _settle(walk, space, member, teleport, tolerance, limits, profile)
-            shared = _n_shared(members, again)
-            confirmed[number] = shared >= AGAIN * (len(members) + len(again) - shared)
-
-
-@numba.njit(cache=True, nogil=True)
-@no_type_check
-def _settle(walk, space, start, restart, tolerance, limits, profile):
-    """Push, order and sweep from a vertex, and again from the core of what is found; the members, none if it is no cluster.
-
-    What is found is polished and looked at again from its core, as finely as its volume asks for and by a walk that returns
-    less often, so that it reaches all of a long cluster, for as long as conductance falls. With the set's volume.
-    """
-    finest, min_size, main_body_fraction, max_conductance, total_volume = limits
+    _, _, max_conductance, _ = limits
     least, found, volume_found = np.inf, np.empty(0, space.vertex.dtype), 1.0
     for _ in range(MAX_LOOKS):
-        push(walk, space, start, restart, tolerance)
-        pushed = space.pushed[: space.counts[1]]
-        order = np.argsort(-space.pagerank[pushed], kind="mergesort")
-        ordering = _within(space, pushed[order[: len(profile)]], main_body_fraction * total_volume)
-        if len(ordering) < min_size:
-            break
-        sweep_pushed(space, ordering, total_volume, profile)
-        best = min_size - 1 + np.argmin(profile[min_size - 1 : len(ordering)])
-        if profile[best] > SLACK * max_conductance:
-            break
-        if len(ordering) < len(pushed) and profile[best : len(ordering)].max() < RISE * profile[best]:
-            break
-        members, leaving = _polish(space, ordering[: REACH * (best + 1)], best + 1, min_size, total_volume)
+        members, leaving = _cut(walk, space, start, restart, tolerance, limits, profile)
         if leaving >= least:
             break
         core, volume = _core(space, members)
@@ -220,8 +162,42 @@ def _settle(walk, space, start, restart, tolerance, limits, profile):
         if leaving <= max_conductance:
             found, volume_found = space.vertex[members], volume
         restart = min(restart, max(restart / SLOWER, LEAST_RESTART))
-        start, tolerance = space.vertex[core], max(finest, min(tolerance, VOLUME_TOLERANCE / volume))
+        start, tolerance = space.vertex[core], max(finest, VOLUME_TOLERANCE / volume)
     return found, volume_found
+
+
+@numba.njit(cache=True, nogil=True)
+@no_type_check
+def finds_again(walk, space, members, restart, tolerance, limits, profile):
+    """Whether the cut from a member is the same set, for one at least of three members."""
+    for part in range(1, N_PARTS if len(members) > 0 else 0):
+        member = members[part * len(members) // N_PARTS]
+        again, _ = _cut(walk, space, member, restart, tolerance, limits, profile)
+        shared = _n_shared(members, space.vertex[again])
+        if shared >= AGAIN * (len(members) + len(again) - shared):
+            return True
+    return False
+
+
+@numba.njit(cache=True, nogil=True)
+@no_type_check
+def _cut(walk, space, start, restart, tolerance, limits, profile):
+    """Push, order, sweep and polish from a vertex; local members and their conductance, none and inf if there is no cut."""
+    min_size, main_body_fraction, max_conductance, total_volume = limits
+    none = np.empty(0, space.pushed.dtype)
+    push(walk, space, start, restart, tolerance)
+    pushed = space.pushed[: space.counts[1]]
+    order = np.argsort(-space.pagerank[pushed], kind="mergesort")
+    ordering = _within(space, pushed[order[: len(profile)]], main_body_fraction * total_volume)
+    if len(ordering) < min_size:
+        return none, np.inf
+    sweep_pushed(space, ordering, total_volume, profile)
+    best = min_size - 1 + np.argmin(profile[min_size - 1 : len(ordering)])
+    if profile[best] > SLACK * max_conductance:
+        return none, np.inf
+    if len(ordering) < len(pushed) and profile[best : len(ordering)].max() < RISE * profile[best]:
+        return none, np.inf
+    return _polish(space, ordering[: REACH * (best + 1)], best + 1, min_size, total_volume)
 
 
 @numba.njit(cache=True, nogil=True)

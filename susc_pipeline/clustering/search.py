@@ -1,7 +1,9 @@
 """The search for clusters: look from seed after seed until every vertex is visited. A look is in looks.py, graphs in knn.py."""
 
 import collections
+import dataclasses
 import functools
+import threading
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -10,7 +12,7 @@ from jaxtyping import Float, Int
 from scipy import sparse
 
 from susc_pipeline.clustering import conductance
-from susc_pipeline.clustering.looks import Found, LookPool, SearchSettings
+from susc_pipeline.clustering.looks import Looker, LookPool, SearchSettings
 
 UNCLUSTERED = -1
 TASKS_PER_THREAD = 2
@@ -64,36 +66,29 @@ def find_clusters(
     the first cluster, in order of seeds, keeps a vertex; what is left of a later one must keep at least half of it, and
     min_size and max_conductance hold for what is left. Members are then visited, so later seeds start elsewhere; of a seed
     without a cluster, the seed alone is; and from the members of a set that no member found again only the finest level
-    looks, for the others would meet more pieces of the same body, at four times the price of a look.
+    looks, for the others would meet more pieces of the same body, at several times the price of a look.
 
     Threads look from the next seeds of the permutation at once, and what they find is judged in its order; a seed that an
-    earlier one has visited by then is dropped. So the outcome is that of the serial loop, whatever the number of threads
-    (all that the process may use, unless given), and what is wasted are the looks that had begun.
+    earlier one has visited by then is dropped, and so is a set that earlier clusters leave less than its half. So the
+    outcome is that of the serial loop, whatever the number of threads (all that the process may use, unless given), and
+    what is wasted are the looks that had begun.
     """
     n_vertices = graph.shape[0]
     order = rng.permutation(n_vertices)
     tolerances = tolerance_levels(n_vertices, settings)
     pending: collections.deque = collections.deque()
-    next_seed = 0
     with LookPool(graph, settings, n_threads) as pool:
-        claims = _Claims(graph, pool.walk.degrees, settings)
-        is_coarse = tolerances > settings.tolerance  # all levels but the finest
-        while next_seed < n_vertices or pending:
-            while next_seed < n_vertices and len(pending) < TASKS_PER_THREAD * pool.n_threads:
-                place, next_seed = next_seed, next_seed + 1
-                seed, coarse = int(order[place]), bool(is_coarse[place])
-                if not claims.passes_over(seed, coarse):
-                    is_void = functools.partial(claims.passes_over, seed, coarse)
-                    task = pool.submit(order[place : place + 1], tolerances[place : place + 1], is_void)
-                    pending.append((next_seed, seed, coarse, task))
-            if pending:
-                done, seed, coarse, task = pending.popleft()
-                for found in task.result():
-                    claims.judge(seed, coarse, found)
-            else:
-                done = n_vertices
-            if progress is not None:
-                progress(done, n_vertices)
+        claims = _Claims(graph, pool.degrees, settings)
+        for done, (seed, tolerance) in enumerate(zip(order.tolist(), tolerances.tolist(), strict=True), start=1):
+            if not claims.passes_over(seed, tolerance):
+                pending.append((done, pool.submit(claims.turn(seed, tolerance))))
+            while pending and (done == n_vertices or len(pending) >= TASKS_PER_THREAD * pool.n_threads):
+                n_done, task = pending.popleft()
+                task.result()
+                if progress is not None:
+                    progress(n_done, n_vertices)
+    if progress is not None:
+        progress(n_vertices, n_vertices)
     return claims.clustering()
 
 
@@ -111,8 +106,25 @@ def tolerance_levels(order_length: int, settings: SearchSettings) -> Float[np.nd
     return levels
 
 
+@dataclasses.dataclass
+class _Turn:
+    """A seed whose turn is to come, and what a thread found from it."""
+
+    seed: int
+    tolerance: float
+    is_done: bool = False
+    vertices: np.ndarray | None = None
+    """None where it was passed over."""
+    is_found_again: bool = False
+
+
 class _Claims:
-    """Which vertices are visited and which cluster holds them; what is found is judged seed by seed, in order."""
+    """Which vertices are visited and which cluster holds them; what is found is judged seed by seed, in the order of turns.
+
+    A thread that is done judges what is ready, and so begins the next look with all that is known. Threads ask of a state
+    that moves on as they look, but what they ask for stays true once it is, and is asked again by the judge: they save
+    themselves work that would be in vain, and decide nothing.
+    """
 
     def __init__(self, graph: sparse.csr_array, degrees: np.ndarray, settings: SearchSettings) -> None:
         self.graph, self.degrees, self.settings = graph, degrees, settings
@@ -121,32 +133,57 @@ class _Claims:
         self.members: list[np.ndarray] = []
         self.seeds: list[int] = []
         self.n_looks = self.n_wasted = 0
+        self.turns: collections.deque[_Turn] = collections.deque()
+        self.judging = threading.Lock()
 
-    def passes_over(self, seed: int, is_coarse: bool) -> bool:
-        """Whether there is no need to look from a seed, coarsely or not; once true, it stays so."""
-        return bool(self.visited[seed] or (is_coarse and self.refused[seed]))
+    def turn(self, seed: int, tolerance: float) -> Callable[[Looker], None]:
+        """A task that looks from the seed, its turn after those of all tasks made before."""
+        turn = _Turn(seed, tolerance)
+        self.turns.append(turn)
+        return functools.partial(self._take, turn)
 
-    def judge(self, seed: int, is_coarse: bool, found: Found) -> None:
+    def passes_over(self, seed: int, tolerance: float) -> bool:
+        """Whether there is no need to look from a seed, this finely."""
+        return bool(self.visited[seed] or (tolerance > self.settings.tolerance and self.refused[seed]))
+
+    def _take(self, turn: _Turn, looker: Looker) -> None:
+        if not self.passes_over(turn.seed, turn.tolerance):
+            found = looker.look(turn.seed, turn.tolerance)
+            turn.vertices = found.vertices
+            turn.is_found_again = not self._is_taken(found.vertices) and looker.finds_again(found)
+        with self.judging:
+            turn.is_done = True
+            while self.turns and self.turns[0].is_done:
+                self._judge(self.turns.popleft())
+
+    def _is_taken(self, vertices: np.ndarray) -> bool:
+        """Whether earlier clusters leave too little of a set, or there is none."""
+        n_fresh = int(np.count_nonzero(self.labels[vertices] == UNCLUSTERED))
+        return n_fresh < self.settings.min_size or 2 * n_fresh < len(vertices)
+
+    def _judge(self, turn: _Turn) -> None:
         """Make a cluster of what was found from a seed, if it is one."""
+        if turn.vertices is None:
+            return
         self.n_looks += 1
-        if self.passes_over(seed, is_coarse):
+        if self.passes_over(turn.seed, turn.tolerance):
             self.n_wasted += 1
             return
-        self.visited[seed] = True
-        if not found.confirmed:
-            self.refused[found.vertices] = True
+        self.visited[turn.seed] = True
+        if self._is_taken(turn.vertices):
             return
-        fresh = found.vertices[self.labels[found.vertices] == UNCLUSTERED]
-        if self._is_cluster(fresh, found.vertices):
+        if not turn.is_found_again:
+            self.refused[turn.vertices] = True
+            return
+        fresh = turn.vertices[self.labels[turn.vertices] == UNCLUSTERED]
+        if len(fresh) == len(turn.vertices) or self._leaks_little(fresh):
             self.labels[fresh] = len(self.members)
             self.visited[fresh] = True
             self.members.append(fresh.astype(np.int64))
-            self.seeds.append(seed)
+            self.seeds.append(turn.seed)
 
-    def _is_cluster(self, fresh: np.ndarray, found: np.ndarray) -> bool:
-        if len(fresh) < self.settings.min_size or 2 * len(fresh) < len(found):
-            return False
-        return len(fresh) == len(found) or conductance.conductance(self.graph, fresh) <= self.settings.max_conductance
+    def _leaks_little(self, vertices: np.ndarray) -> bool:
+        return bool(conductance.conductance(self.graph, vertices) <= self.settings.max_conductance)
 
     def clustering(self) -> Clustering:
         """What was found, described."""

@@ -1,16 +1,16 @@
 """How often a cluster is found again: from other seeds, without some points, without some chains. Finding is in search.py."""
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 from scipy import sparse
 
-from susc_pipeline.clustering.looks import AGAIN, LookPool, SearchSettings, volume_tolerance
+from susc_pipeline.clustering.looks import AGAIN, Looker, LookPool, SearchSettings, volume_tolerance
 from susc_pipeline.clustering.search import Clustering
 
 DROPPED = 0.1
-LOOKS_AT_ONCE = 16
 
 
 class Stability(NamedTuple):
@@ -72,13 +72,25 @@ def _found_again(
     order = rng.permutation(len(kept))
     order = order[labels[order] >= 0]
     seeds = order[np.unique(labels[order], return_index=True)[1]]
-    tolerances = volume_tolerance(clustering.volume[present], settings)
+    found = looks_from(graph, seeds, clustering.volume[present], settings)
     again = np.zeros(len(clustering.size))
-    with LookPool(graph, settings) as pool:
-        starts = range(0, len(seeds), LOOKS_AT_ONCE)
-        tasks = [pool.submit(seeds[i : i + LOOKS_AT_ONCE], tolerances[i : i + LOOKS_AT_ONCE]) for i in starts]
-        found = [each for task in tasks for each in task.result()]
-    for cluster, (vertices, confirmed) in zip(present, found, strict=True):
+    for cluster, vertices in zip(present, found, strict=True):
         shared = int(np.sum(labels[vertices] == cluster))
-        again[cluster] = confirmed and shared >= AGAIN * (len(vertices) + sizes[cluster] - shared)
+        again[cluster] = shared >= AGAIN * (len(vertices) + sizes[cluster] - shared)
     return again
+
+
+def looks_from(
+    graph: sparse.csr_array,
+    seeds: Int[np.ndarray, " seeds"],
+    volumes: Float[np.ndarray, " seeds"],
+    settings: SearchSettings,
+) -> list[np.ndarray]:
+    """The vertices that a look from each seed finds, as finely as a set of that volume asks for."""
+    with LookPool(graph, settings) as pool:
+        tolerances = volume_tolerance(volumes, settings).tolist()
+        tasks = [
+            pool.submit(functools.partial(Looker.look, seed=seed, tolerance=tolerance))
+            for seed, tolerance in zip(seeds.tolist(), tolerances, strict=True)
+        ]
+        return [task.result().vertices for task in tasks]
