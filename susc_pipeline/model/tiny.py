@@ -83,7 +83,8 @@ def build_model(recipe: TinyRecipe) -> GPTNeoXForCausalLM:
 
 def token_stream(texts: Iterable[str], tokenizer: PreTrainedTokenizerFast) -> Int[np.ndarray, " tokens"]:
     """All texts as one run of token ids, each closed by the end-of-text token."""
-    end = [tokenizer.eos_token_id]
+    # Not eos_token_id, which a tokenizer read from tokenizer.json alone does not have.
+    end = [tokenizer.convert_tokens_to_ids(END_OF_TEXT)]
     pieces = [np.asarray(ids + end, dtype=np.int64) for ids in tokenizer(list(texts))["input_ids"]]
     return np.concatenate(pieces)
 
