@@ -101,7 +101,7 @@ def find_clusters(
     texts = token_texts(loaded.tokenizer, loaded.model.vocabulary_size)
     best = plots.best_clusters(table, members, contexts, texts)
     counts = {"clusters": table.height, "clustered_tokens": members.height, "tokens": len(tokens.values)}
-    counts |= {"seeds_looked_from": found.n_looks, "seeds_wasted": found.n_wasted}
+    counts |= {"looks": found.n_looks, "edges_visited": found.n_visited, "edges_visited_in_vain": found.n_wasted}
     counts |= {name: float(values.mean()) for name, values in stable._asdict().items() if len(values)}
     page = dg.MetadataValue.path(store.page())
     metadata = {**counts, "explorer": page, "best": best, "sizes": plots.clusters(table)}

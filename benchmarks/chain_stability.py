@@ -63,7 +63,7 @@ def stored_clusters(store: Store, experiment: ExperimentConfig) -> Clustering:
     table = pl.read_parquet(store.table("clusters"))
     labels = reading.labels(pl.read_parquet(store.table("cluster_members")), schema.stack(whitened, "whitened"))
     size, volume = (table[name].to_numpy() for name in ("size", "volume"))
-    return Clustering(labels, [], size, volume, volume, volume, size, 0, 0)
+    return Clustering(labels, [], size, volume, volume, volume, size, 0, 0, 0)
 
 
 def agreeing(

@@ -211,7 +211,7 @@ def part_truth(options) -> dict:
         world = world_of(n_points, (16, 32, 64)[number % 3], number)
         found, seconds = cluster(whitened(world))
         row = {"points": n_points, "dimensions": world.points.shape[1], "seed": number}
-        row |= {**quality(world, found.labels), **seconds, "wasted": found.n_wasted / found.n_looks}
+        row |= {**quality(world, found.labels), **seconds, "wasted": found.n_wasted / found.n_visited}
         rows.append(row)
         print(json.dumps(row), flush=True)
     return {"rows": rows, **summary(rows)}
@@ -330,7 +330,7 @@ def one_size(n_points: int) -> None:
     seconds |= others
     row = {"points": n_points, **quality(world, found.labels), **seconds, "total_seconds": sum(seconds.values())}
     row |= {"peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
-    row |= {"looks": found.n_looks, "wasted": found.n_wasted / found.n_looks}
+    row |= {"looks": found.n_looks, "wasted": found.n_wasted / found.n_visited}
     print(json.dumps(row), flush=True)
 
 

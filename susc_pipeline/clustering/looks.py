@@ -83,6 +83,11 @@ class Looker:
         self.limits = (settings.min_size, settings.main_body_fraction, settings.max_conductance, total_volume)
         self.profile = np.empty(min(settings.max_size, len(walk.degrees)))
 
+    @property
+    def n_visited(self) -> int:
+        """Edges visited since it was made: its work."""
+        return int(self.space.counts[3])
+
     def look(self, seed: int, tolerance: float) -> Found:
         """Push, order and sweep from a seed, and again from the core of what is found."""
         return Found(

@@ -65,8 +65,8 @@ class Workspace(NamedTuple):
     pushed: Int[np.ndarray, " vertices"]
     target: Int[np.ndarray, " edges"]
     probability: Float[np.ndarray, " edges"]
-    counts: Int[np.ndarray, " 3"]
-    """Of the last look: vertices touched, vertices pushed, edges visited."""
+    counts: Int[np.ndarray, " 4"]
+    """Of the last look: vertices touched, vertices pushed, edges visited; of all looks: edges visited."""
 
 
 def weighted_degrees(graph: sparse.csr_array) -> Float[np.ndarray, " vertices"]:
@@ -98,7 +98,7 @@ def workspace(graph: Walk) -> Workspace:
         pushed=np.empty(n_vertices, np.int32),
         target=_reserved(n_edges, np.dtype(np.int32)),
         probability=_reserved(n_edges, graph.weights.dtype),
-        counts=np.zeros(3, np.int64),
+        counts=np.zeros(4, np.int64),
     )
 
 
@@ -211,3 +211,4 @@ def push(graph, space, seed, teleport, tolerance):
     for local in range(n_touched):
         table[vertex[local]].local = EMPTY
     space.counts[0], space.counts[1], space.counts[2] = n_touched, n_pushed, n_visited
+    space.counts[3] += n_visited

@@ -15,8 +15,9 @@ from susc_pipeline.clustering import conductance
 from susc_pipeline.clustering.looks import Looker, LookPool, SearchSettings
 
 UNCLUSTERED = -1
-TASKS_PER_THREAD = 2
-N_LEVELS = 3
+VERTICES_PER_LOOK_AHEAD = 1000
+LEAST_AHEAD, MOST_AHEAD = 2, 128  # looks for each thread
+SEEDS_PER_LOOK = (300, 30)  # at the finest level, at the one ten times as coarse; all others look coarser still
 
 
 class Clustering(NamedTuple):
@@ -38,8 +39,10 @@ class Clustering(NamedTuple):
     """Vertex that the cluster was found from."""
     n_looks: int
     """Seeds looked from."""
+    n_visited: int
+    """Edges visited on the way."""
     n_wasted: int
-    """Seeds that a thread looked from in vain, for another thread's cluster held them already."""
+    """Of these, those of looks in vain: from a seed that was to be passed over once its turn came."""
 
 
 def find_clusters(
@@ -53,8 +56,8 @@ def find_clusters(
     """Clusters found from seeds in a random order until every vertex is visited.
 
     A look: from an unvisited seed, personalised PageRank, vertices ordered by falling PageRank over degree, and the
-    prefix of least conductance. Levels: a hundredth of the seeds look with `tolerance`, a tenth with ten times that, the
-    rest with a hundred times (`tolerance_levels` says why). Polish: vertices that follow the prefix join it, and members
+    prefix of least conductance. Levels: one of 300 seeds looks with `tolerance`, one of 30 with ten times that, the rest
+    with a hundred times (`tolerance_levels` says why). Polish: vertices that follow the prefix join it, and members
     leave it, as long as that lowers conductance. Core: what is found is looked at again from its member with most edge
     weight to other members, as finely as its volume asks for and by a walk that returns to the seed a third as often, as
     long as conductance falls; so a cluster is seen from its middle, whatever seed it was met from, and a prefix may leak a
@@ -71,7 +74,9 @@ def find_clusters(
     Threads look from the next seeds of the permutation at once, and what they find is judged in its order; a seed that an
     earlier one has visited by then is dropped, and so is a set that earlier clusters leave less than its half. So the
     outcome is that of the serial loop, whatever the number of threads (all that the process may use, unless given), and
-    what is wasted are the looks that had begun.
+    what is wasted are the looks that had begun. They run ahead of the look that is to be judged next, for one of the finest
+    level takes as long as hundreds of others, but by no more than a thousandth of the vertices: what a look finds seldom
+    holds one of so few seeds.
     """
     n_vertices = graph.shape[0]
     order = rng.permutation(n_vertices)
@@ -79,10 +84,12 @@ def find_clusters(
     pending: collections.deque = collections.deque()
     with LookPool(graph, settings, n_threads) as pool:
         claims = _Claims(graph, pool.degrees, settings)
+        most_ahead = n_vertices // VERTICES_PER_LOOK_AHEAD
+        n_ahead = min(max(most_ahead, LEAST_AHEAD * pool.n_threads), MOST_AHEAD * pool.n_threads)
         for done, (seed, tolerance) in enumerate(zip(order.tolist(), tolerances.tolist(), strict=True), start=1):
             if not claims.passes_over(seed, tolerance):
                 pending.append((done, pool.submit(claims.turn(seed, tolerance))))
-            while pending and (done == n_vertices or len(pending) >= TASKS_PER_THREAD * pool.n_threads):
+            while pending and (done == n_vertices or len(pending) >= n_ahead):
                 n_done, task = pending.popleft()
                 task.result()
                 if progress is not None:
@@ -93,16 +100,15 @@ def find_clusters(
 
 
 def tolerance_levels(order_length: int, settings: SearchSettings) -> Float[np.ndarray, " seeds"]:
-    """Tolerance for each place in the permutation of seeds: a hundredth look finely, a tenth ten times as coarsely, ...
+    """Tolerance for each place in the permutation of seeds: one of 300 looks finely, one of 30 ten times as coarsely, ...
 
-    A cluster of volume V needs a tolerance of about 1 / V and holds a share of the seeds in proportion to V: looks that see
-    ten times as far cost ten times as much, and a tenth as many of them are needed.
+    A cluster of volume V needs a tolerance of about a tenth of 1 / V and holds a share of the seeds in proportion to V: looks
+    that see ten times as far cost ten times as much, and a tenth as many of them are needed. With these shares a cluster
+    holds some seven seeds of the level that it needs, or more.
     """
-    levels = np.full(order_length, settings.tolerance * 10.0 ** (N_LEVELS - 1))
-    for level in range(N_LEVELS - 1):
-        levels[:: 10 ** (N_LEVELS - 1 - level)] = np.minimum(
-            levels[:: 10 ** (N_LEVELS - 1 - level)], settings.tolerance * 10.0**level
-        )
+    levels = np.full(order_length, settings.tolerance * 10.0 ** len(SEEDS_PER_LOOK))
+    for level, every in reversed(list(enumerate(SEEDS_PER_LOOK))):
+        levels[::every] = settings.tolerance * 10.0**level
     return levels
 
 
@@ -113,6 +119,7 @@ class _Turn:
     seed: int
     tolerance: float
     is_done: bool = False
+    n_visited: int = 0
     vertices: np.ndarray | None = None
     """None where it was passed over."""
     is_found_again: bool = False
@@ -132,7 +139,7 @@ class _Claims:
         self.visited, self.refused = np.zeros(graph.shape[0], bool), np.zeros(graph.shape[0], bool)
         self.members: list[np.ndarray] = []
         self.seeds: list[int] = []
-        self.n_looks = self.n_wasted = 0
+        self.n_looks = self.n_visited = self.n_wasted = 0
         self.turns: collections.deque[_Turn] = collections.deque()
         self.judging = threading.Lock()
 
@@ -148,9 +155,11 @@ class _Claims:
 
     def _take(self, turn: _Turn, looker: Looker) -> None:
         if not self.passes_over(turn.seed, turn.tolerance):
+            before = looker.n_visited
             found = looker.look(turn.seed, turn.tolerance)
             turn.vertices = found.vertices
             turn.is_found_again = not self._is_taken(found.vertices) and looker.finds_again(found)
+            turn.n_visited = looker.n_visited - before
         with self.judging:
             turn.is_done = True
             while self.turns and self.turns[0].is_done:
@@ -166,8 +175,9 @@ class _Claims:
         if turn.vertices is None:
             return
         self.n_looks += 1
+        self.n_visited += turn.n_visited
         if self.passes_over(turn.seed, turn.tolerance):
-            self.n_wasted += 1
+            self.n_wasted += turn.n_visited
             return
         self.visited[turn.seed] = True
         if self._is_taken(turn.vertices):
@@ -192,6 +202,5 @@ class _Claims:
         leaving = np.array([conductance.conductance(self.graph, m) for m in self.members], dtype=np.float64)
         density = (1 - leaving) * volume / np.maximum(sizes * (sizes - 1), 1)
         seeds = np.array(self.seeds, dtype=np.int64)
-        return Clustering(
-            self.labels, self.members, sizes, volume, leaving, density, seeds, self.n_looks, self.n_wasted
-        )
+        counts = (self.n_looks, self.n_visited, self.n_wasted)
+        return Clustering(self.labels, self.members, sizes, volume, leaving, density, seeds, *counts)
