@@ -250,7 +250,7 @@ def summary(rows: list[dict]) -> pl.DataFrame:
     columns = ("effective_share_of_observable", "effective_share_of_token_losses", "rise_beside_reference")
     columns += ("cost_beside_baseline",)
     return (
-        pl.DataFrame(rows, infer_schema_length=None)
+        pl.DataFrame([{"refused": None} | row for row in rows], infer_schema_length=None)
         .group_by("model", "n_beta", "localization", "sampler", "h", maintain_order=True)
         .agg(*(pl.col(column).median().round(2) for column in columns), refused=pl.col("refused").is_not_null().sum())
     )

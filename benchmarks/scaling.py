@@ -1,9 +1,11 @@
 """Time and peak memory of sampling against tokens, draws, components and layers, each doubled while the others rest.
 
-`make bench-scaling` runs each cell in a process of its own, three times, interleaved, and prints medians; the memory is what
-the sampling adds to a process that has imported everything and holds the model. JSON goes to benchmarks/results/scaling.json.
+`make bench-scaling` runs each cell in a process of its own, three times (`--repeats`), interleaved, and prints medians; the
+memory is what the sampling adds to a process that has imported everything and holds the model. JSON goes to
+benchmarks/results/scaling.json.
 """
 
+import argparse
 import json
 import math
 import resource
@@ -25,7 +27,7 @@ from susc_pipeline.sampling import chains
 RESULTS = Path(__file__).parent / "results" / "scaling.json"
 AT_REST = {"tokens": 2048, "draws": 32, "components": 2, "layers": 4}
 DOUBLED = {"tokens": (2048, 4096, 8192), "draws": (32, 64, 128), "components": (2, 4, 8), "layers": (4, 8, 16)}
-N_CHAINS, POSITIONS, N_REPEATS = 4, 128, 3
+N_CHAINS, POSITIONS = 4, 128
 
 
 def sample(tokens: int, draws: int, n_components: int, layers: int) -> tuple[float, float]:
@@ -44,14 +46,18 @@ def sample(tokens: int, draws: int, n_components: int, layers: int) -> tuple[flo
 
 def main() -> None:
     """All cells, or one of them where its numbers are given."""
-    if len(sys.argv) > 1:
-        print(json.dumps(sample(*map(int, sys.argv[1:]))))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--cell", type=int, nargs=4, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.cell:
+        print(json.dumps(sample(*options.cell)))
         return
     cells = [AT_REST | {axis: value} for axis, values in DOUBLED.items() for value in values]
     found: list[list[tuple[float, float]]] = [[] for _ in cells]
-    for _ in range(N_REPEATS):
+    for _ in range(options.repeats):
         for cell, results in zip(cells, found, strict=True):
-            command = [sys.executable, __file__, *map(str, cell.values())]
+            command = [sys.executable, __file__, "--cell", *map(str, cell.values())]
             results.append(json.loads(subprocess.run(command, check=True, capture_output=True).stdout))
     rows = [
         cell
@@ -67,7 +73,7 @@ def main() -> None:
         }
         line = " | ".join(f"{row[axis]}: {row['seconds']:.1f} s, {row['mebibytes']:.0f} MiB" for row in part)
         print(f"{axis:10s} {line} | exponents {exponents['seconds']:.2f}, {exponents['mebibytes']:.2f}", flush=True)
-    content = {"threads": torch.get_num_threads(), "cells": rows}
+    content = {"threads": torch.get_num_threads(), "repeats": options.repeats, "cells": rows}
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(content, indent=1) + "\n")
 
