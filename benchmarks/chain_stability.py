@@ -17,7 +17,7 @@ from resources.experiment import load as load_experiment
 from resources.storage import Store
 from susc_pipeline import schema, seeds, tokens
 from susc_pipeline.clustering import knn, reading, stability
-from susc_pipeline.clustering.looks import SearchSettings
+from susc_pipeline.clustering.looks import LookPool, is_found_again
 from susc_pipeline.clustering.search import Clustering
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.model import gpt_neox, pretrained
@@ -66,18 +66,15 @@ def stored_clusters(store: Store, experiment: ExperimentConfig) -> Clustering:
     return Clustering(labels, [], size, volume, volume, volume, size, 0, 0, 0)
 
 
-def agreeing(
-    graphs: list[sparse.csr_array], clusters: Clustering, settings: SearchSettings, rng: np.random.Generator
-) -> np.ndarray:
+def agreeing(pools: list[LookPool], clusters: Clustering, rng: np.random.Generator) -> np.ndarray:
     """For each cluster 1 where a look from the same random member finds the same set in both graphs."""
-    order = rng.permutation(len(clusters.labels))
-    order = order[clusters.labels[order] >= 0]
-    members = order[np.unique(clusters.labels[order], return_index=True)[1]]
+    members = stability.random_members(clusters.labels, rng)
     found = [
-        [set(vertices.tolist()) for vertices in stability.looks_from(graph, members, clusters.volume, settings)]
-        for graph in graphs
+        [set(vertices.tolist()) for vertices in stability.looks_from(pool, members, clusters.volume)] for pool in pools
     ]
-    return np.array([2 * len(a & b) >= len(a | b) > 0 for a, b in zip(*found, strict=True)])
+    return np.array(
+        [is_found_again(len(a & b), len(a), len(b)) and len(a | b) > 0 for a, b in zip(*found, strict=True)]
+    )
 
 
 def line(name: str, shares: np.ndarray, size: np.ndarray) -> None:
@@ -98,7 +95,8 @@ def main() -> None:
     for name, graph in zip(("other members, all chains", "one half", "the other half"), (whole, *halves), strict=True):
         found = stability.found_again(graph, clusters, experiment.clustering, rng, n_looks=N_LOOKS)
         line(f"found again by {name}", found, clusters.size)
-    found = np.mean([agreeing(halves, clusters, experiment.clustering, rng) for _ in range(N_LOOKS)], axis=0)
+    with LookPool(halves[0], experiment.clustering) as one, LookPool(halves[1], experiment.clustering) as other:
+        found = np.mean([agreeing([one, other], clusters, rng) for _ in range(N_LOOKS)], axis=0)
     line("the same set by both halves, which share no chain", found, clusters.size)
 
 

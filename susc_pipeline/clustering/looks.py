@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar, no_type_check
 
 import numba
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from scipy import sparse
 
 from susc_pipeline.clustering import pagerank
@@ -27,7 +27,7 @@ LEAST_RESTART = 0.03
 REACH = 3  # times the prefix: what may join lies no farther down the ordering
 MAX_PASSES = 5
 N_PARTS = 4
-AGAIN = 0.5  # Jaccard index from which on two sets are one set, found twice
+AGAIN = 0.5
 LEAST_GAIN = 1e-9  # of conductance, relative: rounding is no gain, or a vertex could join and leave for ever
 
 
@@ -100,7 +100,7 @@ class Looker:
         Members a quarter, half and three quarters down the ordering are asked. A piece of the main body looks like a cluster
         from one seed, and like another one from each of its members.
         """
-        tolerance = max(self.finest, VOLUME_TOLERANCE / found.volume)
+        tolerance = volume_tolerance(found.volume, self.finest)
         return finds_again(self.walk, self.space, found.vertices, self.restart, tolerance, self.limits, self.profile)
 
 
@@ -110,11 +110,12 @@ class LookPool:
     def __init__(self, graph: sparse.csr_array, settings: SearchSettings, n_threads: int | None = None) -> None:
         """Threads for all cores that the process may use, unless their number is given."""
         walk = pagerank.walk(graph)
-        self.degrees = walk.degrees
+        self.degrees, self.finest = walk.degrees, settings.tolerance
+        total_volume = float(walk.degrees.sum())
         self.n_threads = n_threads or _n_usable_cores()
         self.lookers: queue.SimpleQueue[Looker] = queue.SimpleQueue()
         for _ in range(self.n_threads):
-            self.lookers.put(Looker(walk, float(walk.degrees.sum()), settings))
+            self.lookers.put(Looker(walk, total_volume, settings))
         self.threads = ThreadPoolExecutor(self.n_threads)
 
     def __enter__(self) -> "LookPool":
@@ -143,13 +144,22 @@ def _n_usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def volume_tolerance(volume: Float[np.ndarray, " sets"], settings: SearchSettings) -> Float[np.ndarray, " sets"]:
-    """Tolerance that a look at sets of these volumes needs: a tenth of the PageRank that each would hold if evenly spread."""
-    return np.maximum(settings.tolerance, VOLUME_TOLERANCE / volume)
+@numba.njit(cache=True, nogil=True)
+@no_type_check  # numba cannot compile the wrapper that checks shapes in tests
+def volume_tolerance(volume, finest):
+    """Tolerance that a look at a set of this volume needs: a tenth of the PageRank that each would hold if evenly spread."""
+    return max(finest, VOLUME_TOLERANCE / volume)
 
 
 @numba.njit(cache=True, nogil=True)
-@no_type_check  # numba cannot compile the wrapper that checks shapes in tests
+@no_type_check
+def is_found_again(n_shared, n_members, n_others):
+    """Whether two sets that share so many vertices are one set, found twice: a Jaccard index of a half at least."""
+    return n_shared >= AGAIN * (n_members + n_others - n_shared)
+
+
+@numba.njit(cache=True, nogil=True)
+@no_type_check
 def settle(walk, space, start, restart, tolerance, finest, limits, profile):
     """The members of the set around a vertex, none if it is no cluster, and their volume.
 
@@ -167,7 +177,7 @@ def settle(walk, space, start, restart, tolerance, finest, limits, profile):
         if leaving <= max_conductance:
             found, volume_found = space.vertex[members], volume
         restart = min(restart, max(restart / SLOWER, LEAST_RESTART))
-        start, tolerance = space.vertex[core], max(finest, VOLUME_TOLERANCE / volume)
+        start, tolerance = space.vertex[core], volume_tolerance(volume, finest)
     return found, volume_found
 
 
@@ -178,8 +188,7 @@ def finds_again(walk, space, members, restart, tolerance, limits, profile):
     for part in range(1, N_PARTS if len(members) > 0 else 0):
         member = members[part * len(members) // N_PARTS]
         again, _ = _cut(walk, space, member, restart, tolerance, limits, profile)
-        shared = _n_shared(members, space.vertex[again])
-        if shared >= AGAIN * (len(members) + len(again) - shared):
+        if is_found_again(_n_shared(members, space.vertex[again]), len(members), len(again)):
             return True
     return False
 

@@ -64,12 +64,12 @@ def find_clusters(
     quarter more than `max_conductance` to be looked at again. Main body: a prefix of more than `max_size` vertices or
     `main_body_fraction` of the volume is none; nor is one within these limits, where the ordering goes on beyond them,
     unless conductance rises by a quarter between it and the limit: else it is a piece of what goes on. A set is a cluster
-    if it has `min_size` vertices and at most `max_conductance`, and a look from one at least of three of its members finds
-    it again (a Jaccard index of a half): pieces of the main body that pass the other rules seldom pass this one. Overlap:
-    the first cluster, in order of seeds, keeps a vertex; what is left of a later one must keep at least half of it, and
-    min_size and max_conductance hold for what is left. Members are then visited, so later seeds start elsewhere; of a seed
-    without a cluster, the seed alone is; and from the members of a set that no member found again only the finest level
-    looks, for the others would meet more pieces of the same body, at several times the price of a look.
+    if it has `min_size` vertices and at most `max_conductance`, and one push and cut from one at least of three of its
+    members finds it again (a Jaccard index of a half): pieces of the main body that pass the other rules seldom pass this
+    one. Overlap: the first cluster, in order of seeds, keeps a vertex; what is left of a later one must keep at least half
+    of it, and min_size and max_conductance hold for what is left. Members are then visited, so later seeds start elsewhere;
+    of a seed without a cluster, the seed alone is; and from the members of a set that no member found again only the finest
+    level looks, for the others would meet more pieces of the same body, at several times the price of a look.
 
     Threads look from the next seeds of the permutation at once, and what they find is judged in its order; a seed that an
     earlier one has visited by then is dropped, and so is a set that earlier clusters leave less than its half. So the

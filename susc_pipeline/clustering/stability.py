@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy import sparse
 
-from susc_pipeline.clustering.looks import AGAIN, Looker, LookPool, SearchSettings, volume_tolerance
+from susc_pipeline.clustering.looks import Looker, LookPool, SearchSettings, is_found_again, volume_tolerance
 from susc_pipeline.clustering.search import Clustering
 
 DROPPED = 0.1
@@ -44,7 +44,8 @@ def stability(
     thinned = []
     for _ in range(n_looks):
         kept = np.flatnonzero(rng.random(graph.shape[0]) >= DROPPED)
-        thinned.append(_found_again(graph[kept][:, kept], kept, clustering, settings, rng))
+        with LookPool(graph[kept][:, kept], settings) as pool:
+            thinned.append(_found_again(pool, kept, clustering, rng))
     by_half = found_again(half_chain_graph, clustering, settings, rng, n_looks=n_looks)
     return Stability(again, np.mean(thinned, axis=0), by_half)
 
@@ -54,43 +55,39 @@ def found_again(
 ) -> Float[np.ndarray, " clusters"]:
     """Share of looks from members drawn at random that find each cluster in a graph of the same points."""
     whole = np.arange(graph.shape[0])
-    return np.mean([_found_again(graph, whole, clustering, settings, rng) for _ in range(n_looks)], axis=0)
+    with LookPool(graph, settings) as pool:
+        return np.mean([_found_again(pool, whole, clustering, rng) for _ in range(n_looks)], axis=0)
 
 
 def _found_again(
-    graph: sparse.csr_array,
-    kept: Int[np.ndarray, " kept"],
-    clustering: Clustering,
-    settings: SearchSettings,
-    rng: np.random.Generator,
+    pool: LookPool, kept: Int[np.ndarray, " kept"], clustering: Clustering, rng: np.random.Generator
 ) -> Float[np.ndarray, " clusters"]:
     """One look at each cluster from a random member in the graph of the vertices kept: 1 where it is found, else 0."""
     labels = clustering.labels[kept]
     sizes = np.bincount(labels[labels >= 0], minlength=len(clustering.size))
     # A cluster that lost every member cannot be looked at: it counts as not found.
     present = np.flatnonzero(sizes)
-    order = rng.permutation(len(kept))
-    order = order[labels[order] >= 0]
-    seeds = order[np.unique(labels[order], return_index=True)[1]]
-    found = looks_from(graph, seeds, clustering.volume[present], settings)
+    found = looks_from(pool, random_members(labels, rng), clustering.volume[present])
     again = np.zeros(len(clustering.size))
     for cluster, vertices in zip(present, found, strict=True):
         shared = int(np.sum(labels[vertices] == cluster))
-        again[cluster] = shared >= AGAIN * (len(vertices) + sizes[cluster] - shared)
+        again[cluster] = is_found_again(shared, len(vertices), int(sizes[cluster]))
     return again
 
 
+def random_members(labels: Int[np.ndarray, " vertices"], rng: np.random.Generator) -> Int[np.ndarray, " clusters"]:
+    """A member of each cluster that has any, in the order of the clusters."""
+    order = rng.permutation(len(labels))
+    order = order[labels[order] >= 0]
+    return order[np.unique(labels[order], return_index=True)[1]]
+
+
 def looks_from(
-    graph: sparse.csr_array,
-    seeds: Int[np.ndarray, " seeds"],
-    volumes: Float[np.ndarray, " seeds"],
-    settings: SearchSettings,
+    pool: LookPool, seeds: Int[np.ndarray, " seeds"], volumes: Float[np.ndarray, " seeds"]
 ) -> list[np.ndarray]:
     """The vertices that a look from each seed finds, as finely as a set of that volume asks for."""
-    with LookPool(graph, settings) as pool:
-        tolerances = volume_tolerance(volumes, settings).tolist()
-        tasks = [
-            pool.submit(functools.partial(Looker.look, seed=seed, tolerance=tolerance))
-            for seed, tolerance in zip(seeds.tolist(), tolerances, strict=True)
-        ]
-        return [task.result().vertices for task in tasks]
+    tasks = [
+        pool.submit(functools.partial(Looker.look, seed=seed, tolerance=volume_tolerance(volume, pool.finest)))
+        for seed, volume in zip(seeds.tolist(), volumes.tolist(), strict=True)
+    ]
+    return [task.result().vertices for task in tasks]
