@@ -66,8 +66,10 @@ def test_bfloat16_losses_are_summed_in_single_precision():
     torch.testing.assert_close(losses, plain(normed, token_ids, unembedding).float(), atol=0.1, rtol=0.02)
 
 
-def test_the_number_of_threads_changes_no_bit():
-    normed, token_ids, unembedding = world(9, 128, 700)
+@pytest.mark.parametrize(("n_contexts", "n_entries"), [(9, 700), (40, 30)])
+def test_the_number_of_threads_changes_no_bit(n_contexts, n_entries):
+    """Of few entries each gets many rows: threads that add to one at the same time would add in any order."""
+    normed, token_ids, unembedding = world(n_contexts, 128, n_entries)
     before = torch.get_num_threads()
     found = []
     for n_threads in (1, 2):

@@ -75,8 +75,9 @@ class _CrossEntropy(torch.autograd.Function):
             of_inputs = (expected - unembedding[targets]) * outer[:, None].to(inputs.dtype)
         if ctx.needs_input_grad[1]:
             weighted = inputs * outer[:, None].to(inputs.dtype)
-            of_unembedding = torch.zeros_like(unembedding)
-            of_unembedding.index_put_((targets,), -weighted, accumulate=True)
+            # The gradient of a lookup adds rows in their order on any number of threads; index_put_ adds them as they come.
+            n_entries = len(unembedding)
+            of_unembedding = torch.ops.aten.embedding_dense_backward(-weighted, targets, n_entries, -1, False)
             for rows, entries, logits in _blocks(inputs, unembedding):
                 probabilities = logits.sub_(normalizers[rows, None]).exp_().to(inputs.dtype)
                 of_unembedding[entries].addmm_(probabilities.T, weighted[rows])
