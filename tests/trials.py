@@ -1,5 +1,6 @@
 """Trials of the fault harness: a finished toy store, in which one asset is made again while something goes wrong."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -124,9 +125,12 @@ def moments(name, number):
 
 
 def record(fault, name, **counts):
-    """Note what was counted in the file that the slow target keeps, one entry for each fault and asset."""
+    """Note what was counted in the file that the slow target keeps, one entry for each fault and asset; workers take turns."""
     if RESULTS:
-        path = Path(RESULTS)
-        found = json.loads(path.read_text()) if path.exists() else {}
-        found.setdefault(fault, {})[name] = counts
-        path.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+        with Path(RESULTS).open("a+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.seek(0)
+            found = json.loads(file.read() or "{}")
+            found.setdefault(fault, {})[name] = counts
+            file.truncate(0)
+            file.write(json.dumps(found, indent=1, sort_keys=True) + "\n")
