@@ -1,6 +1,8 @@
 """Runs of the daemon as jobs of a Ray cluster, by deploy/ray/dagster.yaml: a backfill spread over it, and where it listens."""
 
 import os
+import re
+import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -16,31 +18,39 @@ pytest.importorskip("dagster_ray", reason="install the extra `ray` to launch run
 
 
 @pytest.fixture
-def cluster(tmp_path_factory):
-    """Address of the jobs of a cluster of one machine; Ray's folder has a short name, for the sake of its sockets."""
-    folder, ports = tempfile.mkdtemp(prefix="ray-"), [free_port() for _ in range(2)]
-    environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0"}
-    command = [BIN / "ray", "start", "--head", f"--port={ports[0]}", "--num-cpus=4", f"--temp-dir={folder}"]
-    command += ["--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={ports[1]}"]
-    subprocess.run(list(map(str, command)), env=environment, check=True, capture_output=True, timeout=120)
-    mine = [p for p in psutil.process_iter(["cmdline"]) if any(folder in part for part in p.info["cmdline"] or [])]
-    yield f"http://127.0.0.1:{ports[1]}"
-    for process in mine:
-        process.kill()
-    psutil.wait_procs(mine, timeout=30)
-
-
-@pytest.fixture
-def home():
+def home(monkeypatch):
+    """Dagster's folder, with its history in a server whose address only the environment knows."""
     folder = Path(tempfile.mkdtemp(prefix="dagster-home-"))
     folder.chmod(0o755)
     server = Server(folder)
     server.start()
+    settings = folder / "dagster.yaml"
+    address = re.search(r"postgres_url: (\S+)", settings.read_text())[1]
+    settings.write_text(settings.read_text().replace(address, "{env: DAGSTER_POSTGRES_URL}"))
+    monkeypatch.setenv("DAGSTER_POSTGRES_URL", address)
     yield folder
     server.stop()
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def cluster(home):
+    """Address of the jobs of a cluster of one machine, and its folder, of a short name for the sake of its sockets."""
+    folder, ports = tempfile.mkdtemp(prefix="ray-"), [free_port() for _ in range(2)]
+    environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "PATH": f"{BIN}:{os.environ['PATH']}"}
+    command = [BIN / "ray", "start", "--head", f"--port={ports[0]}", "--num-cpus=4", f"--temp-dir={folder}"]
+    command += ["--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={ports[1]}"]
+    subprocess.run(list(map(str, command)), env=environment, check=True, capture_output=True, timeout=120)
+    mine = [p for p in psutil.process_iter(["cmdline"]) if any(folder in part for part in p.info["cmdline"] or [])]
+    yield f"http://127.0.0.1:{ports[1]}", Path(folder)
+    for process in mine:
+        process.kill()
+    psutil.wait_procs(mine, timeout=30)
+    shutil.rmtree(folder)
 
 
 def test_a_backfill_runs_as_jobs_of_the_cluster(cluster, home):
+    cluster, folder = cluster
     launcher = (CHECKOUT / "deploy" / "ray" / "dagster.yaml").read_text().replace("http://127.0.0.1:8265", cluster)
     with (home / "dagster.yaml").open("a") as file:
         file.write(
@@ -59,6 +69,9 @@ def test_a_backfill_runs_as_jobs_of_the_cluster(cluster, home):
     jobs = JobSubmissionClient(cluster).list_jobs()
     assert [job.status for job in jobs] == ["SUCCEEDED"] * 4
     wait_for(lambda: listening(cluster) == {"127.0.0.1"}, 5, "the dashboard's address")
+    password = os.environ["DAGSTER_POSTGRES_URL"].partition("dagster:")[2].partition("@")[0]
+    assert len(password) == 48 and not any(password in str(job) for job in jobs)
+    assert not [path for path in folder.rglob("*") if path.is_file() and password.encode() in path.read_bytes()]
 
 
 def listening(cluster):
