@@ -43,7 +43,7 @@ OTHER_EXPERIMENT = "Another experiment of the same store, over the tokens that b
     ins=ALL_WHITENED,
     group_name=GROUP,
     kinds={"numpy", "parquet"},
-    code_version=version(1, "explorer"),
+    code_version=version(2, "explorer"),
     pool=pools.MEMORY,
 )
 def map_layout(

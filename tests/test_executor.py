@@ -148,11 +148,11 @@ def test_what_a_killed_worker_was_at_is_done_by_another(ray_executor, tmp_path):
     found, killed = {}, None
     for item, result in ray_executor.map(working(tmp_path, 1.0), range(8)):
         found[item] = result
-        if killed is None:
-            at_work = max(
-                (p for p in tmp_path.iterdir() if int(p.name.partition("-")[0]) not in found), key=lambda p: p.name
-            )
-            killed, pid = map(int, at_work.name.split("-"))
+        # Of those begun less than half a second ago none is about to end; there may be none when the first results come.
+        begun = [path.name for path in tmp_path.iterdir() if time.time() - path.stat().st_mtime < 0.5]
+        at_work = [name for name in begun if int(name.partition("-")[0]) not in found]
+        if killed is None and at_work:
+            killed, pid = map(int, at_work[0].split("-"))
             os.kill(pid, signal.SIGKILL)
     assert found == {n: n**2 for n in range(8)}
     assert len(list(tmp_path.glob(f"{killed}-*"))) == 2

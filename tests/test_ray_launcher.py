@@ -1,10 +1,14 @@
 """Runs of the daemon as jobs of a Ray cluster, by deploy/ray/dagster.yaml: a backfill spread over it, and where it listens."""
 
+import json
 import os
 import re
+import secrets
 import shutil
 import subprocess
 import tempfile
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import psutil
@@ -19,7 +23,9 @@ pytest.importorskip("dagster_ray", reason="install the extra `ray` to launch run
 
 @pytest.fixture
 def home(monkeypatch):
-    """Dagster's folder, with its history in a server whose address only the environment knows."""
+    """Dagster's folder, with its history in a server whose address, as Ray's token, only the environment knows."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
     folder = Path(tempfile.mkdtemp(prefix="dagster-home-"))
     folder.chmod(0o755)
     server = Server(folder)
@@ -64,14 +70,20 @@ def test_a_backfill_runs_as_jobs_of_the_cluster(cluster, home):
         backfill = backfills.launch(backfills.shards)
         assert backfills.wait(backfill, 500) == BulkActionStatus.COMPLETED_SUCCESS
     assert_whole(backfills)
-    from ray.job_submission import JobSubmissionClient
-
-    jobs = JobSubmissionClient(cluster).list_jobs()
-    assert [job.status for job in jobs] == ["SUCCEEDED"] * 4
+    token = os.environ["RAY_AUTH_TOKEN"]
+    asked = urllib.request.Request(f"{cluster}/api/jobs/", headers={"Authorization": f"Bearer {token}"})
+    jobs = urllib.request.urlopen(asked).read().decode()
+    assert [job["status"] for job in json.loads(jobs)] == ["SUCCEEDED"] * 4
     wait_for(lambda: listening(cluster) == {"127.0.0.1"}, 5, "the dashboard's address")
     password = os.environ["DAGSTER_POSTGRES_URL"].partition("dagster:")[2].partition("@")[0]
-    assert len(password) == 48 and not any(password in str(job) for job in jobs)
-    assert not [path for path in folder.rglob("*") if path.is_file() and password.encode() in path.read_bytes()]
+    logs = [
+        path.read_text(errors="replace") for path in (folder / "session_latest" / "logs").glob("*") if path.is_file()
+    ]
+    assert len(password) == 48 and any("execute_run" in text for text in logs)
+    for secret in (password, token):
+        assert not any(secret in text for text in [jobs, *logs])
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(f"{cluster}/api/jobs/")
 
 
 def listening(cluster):

@@ -97,12 +97,16 @@ def _digest(path):
 
 
 def finished(store, assets):
-    """Units of these assets that are finished, as the walk names them, and whole component files with their numbers."""
-    units, components = set(), {}
+    """Shards of these assets that are finished, as (asset, shard) pairs, and whole component files with their numbers.
+
+    What is made together is finished together: one of two tables is made again with the other, to the same bytes.
+    """
+    shards, components = {}, {}
     for path in store.root.rglob(f"*{manifest.SUFFIX}"):
         found = manifest.read(path)
         if found and found.asset in assets:
-            units.add((found.asset, found.shard))
+            shards.setdefault(found.shard, set()).add(found.asset)
+    units = {(asset, shard) for shard, whole in shards.items() if whole == set(assets) for asset in whole}
     for path in store.root.glob("sgld_samples/*/*/*.parquet"):
         components[path] = path.stat().st_ino
     return units, components

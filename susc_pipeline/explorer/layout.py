@@ -56,6 +56,6 @@ def layout(
         densmap=False,
         densmap_kwds={},
         output_dens=False,
-        parallel=True,
+        parallel=False,  # threads move vertices as they come: no two runs of them give one picture
     )
     return np.asarray(places, dtype=np.float32)
