@@ -90,7 +90,7 @@ def test_a_run_that_is_killed_leaves_no_process_and_the_next_one_goes_on_from_it
     root = worlds("killed", ON_RAY)
     arguments = ["--shard", SHARD, "--select", "sgld_samples"]
     process = start(root, *arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while len(traces(root)) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
     cluster = psutil.Process(process.pid).children(recursive=True)

@@ -103,7 +103,7 @@ def finished(store, assets):
     """
     shards, components = {}, {}
     for path in store.root.rglob(f"*{manifest.SUFFIX}"):
-        found = manifest.read(path)
+        found = None if path.parent.name.endswith(files.SUFFIX) else manifest.read(path)
         if found and found.asset in assets:
             shards.setdefault(found.shard, set()).add(found.asset)
     units = {(asset, shard) for shard, whole in shards.items() if whole == set(assets) for asset in whole}

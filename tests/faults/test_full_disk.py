@@ -1,6 +1,8 @@
 """A full disk, a disk that must not be written to, and too little memory: a clear error, and nothing wrong afterwards."""
 
+import re
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -85,6 +87,13 @@ def test_a_read_only_store_is_an_error_that_says_so_for_every_asset_and_a_finish
     assert world.process.run("--experiment", world.toml).status == 0
 
 
+def outcome(ended):
+    """How a run ended, in a few words; folders are left out."""
+    if ended.status < 0:
+        return f"killed by {signal.Signals(-ended.status).name}"
+    return re.sub(r"/\S*/", "", ended.output.strip().splitlines()[-1])[:120] if ended.status else "done"
+
+
 @pytest.mark.parametrize("assets", trials.units_tried(), ids="+".join)
 def test_too_little_memory_is_an_error_or_no_matter_and_never_a_wrong_number(world, assets):
     used = int(Path(f"/proc/{world.process.process.pid}/statm").read_text().split()[0]) * PAGE
@@ -98,7 +107,7 @@ def test_too_little_memory_is_an_error_or_no_matter_and_never_a_wrong_number(wor
         wrong = {name for name in world.differences() if not name.startswith(left)}
         assert {name.split("/")[0].split(".")[0] for name in wrong} <= set(assets) | {"vocabulary"}, (megabytes, wrong)
         assert limited.status == 0 or limited.output.strip(), megabytes
-        outcomes[f"{megabytes} MB"] = limited.output.strip().splitlines()[-1][:200] if limited.status else "done"
+        outcomes[f"{megabytes} MB"] = outcome(limited)
         again = world.process.run("--experiment", world.toml)
         assert again.status == 0 and not world.differences(), (megabytes, again.output[-3000:])
     trials.record("memory", "+".join(assets), **outcomes)
