@@ -113,7 +113,9 @@ def materializations(process: subprocess.Popen) -> Iterator[tuple[int, str]]:
 def consistency(root: Path, env: dict[str, str]) -> dict:
     """Whether nothing is left to do, nothing temporary is left, and every artifact has the content that its manifest names."""
     again = subprocess.run([sys.executable, "-m", "assets.run"], cwd=CHECKOUT, env=env, capture_output=True, text=True)
-    check = subprocess.run([sys.executable, "-m", "assets.verify"], cwd=CHECKOUT, env=env, capture_output=True, text=True)
+    check = subprocess.run(
+        [sys.executable, "-m", "assets.verify"], cwd=CHECKOUT, env=env, capture_output=True, text=True
+    )
     return {
         "second_walk_does_nothing": again.returncode == 0 and "up to date" in again.stdout,
         "temporary_files_left": len(list((root / "data").rglob("*.tmp"))),

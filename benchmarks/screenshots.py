@@ -10,7 +10,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 WIDTHS = {"wide": (1280, 900), "narrow": (390, 844)}
 VIEWS = {
     "clusters": "#/clusters",
-    "card": "#/cluster/4",
+    "card": "#/cluster/6",
     "text": "#/text/3/24",
     "map": "#/map",
     "run": "#/run",
