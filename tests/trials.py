@@ -13,7 +13,7 @@ import dagster as dg
 import numpy as np
 
 import warm
-from resources import files, manifest
+from resources import files, inventory
 from resources.storage import Store
 
 # Not the same in any two runs: what assets took, and a database that has an identity of its own (its views are compared).
@@ -102,9 +102,10 @@ def finished(store, assets):
     What is made together is finished together: one of two tables is made again with the other, to the same bytes.
     """
     shards, components = {}, {}
-    for path in store.root.rglob(f"*{manifest.SUFFIX}"):
-        found = None if path.parent.name.endswith(files.SUFFIX) else manifest.read(path)
-        if found and found.asset in assets:
+    kept = inventory.of(store)
+    assert not kept.unreadable, kept.unreadable
+    for found in kept.manifests.values():
+        if found.asset in assets:
             shards.setdefault(found.shard, set()).add(found.asset)
     units = {(asset, shard) for shard, whole in shards.items() if whole == set(assets) for asset in whole}
     for path in store.root.glob("sgld_samples/*/*/*.parquet"):

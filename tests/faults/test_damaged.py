@@ -41,8 +41,8 @@ def files_of(store, assets, shard):
 
 def chosen(store, assets, rng, kind, without=("\0",)):
     """A shard of these artifacts, a file of it, and another file that looks like it."""
-    manifests = [path for path in inventory.of(store).manifests if manifest.read(path).asset == assets[0]]
-    shard = manifest.read(manifests[rng.integers(len(manifests))]).shard
+    shards = [found.shard for found in inventory.of(store).manifests.values() if found.asset == assets[0]]
+    shard = shards[rng.integers(len(shards))]
     found = [path for path in files_of(store, assets, shard) if not path.name.endswith(without)]
     path = found[rng.integers(len(found))]
     alike = [p for p in store.root.rglob(f"*{path.suffix}") if p.is_file() and p.read_bytes() != path.read_bytes()]
