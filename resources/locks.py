@@ -4,11 +4,16 @@ import contextlib
 import fcntl
 import os
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from resources import files
 from resources.files import StoreError
+
+# Seconds that who holds a lock may take to write its name into it, which it does at once.
+PATIENCE = 2.0
 
 
 class Busy(StoreError):
@@ -29,11 +34,29 @@ def held(path: Path, *, shared: bool = False) -> Iterator[None]:
         try:
             fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            handle.seek(0)
-            raise Busy(handle.read() or "another process") from error
-        if not shared:
-            with files.explained(path):
-                handle.truncate(0)
-                handle.write(f"process {os.getpid()} of {socket.gethostname()}")
-                handle.flush()
-        yield
+            raise Busy(_holder(handle)) from error
+        try:
+            if not shared:
+                with files.explained(path):
+                    handle.truncate(0)
+                    handle.write(f"process {os.getpid()} of {socket.gethostname()}\n")
+                    handle.flush()
+            yield
+        finally:
+            if not shared:
+                # Nobody is to read our name when somebody else holds it.
+                with contextlib.suppress(OSError):
+                    handle.truncate(0)
+
+
+def _holder(handle: IO[str]) -> str:
+    """Who holds a lock: a lock is taken first and signed then, and one that is shared is not signed at all."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        handle.seek(0)
+        name = handle.read()
+        if name.endswith("\n"):
+            return name.strip()
+        if time.monotonic() > end:
+            return "another process"
+        time.sleep(0.01)

@@ -184,6 +184,9 @@ class Store:
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(locks.held(self._lock_path("store"), shared=True))
+            except Busy as error:
+                raise StoreError(f"the store is being cleaned ({error}); materialize {name} when it is done") from error
+            try:
                 stack.enter_context(locks.held(self._lock_path(f"{asset}-{shard or 'all'}")))
             except Busy as error:
                 raise StoreError(

@@ -1,10 +1,14 @@
 """Artifacts are whole or not there; damaged, foreign and busy ones are named with a remedy."""
 
 import errno
+import fcntl
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +16,7 @@ import polars as pl
 import pytest
 from scipy import sparse
 
-from resources import files, tables
+from resources import files, locks, tables
 from resources.files import StoreError
 from resources.storage import Store
 from susc_pipeline.clustering import knn
@@ -117,6 +121,37 @@ def test_a_second_run_of_the_same_shard_is_refused_while_the_first_goes_on(tmp_p
         pass
 
 
+def test_who_holds_a_shard_is_named_also_while_it_has_not_signed_yet_and_not_when_it_is_gone(tmp_path):
+    path = tmp_path / "a.lock"
+    with locks.held(path):
+        assert path.read_text() == f"process {os.getpid()} of {socket.gethostname()}\n"
+    assert not path.read_text(), "who comes next would be taken for us until it signs"
+    with path.open("a") as holder:
+        fcntl.flock(holder, fcntl.LOCK_EX)
+
+        def sign():
+            for part in ("process 4711", " of elsewhere\n"):
+                time.sleep(0.1)
+                holder.write(part)
+                holder.flush()
+
+        signing = threading.Thread(target=sign)
+        signing.start()
+        with pytest.raises(locks.Busy, match=r"^process 4711 of elsewhere$"), locks.held(path):
+            pass
+        signing.join()
+
+
+def test_who_never_signs_is_called_another_process(tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "PATIENCE", 0.05)
+    with (
+        locks.held(tmp_path / "a.lock", shared=True),
+        pytest.raises(locks.Busy, match="another process"),
+        locks.held(tmp_path / "a.lock"),
+    ):
+        pass
+
+
 def test_what_tells_of_old_content_goes_before_new_content_takes_its_name(tmp_path):
     path, about = tmp_path / "f", tmp_path / "about"
     path.write_text("old")
@@ -141,7 +176,7 @@ def test_a_temporary_folder_that_was_half_removed_is_still_removed(tmp_path):
 
 def test_nobody_materializes_while_the_store_is_cleaned_nor_the_other_way_round(tmp_path):
     store = Store(tmp_path)
-    with store.lock_all(), pytest.raises(StoreError, match="another run"), store.lock("a"):
+    with store.lock_all(), pytest.raises(StoreError, match="being cleaned .process"), store.lock("a"):
         pass
     with store.lock("a"), store.lock("b"), pytest.raises(StoreError, match="in use"), store.lock_all():
         pass
