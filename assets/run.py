@@ -12,6 +12,7 @@ import time
 import warnings
 from pathlib import Path
 
+from assets import guard
 from susc_pipeline.messages import plain
 
 
@@ -30,10 +31,10 @@ def main(arguments: list[str] | None = None) -> int:
         os.environ["SUSC_EXPERIMENT"] = options.experiment
     try:
         run(options.select, options.shard, thorough=options.verify)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError) as error:
         if options.verbose:
             raise
-        print(f"error: {plain(str(error))}", file=sys.stderr)
+        print(f"error: {plain(str(error) or 'there was no memory left')}", file=sys.stderr)
         return 1
     return 0
 
@@ -60,4 +61,4 @@ def dagster_home() -> Path:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guard.watched(main))

@@ -5,6 +5,7 @@ torch do not survive it. Threads that only tidy up the memory and the spilled fi
 """
 
 import contextlib
+import functools
 import importlib
 import json
 import os
@@ -15,6 +16,8 @@ import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
+
+from assets import guard
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 HOUSEKEEPING = ("python", "jemalloc", "polars-ooc")
@@ -54,7 +57,7 @@ class Warm:
     def run(self, *arguments, **how):
         """Run to the end, or until `kill_after` seconds or before file operation `kill_at`, under `limits` of resources.
 
-        Another `command` than run is given as its module.
+        Another `command` than run is given as its module. If it is to be `guarded`, it has a guard as users' runs do.
         """
         task = {"arguments": list(map(str, arguments)), "log": str(self.log), "store": str(self.store), **how}
         self.process.stdin.write(json.dumps(task) + "\n")
@@ -116,7 +119,8 @@ def child(task, counted):
         resource.setrlimit(getattr(resource, name), (limit, limit))
     status = 70
     try:
-        status = command.main(task["arguments"])
+        work = functools.partial(command.main, task["arguments"])
+        status = guard.watched(work) if task.get("guarded") else work()
     except SystemExit as error:
         status = error.code
     except BaseException:
