@@ -9,7 +9,7 @@ export PYTHONPATH := $(CURDIR)
 # Threads that wait spin for less long: a third faster where other work shares the cores, no slower where none does.
 export GOMP_SPINCOUNT ?= 10000
 
-.PHONY: audit bench bench-allocation bench-auxiliary bench-bias bench-chain-stability bench-clustering bench-explorer bench-kernels bench-llc bench-load bench-partitions bench-samplers bench-sampling bench-scale bench-scaling clean columns explore fuzz help install lint lock postgres run screenshots test test-browser test-engines test-faults test-faults-slow test-peer test-slow tiny-model ui
+.PHONY: audit bench bench-allocation bench-auxiliary bench-bias bench-chain-stability bench-clustering bench-explorer bench-kernels bench-llc bench-load bench-partitions bench-repeatability bench-samplers bench-sampling bench-scale bench-scaling clean columns explore fuzz help install lint lock postgres run screenshots test test-browser test-engines test-faults test-faults-slow test-peer test-slow tiny-model ui
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -150,6 +150,9 @@ bench-llc: install ## Compare local learning coefficients with the published con
 
 bench-chain-stability: run ## How often clusters are found again by halves of the chains that share none
 	$(BIN)/python benchmarks/chain_stability.py
+
+bench-repeatability: run ## What rounding, the order of seeds and the auxiliary model's start do to the clusters (half an hour)
+	$(BIN)/python benchmarks/repeatability.py
 
 bench-kernels: run ## Vary the kernel and the neighbours of the graph on the run's vectors
 	$(BIN)/python benchmarks/kernels.py

@@ -44,16 +44,20 @@ def other_half(store: Store, experiment: ExperimentConfig) -> sparse.csr_array:
         hidden_width=experiment.aux.hidden_multiplier * model.hidden_size,
         rng=np.random.default_rng(seeds.sequence(experiment.seed, "aux_model")),
     )
-    predictions = []
-    for shard in tokens.shard_keys(experiment.tokens):
-        ids = schema.token_ids(tables.scan(store.table("token_shards", shard)).collect())
-        found = gpt_neox.activations(model, ids, layers=experiment.representation.layers)
-        inputs = np.concatenate([found.features, found.loss_gradients], axis=1)
-        predictions.append(auxiliary.predict(trained.model, inputs))
-    scores = np.concatenate(predictions)
+    scores = auxiliary.predict(trained.model, features(store, experiment))
     whitened = whitening.fit(moments.of(scores), relative_floor=experiment.representation.whitening_floor)
     rng = np.random.default_rng(seeds.sequence(experiment.seed, "knn_graph"))
     return knn.knn_graph(whitening.transform(scores, whitened).astype(np.float32), experiment.knn, rng)
+
+
+def features(store: Store, experiment: ExperimentConfig) -> np.ndarray:
+    """What the auxiliary model reads of every token: residual streams and the gradient of its loss."""
+    model, inputs = pretrained.load(store.path("language_model")).model, []
+    for shard in tokens.shard_keys(experiment.tokens):
+        ids = schema.token_ids(tables.scan(store.table("token_shards", shard)).collect())
+        found = gpt_neox.activations(model, ids, layers=experiment.representation.layers)
+        inputs.append(np.concatenate([found.features, found.loss_gradients], axis=1))
+    return np.concatenate(inputs)
 
 
 def stored_clusters(store: Store, experiment: ExperimentConfig) -> Clustering:

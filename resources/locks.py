@@ -2,12 +2,12 @@
 
 import contextlib
 import fcntl
+import io
 import os
 import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 from resources import files
 from resources.files import StoreError
@@ -29,32 +29,34 @@ def held(path: Path, *, shared: bool = False) -> Iterator[None]:
     """
     with files.explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = path.open("a+")
+        handle = path.open("ab+", buffering=0)
     with handle:
         try:
             fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise Busy(_holder(handle)) from error
+        if not shared:
+            _sign(handle, f"process {os.getpid()} of {socket.gethostname()}\n")
         try:
-            if not shared:
-                with files.explained(path):
-                    handle.truncate(0)
-                    handle.write(f"process {os.getpid()} of {socket.gethostname()}\n")
-                    handle.flush()
             yield
         finally:
             if not shared:
-                # Nobody is to read our name when somebody else holds it.
-                with contextlib.suppress(OSError):
-                    handle.truncate(0)
+                _sign(handle, "")  # nobody is to read our name when somebody else holds it
 
 
-def _holder(handle: IO[str]) -> str:
+def _sign(handle: io.FileIO, name: str) -> None:
+    """Leave a name in a lock, as far as there is room: on a full disk it holds without one."""
+    with contextlib.suppress(OSError):
+        handle.truncate(0)
+        handle.write(name.encode())
+
+
+def _holder(handle: io.FileIO) -> str:
     """Who holds a lock: a lock is taken first and signed then, and one that is shared is not signed at all."""
     end = time.monotonic() + PATIENCE
     while True:
         handle.seek(0)
-        name = handle.read()
+        name = handle.read().decode(errors="replace")
         if name.endswith("\n"):
             return name.strip()
         if time.monotonic() > end:
