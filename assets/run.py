@@ -30,23 +30,26 @@ def main(arguments: list[str] | None = None) -> int:
     if options.experiment:
         os.environ["SUSC_EXPERIMENT"] = options.experiment
     try:
-        run(options.select, options.shard, thorough=options.verify)
+        run(options.select, options.shard, thorough=options.verify, verbose=options.verbose)
     except (ValueError, OSError, MemoryError) as error:
         if options.verbose:
             raise
         print(f"error: {plain(str(error) or 'there was no memory left')}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("\nstopped; run again, it goes on from what is finished", file=sys.stderr)
+        return 130
     return 0
 
 
-def run(selected: list[str], shard: str | None, *, thorough: bool = False) -> None:
+def run(selected: list[str], shard: str | None, *, thorough: bool = False, verbose: bool = False) -> None:
     """Materialize in order of the graph what is missing, stale or, if it is to be thorough, damaged; say what there is to see."""
     warnings.filterwarnings("ignore", module="dagster")  # previews of features that a pinned Dagster cannot withdraw
     from assets import definitions, walk  # the experiment in force is read when these are imported
 
     home = dagster_home()
     started = time.monotonic()
-    n_done = walk.materialize(definitions, home, selected=selected, shard=shard, thorough=thorough)
+    n_done = walk.materialize(definitions, home, selected=selected, shard=shard, thorough=thorough, verbose=verbose)
     walk.report(definitions, n_done, time.monotonic() - started, shard=shard, thorough=thorough)
 
 

@@ -21,7 +21,8 @@ from susc_pipeline.clustering import reading
 from susc_pipeline.messages import plain
 from susc_pipeline.model.pretrained import token_texts
 
-QUIET = {"loggers": {"console": {"config": {"log_level": "ERROR"}}}}
+# Dagster's words on the terminal: none but for a traceback where it is asked for; the UI has them all.
+QUIET, TRACEBACKS = ({"loggers": {"console": {"config": {"log_level": level}}}} for level in ("CRITICAL", "ERROR"))
 PROCESS_TAG = "susc/process"
 
 
@@ -86,12 +87,19 @@ def checksum(store: Store, source: str) -> str | None:
 
 
 def materialize(
-    module: ModuleType, home: Path, *, selected: list[str], shard: str | None, thorough: bool = False
+    module: ModuleType,
+    home: Path,
+    *,
+    selected: list[str],
+    shard: str | None,
+    thorough: bool = False,
+    verbose: bool = False,
 ) -> int:
     """Run every unit that is not current, one after another; the number of runs.
 
     Raises:
         ValueError: a run failed, with the message of what failed in it.
+        KeyboardInterrupt: a user stopped it.
     """
     store = experiments.store(partitions.EXPERIMENT)
     store.refresh()
@@ -110,7 +118,7 @@ def materialize(
                     continue
                 started = time.monotonic()
                 print(f"[{number + 1}/{len(todo)}] {unit} ", end="", flush=True)
-                _run(module, instance, unit)
+                _run(module, instance, unit, TRACEBACKS if verbose else QUIET)
                 taken = time.monotonic() - started
             print(f"done in {taken:.1f} s", flush=True)
             name = "+".join(unit.assets)
@@ -120,11 +128,12 @@ def materialize(
     return n_done
 
 
-def _run(module: ModuleType, instance: dg.DagsterInstance, unit: Unit) -> None:
+def _run(module: ModuleType, instance: dg.DagsterInstance, unit: Unit, run_config: dict) -> None:
     """Materialize a unit in this process, with its checks.
 
     Raises:
         ValueError: it failed.
+        KeyboardInterrupt: a user stopped it.
     """
     result = dg.materialize(
         [*dg.load_assets_from_modules(module.MODULES), *module.checks.ALL],
@@ -133,10 +142,12 @@ def _run(module: ModuleType, instance: dg.DagsterInstance, unit: Unit) -> None:
         tags={PROCESS_TAG: process_name(os.getpid())},
         instance=instance,
         resources=module.defs.resources,
-        run_config=QUIET,
+        run_config=run_config,
         raise_on_error=False,
     )
     if not result.success:
+        if any(_is_interrupt(event) for event in result.all_events):
+            raise KeyboardInterrupt
         raise ValueError(f"{unit}: {_failure(result)}")
     for check in result.get_asset_check_evaluations():
         if not check.passed:
@@ -170,6 +181,11 @@ def _is_alive(pid: int) -> bool:
     except PermissionError:  # somebody else's, but there
         return True
     return True
+
+
+def _is_interrupt(event: dg.DagsterEvent) -> bool:
+    error = getattr(event.event_specific_data, "error", None)
+    return error is not None and error.cls_name == "DagsterExecutionInterruptedError"
 
 
 def _failure(result: dg.ExecuteInProcessResult) -> str:

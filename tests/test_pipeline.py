@@ -204,22 +204,29 @@ def test_a_backfill_gives_the_same_bytes_in_another_order_and_mixed_shards_are_r
     assert after[key].sha256 == before[key].sha256
 
 
-def test_a_killed_run_keeps_its_finished_components(toy_folders, tmp_path):
+def test_a_run_that_is_stopped_or_killed_keeps_its_finished_components(toy_folders, tmp_path):
     toml = conftest.write_toml(tmp_path / "toy.toml", *toy_folders)
     toml.write_text(toml.read_text().replace("n_draws = 4", "n_draws = 12"))
     arguments = command("--experiment", toml, "--shard", SHARDS[0], "--select", "sgld_samples")
     assert (
         run(tmp_path, "--experiment", toml, "--select", *ONCE[:2], "token_shards", "sampling_contexts").returncode == 0
     )
-    process = subprocess.Popen(arguments, cwd=CHECKOUT, env=environment(tmp_path), stdout=subprocess.DEVNULL)
     folder = tmp_path / "data" / "toy" / "sgld_samples" / SHARDS[0]
-    deadline = time.monotonic() + 60
-    while len(list(folder.glob("*/*.parquet"))) < 3 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+
+    def ended_by(number, n_components):
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(arguments, cwd=CHECKOUT, env=environment(tmp_path), stdout=pipe, stderr=pipe)
+        deadline = time.monotonic() + 60
+        while len(list(folder.glob("*/*.parquet"))) < n_components and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(number)
+        return process.communicate(timeout=60)[1].decode(), process.returncode
+
+    said, code = ended_by(signal.SIGINT, 2)
+    assert code == 130 and said == "\nstopped; run again, it goes on from what is finished\n"
+    ended_by(signal.SIGKILL, 5)
     kept = {path.name: path.stat().st_mtime_ns for path in folder.glob("*/*.parquet")}
-    assert 3 <= len(kept) < 11
+    assert 5 <= len(kept) < 11
     assert run(tmp_path, "--experiment", toml, "--shard", SHARDS[0], "--select", "sgld_samples").returncode == 0
     now = {path.name: path.stat().st_mtime_ns for path in folder.glob("*/*.parquet")}
     assert len(now) == 11 and all(now[name] == changed for name, changed in kept.items())
@@ -234,3 +241,5 @@ def test_mistakes_are_one_line_with_the_remedy(tmp_path, toy_folders):
     toml.write_text('name = "bad"\n[model]\nsource = "/nowhere"')
     absent = run(tmp_path, "--experiment", toml)
     assert absent.returncode == 1 and "'/nowhere' is neither `embedded` nor a local folder" in absent.stderr
+    assert len(absent.stderr.strip().splitlines()) == 1
+    assert "/assets/corpus.py" in run(tmp_path, "--experiment", toml, "--verbose").stderr
