@@ -114,7 +114,7 @@ screenshots: $(VENV)/.browser ## Picture every view of tiny's explorer, at two w
 bench-explorer: $(VENV)/.browser ## Write and open a made-up site of 57,000 clusters (ten minutes, 3 GB of disk)
 	PYTHONPATH=$(CURDIR):$(CURDIR)/tests $(BIN)/python benchmarks/explorer.py
 
-bench-load: install ## Memory over 2,000 materializations, in a backfill, and of fits at 1, 4 and 16 shards (half an hour)
+bench-load: install ## Memory over 2,000 materializations, in a backfill, and of fits at 1, 4 and 16 shards (two hours)
 	PYTHONPATH=$(CURDIR):$(CURDIR)/tests $(BIN)/python benchmarks/load.py
 
 bench-scale: install ## What a large experiment takes, by formula, and its graph on a simulated cluster that fails

@@ -28,6 +28,8 @@ def watched(work: Callable[[], int]) -> int:
     """
     if not sys.platform.startswith("linux"):
         return work()
+    # A panic of a Rust library that finds no memory for its backtrace either would wait for ever for the lock it holds.
+    os.environ["RUST_BACKTRACE"] = "0"
     sys.stdout.flush()
     guard = os.getpid()
     child = os.fork()

@@ -1,5 +1,6 @@
 """What a run shows and where its servers listen: no credentials, no terminal codes, loopback only, no file beside the site."""
 
+import contextlib
 import os
 import re
 import shlex
@@ -35,8 +36,10 @@ def recipe(target):
 
 def listening(process):
     """Addresses on which a process and those that it started listen."""
-    family = [process, *process.children(recursive=True)]
-    found = [c for p in family for c in p.net_connections(kind="inet") if c.status == psutil.CONN_LISTEN]
+    found = []
+    for each in [process, *process.children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ended meanwhile
+            found += [c for c in each.net_connections(kind="inet") if c.status == psutil.CONN_LISTEN]
     return {(connection.laddr.ip, connection.laddr.port) for connection in found}
 
 

@@ -1,5 +1,6 @@
 """The experiment on a Ray cluster, through the command that users run: the same store, whoever is killed, and the same errors."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -66,8 +67,11 @@ def worlds(prepared, tmp_path):
 
 def ray_workers(driver):
     """Processes of the driver's cluster that sample."""
-    found = psutil.Process(driver).children(recursive=True)
-    return [process for process in found if any("_Worker" in part for part in process.cmdline())]
+    found = []
+    for process in psutil.Process(driver).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ended meanwhile
+            found += [process] if any("_Worker" in part for part in process.cmdline()) else []
+    return found
 
 
 def test_the_store_is_that_of_a_local_run_though_a_worker_is_killed(worlds):

@@ -58,10 +58,11 @@ def kill_services(process):
     parent = psutil.Process(process.pid)
     killed = []
     for found in [parent, *parent.children(recursive=True)]:
-        line = " ".join(found.cmdline())
-        if any(name in line for name in SERVICES):
-            found.kill()
-            killed.append(line)
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ended meanwhile
+            line = " ".join(found.cmdline())
+            if any(name in line for name in SERVICES):
+                found.kill()
+                killed.append(line)
     process.wait()
     assert any("daemon" in line for line in killed) and any("webserver" in line for line in killed), killed
 
