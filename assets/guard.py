@@ -32,8 +32,10 @@ def watched(work: Callable[[], int]) -> int:
     os.environ["RUST_BACKTRACE"] = "0"
     sys.stdout.flush()
     guard = os.getpid()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {*PASSED_ON, signal.SIGCHLD})
     child = os.fork()
     if child == 0:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
         if os.getppid() != guard:  # it died before it could be tied to us
             os._exit(1)
@@ -47,8 +49,10 @@ def watched(work: Callable[[], int]) -> int:
 
 
 def _wait(child: int) -> int:
-    """Exit code of a child, or minus the signal that ended it; it gets what other processes send to this one."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {*PASSED_ON, signal.SIGCHLD})
+    """Exit code of a child, or minus the signal that ended it; it gets what other processes send to this one.
+
+    The signals are blocked already.
+    """
     while True:
         found, status = os.waitpid(child, os.WNOHANG)
         if found:

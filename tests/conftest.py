@@ -1,5 +1,7 @@
 """Fixtures: a toy model with its tokenizer and a toy corpus on disk, and the experiment that uses them."""
 
+import signal
+
 import numpy as np
 import pytest
 
@@ -86,3 +88,8 @@ n_permutations = 5
 """
     )
     return path
+
+
+def hear_interrupts():
+    """In a new process: ctrl-C ends it, also where the tests run in the background of a shell, which has it ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

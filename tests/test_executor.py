@@ -138,8 +138,12 @@ def meeting(folder, act):
 
 @pytest.mark.slow
 def test_four_workers_share_the_items(ray_executor, tmp_path):
-    assert dict(ray_executor.map(working(tmp_path, 0.5), range(12))) == {n: n**2 for n in range(12)}
-    workers = {path.name.partition("-")[2] for path in tmp_path.iterdir()}
+    begun, at_work = tmp_path / "begun", tmp_path / "at_work"
+    begun.mkdir()
+    at_work.mkdir()
+    shared = meeting(begun, lambda item: (at_work / str(os.getpid())).touch())
+    assert dict(ray_executor.map(shared, range(12))) == {n: n for n in range(12)}
+    workers = {path.name for path in at_work.iterdir()}
     assert len(workers) == 4 and str(os.getpid()) not in workers
 
 

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import conftest
 import pytest
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -26,7 +27,10 @@ def start(does):
     code = f"import os, signal, sys, time\nfrom assets import guard\ndef work():\n {WORKS[does]}\nsys.exit(guard.watched(work))"
     environment = os.environ | {"PYTHONPATH": str(CHECKOUT)}
     pipe = subprocess.PIPE
-    return subprocess.Popen([sys.executable, "-c", code], stdout=pipe, stderr=pipe, text=True, env=environment)
+    command = [sys.executable, "-c", code]
+    return subprocess.Popen(
+        command, stdout=pipe, stderr=pipe, text=True, env=environment, preexec_fn=conftest.hear_interrupts
+    )
 
 
 @pytest.mark.parametrize(

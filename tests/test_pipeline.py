@@ -215,7 +215,14 @@ def test_a_run_that_is_stopped_or_killed_keeps_its_finished_components(toy_folde
 
     def ended_by(number, n_components):
         pipe = subprocess.PIPE
-        process = subprocess.Popen(arguments, cwd=CHECKOUT, env=environment(tmp_path), stdout=pipe, stderr=pipe)
+        process = subprocess.Popen(
+            arguments,
+            cwd=CHECKOUT,
+            env=environment(tmp_path),
+            stdout=pipe,
+            stderr=pipe,
+            preexec_fn=conftest.hear_interrupts,
+        )
         deadline = time.monotonic() + 60
         while len(list(folder.glob("*/*.parquet"))) < n_components and time.monotonic() < deadline:
             time.sleep(0.01)

@@ -65,10 +65,15 @@ def test_a_backfill_runs_as_jobs_of_the_cluster(cluster, home):
                 "SUSC_STORE, PYTHONPATH, BACKFILL_ROOT, BACKFILL_SHARDS, BACKFILL_SECONDS, BACKFILL_SHARDS_A_RUN]",
             )
         )
+    settings = (home / "dagster.yaml").read_text()
+    monitored = "run_monitoring:\n  enabled: true\n"
+    assert monitored in settings
+    # On a busy machine a job takes minutes until it reaches Dagster.
+    (home / "dagster.yaml").write_text(settings.replace(monitored, f"{monitored}  start_timeout_seconds: 900\n"))
     backfills = Backfills(home, 4, seconds=1)
     with backfills.served():
         backfill = backfills.launch(backfills.shards)
-        assert backfills.wait(backfill, 500) == BulkActionStatus.COMPLETED_SUCCESS
+        assert backfills.wait(backfill, 1000) == BulkActionStatus.COMPLETED_SUCCESS
     assert_whole(backfills)
     token = os.environ["RAY_AUTH_TOKEN"]
     asked = urllib.request.Request(f"{cluster}/api/jobs/", headers={"Authorization": f"Bearer {token}"})
