@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 PASSED_ON = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+AWAITED = {*PASSED_ON, signal.SIGCHLD}
 DEATHS = {
     signal.SIGKILL: "killed from outside, as the system does when memory is short",
     signal.SIGABRT: "aborted by a compiled library, as they do when they find no memory",
@@ -32,7 +33,7 @@ def watched(work: Callable[[], int]) -> int:
     os.environ["RUST_BACKTRACE"] = "0"
     sys.stdout.flush()
     guard = os.getpid()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {*PASSED_ON, signal.SIGCHLD})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, AWAITED)
     child = os.fork()
     if child == 0:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -57,7 +58,7 @@ def _wait(child: int) -> int:
         found, status = os.waitpid(child, os.WNOHANG)
         if found:
             return os.waitstatus_to_exitcode(status)
-        received = signal.sigwaitinfo({*PASSED_ON, signal.SIGCHLD})
+        received = signal.sigwaitinfo(AWAITED)
         # What comes from the kernel, as ctrl-C of a terminal does, went to the child too.
         if received.si_signo in PASSED_ON and received.si_code <= 0:
             os.kill(child, received.si_signo)

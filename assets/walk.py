@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import dagster as dg
 import polars as pl
+from dagster._utils.error import SerializableErrorInfo
 
 from assets import partitions
 from resources import experiment as experiments
@@ -146,7 +147,7 @@ def _run(module: ModuleType, instance: dg.DagsterInstance, unit: Unit, run_confi
         raise_on_error=False,
     )
     if not result.success:
-        if any(_is_interrupt(event) for event in result.all_events):
+        if any(error.cls_name == "DagsterExecutionInterruptedError" for error in _errors(result)):
             raise KeyboardInterrupt
         raise ValueError(f"{unit}: {_failure(result)}")
     for check in result.get_asset_check_evaluations():
@@ -183,21 +184,20 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def _is_interrupt(event: dg.DagsterEvent) -> bool:
-    error = getattr(event.event_specific_data, "error", None)
-    return error is not None and error.cls_name == "DagsterExecutionInterruptedError"
+def _errors(result: dg.ExecuteInProcessResult) -> Iterator[SerializableErrorInfo]:
+    for event in result.all_events:
+        if error := getattr(event.event_specific_data, "error", None):
+            yield error
 
 
 def _failure(result: dg.ExecuteInProcessResult) -> str:
     """Message of the error of a failed run, out of Dagster's wrapping; its own causes are told in it."""
-    for event in result.all_events:
-        data = event.event_specific_data
-        error = getattr(data, "error", None)
-        while error is not None and error.cause is not None and (error.cls_name or "").startswith("Dagster"):
-            error = error.cause
-        if error is not None:
-            return error.message.strip().partition(": ")[2] or error.message.strip()
-    return "failed without a message; run again with --verbose"
+    error = next(_errors(result), None)
+    if error is None:
+        return "failed without a message; run again with --verbose"
+    while error.cause is not None and (error.cls_name or "").startswith("Dagster"):
+        error = error.cause
+    return error.message.strip().partition(": ")[2] or error.message.strip()
 
 
 def report(module: ModuleType, n_done: int, seconds: float, *, shard: str | None, thorough: bool = False) -> None:

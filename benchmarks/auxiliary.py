@@ -32,8 +32,8 @@ N_RESAMPLES = 500
 N_REPEATS = 7
 
 
-def split_of(store: Store, experiment: ExperimentConfig) -> tuple[Split, pca.PCABasis]:
-    """Training, stopping and test tokens as the asset aux_model takes them."""
+def split_of(store: Store, experiment: ExperimentConfig, column: str = "susceptibility") -> tuple[Split, pca.PCABasis]:
+    """Training, stopping and test tokens as the asset aux_model takes them, or half_chain_aux_model from half a column."""
     shards = tokens.ground_truth_keys(experiment.tokens)
     frames = {
         asset: {shard: tables.scan(store.table(asset, shard)) for shard in shards}
@@ -41,7 +41,7 @@ def split_of(store: Store, experiment: ExperimentConfig) -> tuple[Split, pca.PCA
     }
     basis = pca.load(store.path("pca_basis"))
     training_shards = tokens.training_keys(experiment.tokens)
-    return evaluation.split(*frames.values(), basis, training_shards, folder=store.root), basis
+    return evaluation.split(*frames.values(), basis, training_shards, folder=store.root, column=column), basis
 
 
 def columns_of(part: Part, columns: np.ndarray) -> Part:

@@ -9,6 +9,7 @@ import argparse
 
 import numpy as np
 import polars as pl
+from auxiliary import split_of
 from scipy import sparse
 
 from resources import experiment as experiments
@@ -21,33 +22,37 @@ from susc_pipeline.clustering.looks import LookPool, is_found_again
 from susc_pipeline.clustering.search import Clustering
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.model import gpt_neox, pretrained
-from susc_pipeline.representation import auxiliary, evaluation, moments, pca, whitening
+from susc_pipeline.representation import auxiliary, moments, whitening
+from susc_pipeline.representation.auxiliary import AuxModel
+from susc_pipeline.representation.evaluation import Split
 
 N_LOOKS = 5
 
 
 def other_half(store: Store, experiment: ExperimentConfig) -> sparse.csr_array:
     """The graph that half_chain_knn_graph would be by the other half of the chains."""
-    model = pretrained.load(store.path("language_model")).model
-    shards = tokens.ground_truth_keys(experiment.tokens)
-    frames = (
-        {shard: tables.scan(store.table(asset, shard)) for shard in shards}
-        for asset in ("activations", "ground_truth_susceptibilities")
-    )
-    basis, training_shards = pca.load(store.path("pca_basis")), tokens.training_keys(experiment.tokens)
-    data = evaluation.split(*frames, basis, training_shards, folder=store.root, column="half_b")
-    trained = auxiliary.train(
+    data, _ = split_of(store, experiment, "half_b")
+    width = pretrained.load(store.path("language_model")).model.hidden_size
+    return graph_of(auxiliary.predict(trained(data, experiment, width), features(store, experiment)), experiment)
+
+
+def trained(data: Split, experiment: ExperimentConfig, width: int, *start: str) -> AuxModel:
+    """The auxiliary model as the asset trains it, or from another start: other initial weights and order of tokens."""
+    return auxiliary.train(
         *data.training[:2],
         stopping_activations=data.stopping.activations,
         stopping_targets=data.stopping.scores,
         settings=experiment.aux,
-        hidden_width=experiment.aux.hidden_multiplier * model.hidden_size,
-        rng=np.random.default_rng(seeds.sequence(experiment.seed, "aux_model")),
-    )
-    scores = auxiliary.predict(trained.model, features(store, experiment))
-    whitened = whitening.fit(moments.of(scores), relative_floor=experiment.representation.whitening_floor)
+        hidden_width=experiment.aux.hidden_multiplier * width,
+        rng=np.random.default_rng(seeds.sequence(experiment.seed, "aux_model", *start)),
+    ).model
+
+
+def graph_of(scores: np.ndarray, experiment: ExperimentConfig) -> sparse.csr_array:
+    """The k-NN graph of predicted scores, whitened."""
+    basis = whitening.fit(moments.of(scores), relative_floor=experiment.representation.whitening_floor)
     rng = np.random.default_rng(seeds.sequence(experiment.seed, "knn_graph"))
-    return knn.knn_graph(whitening.transform(scores, whitened).astype(np.float32), experiment.knn, rng)
+    return knn.knn_graph(whitening.transform(scores, basis).astype(np.float32), experiment.knn, rng)
 
 
 def features(store: Store, experiment: ExperimentConfig) -> np.ndarray:

@@ -12,7 +12,7 @@ import itertools
 import numpy as np
 import polars as pl
 from auxiliary import split_of
-from chain_stability import features, stored_clusters
+from chain_stability import features, graph_of, stored_clusters, trained
 
 from resources import experiment as experiments
 from resources.experiment import load as load_experiment
@@ -21,19 +21,12 @@ from susc_pipeline import seeds
 from susc_pipeline.clustering import agreement, knn, search
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.model import pretrained
-from susc_pipeline.representation import auxiliary, metrics, moments, whitening
+from susc_pipeline.representation import auxiliary, metrics
 
 N_ORDERS = 3
 N_AVERAGED = (1, 2, 4)
 ROUNDING = 1e-6  # of each prediction: some ten times what float32 rounds by
 STABILITIES = ("seed_stability", "point_stability", "chain_stability")
-
-
-def graph_of(scores: np.ndarray, experiment: ExperimentConfig):
-    """The k-NN graph of predicted scores, whitened."""
-    basis = whitening.fit(moments.of(scores), relative_floor=experiment.representation.whitening_floor)
-    rng = np.random.default_rng(seeds.sequence(experiment.seed, "knn_graph"))
-    return knn.knn_graph(whitening.transform(scores, basis).astype(np.float32), experiment.knn, rng)
 
 
 def labels_of(graph, experiment: ExperimentConfig, order: int = 0) -> np.ndarray:
@@ -83,17 +76,9 @@ def models(store: Store, experiment: ExperimentConfig) -> None:
     width = pretrained.load(store.path("language_model")).model.hidden_size
     everything, tested, predicted = features(store, experiment), [], []
     for number in range(2 * max(N_AVERAGED)):
-        name = ("aux_model", str(number)) if number else ("aux_model",)
-        trained = auxiliary.train(
-            *data.training[:2],
-            stopping_activations=data.stopping.activations,
-            stopping_targets=data.stopping.scores,
-            settings=experiment.aux,
-            hidden_width=experiment.aux.hidden_multiplier * width,
-            rng=np.random.default_rng(seeds.sequence(experiment.seed, *name)),
-        )
-        tested.append(auxiliary.predict(trained.model, data.test.activations))
-        predicted.append(auxiliary.predict(trained.model, everything))
+        model = trained(data, experiment, width, *([str(number)] if number else []))
+        tested.append(auxiliary.predict(model, data.test.activations))
+        predicted.append(auxiliary.predict(model, everything))
     noise = 1 + ROUNDING * np.random.default_rng(0).standard_normal(predicted[0].shape)
     plain, moved = (
         labels_of(graph_of(scores, experiment), experiment)

@@ -4,12 +4,12 @@ Start-up takes six seconds of imports, most trials less. Nothing has run before 
 torch do not survive it. Threads that only tidy up the memory and the spilled files of an idle polars are not missed.
 """
 
-import contextlib
 import functools
 import importlib
 import json
 import os
 import resource
+import select
 import signal
 import subprocess
 import sys
@@ -96,15 +96,11 @@ def serve():
 
 def wait(pid, started, kill_after):
     """Status of a child that is killed once it has run so long."""
-    while True:
-        found, status = os.waitpid(pid, os.WNOHANG)
-        if found:
-            return status
-        if time.monotonic() - started >= kill_after:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-            break
-        time.sleep(0.0005 if kill_after < LONGEST else 0.01)
+    handle = os.pidfd_open(pid)
+    ended, _, _ = select.select([handle], [], [], max(0.0, started + kill_after - time.monotonic()))
+    if not ended:
+        signal.pidfd_send_signal(handle, signal.SIGKILL)
+    os.close(handle)
     return os.waitpid(pid, 0)[1]
 
 
