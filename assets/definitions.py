@@ -10,7 +10,18 @@ if CHECKOUT not in sys.path:
 
 import dagster as dg  # noqa: E402
 
-from assets import basis, checks, clusters, corpus, everything, explorer, ground_truth, partitions, prediction  # noqa: E402
+from assets import (  # noqa: E402
+    basis,
+    checks,
+    clusters,
+    corpus,
+    everything,
+    explorer,
+    ground_truth,
+    lost_runs,
+    partitions,
+    prediction,
+)
 from resources import experiment as experiments  # noqa: E402
 from resources.io_manager import ArtifactIOManager  # noqa: E402
 
@@ -40,7 +51,7 @@ def build_definitions(**overrides: object) -> dg.Definitions:
     )
     return dg.Definitions(
         assets=refreshed,
-        sensors=[corpus.corpus_files],
+        sensors=[corpus.corpus_files, lost_runs.lost_runs],
         asset_checks=checks.ALL,
         jobs=jobs,
         resources={**resources, **overrides},

@@ -1,7 +1,5 @@
 """The walk over the asset graph: which artifacts are up to date, their materialization in order, and the report."""
 
-import os
-import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +8,10 @@ from typing import NamedTuple
 
 import dagster as dg
 import polars as pl
+from dagster._core.storage.runs import SqliteRunStorage
 from dagster._utils.error import SerializableErrorInfo
 
-from assets import partitions
+from assets import lost_runs, partitions
 from resources import experiment as experiments
 from resources import files, tables, warehouse
 from resources.files import StoreError
@@ -24,7 +23,6 @@ from susc_pipeline.model.pretrained import token_texts
 
 # Dagster's words on the terminal: none but for a traceback where it is asked for; the UI has them all.
 QUIET, TRACEBACKS = ({"loggers": {"console": {"config": {"log_level": level}}}} for level in ("CRITICAL", "ERROR"))
-PROCESS_TAG = "susc/process"
 
 
 class Unit(NamedTuple):
@@ -110,7 +108,8 @@ def materialize(
     seconds: dict[str, float] = {}
     n_done = 0
     with dg.DagsterInstance.from_config(str(home)) as instance:
-        bury_dead_runs(instance)
+        # A history in SQLite is of one machine; whose processes the runs in a database are, only its daemon knows.
+        lost_runs.bury(instance, launched_here=isinstance(instance.run_storage, SqliteRunStorage))
         for number, unit in enumerate(todo):
             if is_current(store, module.defs, unit, thorough=thorough):
                 continue
@@ -140,7 +139,7 @@ def _run(module: ModuleType, instance: dg.DagsterInstance, unit: Unit, run_confi
         [*dg.load_assets_from_modules(module.MODULES), *module.checks.ALL],
         selection=dg.AssetSelection.assets(*unit.assets),
         partition_key=unit.shard,
-        tags={PROCESS_TAG: process_name(os.getpid())},
+        tags={lost_runs.PROCESS_TAG: lost_runs.process_name()},
         instance=instance,
         resources=module.defs.resources,
         run_config=run_config,
@@ -153,35 +152,6 @@ def _run(module: ModuleType, instance: dg.DagsterInstance, unit: Unit, run_confi
     for check in result.get_asset_check_evaluations():
         if not check.passed:
             print(f"\n      check {check.check_name} failed: {check.description}", flush=True)
-
-
-def process_name(pid: int) -> str:
-    """A process of this machine, as recorded with the runs that it carries out."""
-    return f"{socket.gethostname()} {pid}"
-
-
-def bury_dead_runs(instance: dg.DagsterInstance) -> None:
-    """Mark runs as failed whose process is gone, and free their pool slots.
-
-    A killed process cannot say that it ended: its run would show as started for ever, and hold its slot of the pool,
-    for which the next run would wait. Dagster's daemon watches over its own runs only.
-    """
-    unfinished = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING])
-    for run in instance.get_runs(unfinished):
-        host, _, pid = run.tags.get(PROCESS_TAG, "").rpartition(" ")
-        if host == socket.gethostname() and not _is_alive(int(pid)):
-            instance.report_run_failed(run, f"the process {pid} that ran it was killed; finished files were kept")
-            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # somebody else's, but there
-        return True
-    return True
 
 
 def _errors(result: dg.ExecuteInProcessResult) -> Iterator[SerializableErrorInfo]:

@@ -1,0 +1,109 @@
+"""Runs whose process is gone are marked as failed; all others are left alone."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import dagster as dg
+import pytest
+from dagster._core.events import EngineEventData
+from dagster._core.storage.tags import GRPC_INFO_TAG
+
+from assets import lost_runs
+
+LOCAL = {GRPC_INFO_TAG: json.dumps({"host": "localhost", "socket": "/tmp/socket"})}
+
+
+@pytest.fixture
+def instance(tmp_path):
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        yield instance
+
+
+@pytest.fixture
+def dead():
+    """The number of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+@dg.job
+def nothing():
+    pass
+
+
+def started(instance, tags, pid=None):
+    """A run that has begun, carried out by a process that a code server started if `pid` is given."""
+    run = instance.create_run_for_job(nothing, tags=tags)
+    if pid is not None:
+        instance.report_engine_event("Started process", run, EngineEventData.in_process(pid))
+        instance.report_engine_event("Executing steps", run, EngineEventData.in_process(os.getpid()))
+    event = dg.DagsterEvent(dg.DagsterEventType.RUN_START.value, nothing.name)
+    instance.report_dagster_event(event, run.run_id)
+    assert instance.get_run_by_id(run.run_id).status == dg.DagsterRunStatus.STARTED
+    return run.run_id
+
+
+def status(instance, run_id):
+    return instance.get_run_by_id(run_id).status
+
+
+def test_a_run_is_lost_with_its_process(instance, dead):
+    here = socket.gethostname()
+    ours = started(instance, {lost_runs.PROCESS_TAG: f"{here} {dead}"})
+    launched = started(instance, LOCAL, dead)
+    assert set(lost_runs.bury(instance, launched_here=True)) == {ours, launched}
+    assert status(instance, ours) == status(instance, launched) == dg.DagsterRunStatus.FAILURE
+    said = [entry.message for entry in instance.all_logs(launched, of_type=dg.DagsterEventType.RUN_FAILURE)]
+    assert said == [f"the process {dead} that ran it was killed; finished files were kept"]
+    assert lost_runs.bury(instance, launched_here=True) == []
+
+
+def test_the_pool_slot_of_a_lost_run_is_free(instance, dead):
+    slots = instance.event_log_storage
+    slots.set_concurrency_slots("gpu", 1)
+    lost = started(instance, LOCAL, dead)
+    assert slots.claim_concurrency_slot("gpu", lost, "step").is_claimed
+    assert not slots.claim_concurrency_slot("gpu", "another", "step").is_claimed
+    lost_runs.bury(instance, launched_here=True)
+    assert slots.claim_concurrency_slot("gpu", "another", "step").is_claimed
+
+
+@pytest.mark.parametrize("launched_here", [True, False])
+def test_a_run_that_may_go_on_is_left_alone(instance, dead, launched_here):
+    started(instance, {lost_runs.PROCESS_TAG: lost_runs.process_name()})
+    started(instance, {lost_runs.PROCESS_TAG: f"another-host {dead}"})
+    started(instance, LOCAL, os.getpid())
+    started(instance, LOCAL)  # its process is not known yet
+    started(instance, {GRPC_INFO_TAG: json.dumps({"host": "code-server", "port": 4000})}, dead)
+    started(instance, {}, dead)  # of a launcher of its own
+    assert lost_runs.bury(instance, launched_here=launched_here) == []
+
+
+def test_whose_processes_runs_are_is_not_guessed(instance, dead):
+    started(instance, LOCAL, dead)
+    assert lost_runs.bury(instance, launched_here=False) == []
+
+
+def test_a_process_that_has_the_number_of_a_lost_one_is_another():
+    now = time.time()
+    assert lost_runs.Process(os.getpid(), now).is_alive()
+    assert not lost_runs.Process(os.getpid(), now - 10 * 24 * 3600).is_alive()
+
+
+def test_a_zombie_is_not_alive():
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert not lost_runs.Process(process.pid, time.time()).is_alive()
+    process.wait()
+
+
+def test_the_sensor_is_on_and_says_what_it_found(instance, dead):
+    assert lost_runs.lost_runs.default_status is dg.DefaultSensorStatus.RUNNING
+    assert lost_runs.lost_runs(dg.build_sensor_context(instance)) == dg.SkipReason("no run is lost")
+    lost = started(instance, LOCAL, dead)
+    assert lost_runs.lost_runs(dg.build_sensor_context(instance)) == dg.SkipReason(f"lost: {lost}")
