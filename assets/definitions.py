@@ -1,7 +1,12 @@
 """The Dagster code location: all assets, checks, jobs and resources of the experiment in force."""
 
+import gc
+import os
 import sys
 from pathlib import Path
+
+# A panic of a Rust library that finds no memory for its backtrace either would wait for ever for the lock it holds.
+os.environ["RUST_BACKTRACE"] = "0"
 
 # `dagster dev -w workspace.yaml` loads this file by its path, from whatever directory; the packages lie beside it.
 CHECKOUT = str(Path(__file__).resolve().parent.parent)
@@ -60,3 +65,10 @@ def build_definitions(**overrides: object) -> dg.Definitions:
 
 
 defs = build_definitions()
+
+# Each run, and each look of a sensor, leaves about 0.11 MiB of Dagster's cyclic garbage in the code server. Python looks for it
+# when a quarter as many objects have come as there are, which here is after 300 runs and 40 MiB. What is imported stays, and is
+# not counted from here on.
+gc.collect()
+gc.freeze()
+gc.collect()

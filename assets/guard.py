@@ -29,8 +29,6 @@ def watched(work: Callable[[], int]) -> int:
     """
     if not sys.platform.startswith("linux"):
         return work()
-    # A panic of a Rust library that finds no memory for its backtrace either would wait for ever for the lock it holds.
-    os.environ["RUST_BACKTRACE"] = "0"
     sys.stdout.flush()
     guard = os.getpid()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, AWAITED)

@@ -6,12 +6,19 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from pathlib import Path
 
 import conftest
+import dagster as dg
+import psutil
 import pytest
+from dagster._core.errors import DagsterUserCodeUnreachableError
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteRepositoryOrigin
+from dagster._grpc.client import DagsterGrpcClient
+from dagster._grpc.types import SensorExecutionArgs
 
 pytestmark = pytest.mark.slow
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -142,3 +149,42 @@ def test_a_backfill_from_the_ui_runs_and_a_changed_experiment_shows_as_stale(ser
     port = serve()
     stale = {node["assetKey"]["path"][-1]: node["staleStatus"] for node in ask(port, STALENESS)["assetNodes"]}
     assert stale["language_model"] == "STALE"
+
+
+def test_a_code_server_does_not_grow_with_what_it_is_asked(toy_folders, tmp_path):
+    """Each look of a sensor leaves as much of Dagster's garbage as a run does, which must not wait for its collection."""
+    (tmp_path / "dagster").mkdir()
+    env = environment(tmp_path, conftest.write_toml(tmp_path / "toy.toml", *toy_folders))
+    with tempfile.TemporaryDirectory() as short, dg.DagsterInstance.from_config(env["DAGSTER_HOME"]) as instance:
+        socket_file = f"{short}/socket"
+        command = [
+            BIN / "dagster",
+            "api",
+            "grpc",
+            "--socket",
+            socket_file,
+            "-f",
+            CHECKOUT / "assets" / "definitions.py",
+        ]
+        server = subprocess.Popen(list(map(str, command)), env=env, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
+        try:
+            client, process = DagsterGrpcClient(socket=socket_file), psutil.Process(server.pid)
+            wait_for(lambda: answers(client), 120, "starting the code server")
+            repository = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("here"), "__repository__")
+            look = SensorExecutionArgs(repository, instance.get_ref(), "lost_runs")
+            mebibytes = []
+            for _ in range(2):
+                for _ in range(150):
+                    assert "no run is lost" in client.external_sensor_execution(look)
+                mebibytes.append(process.memory_info().rss / 2**20)
+        finally:
+            server.terminate()
+            server.wait(60)
+    assert mebibytes[1] - mebibytes[0] < 6, mebibytes  # 16 where nothing is collected
+
+
+def answers(client):
+    try:
+        return client.list_repositories()
+    except DagsterUserCodeUnreachableError:
+        return None
