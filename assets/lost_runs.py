@@ -15,8 +15,9 @@ from dagster._core.storage.tags import GRPC_INFO_TAG
 
 PROCESS_TAG = "susc/process"
 LOOPBACK = ("localhost", "127.0.0.1")
-# Seconds by which the clocks of the system and of Dagster's events may differ.
-TOLERANCE = 1.0
+# Seconds by which a clock may be set while a run goes on: when a process began is told by the clock of now. A number that another
+# process gets within them hides a lost run, but numbers come round only after a reboot or in a new container.
+TOLERANCE = 60.0
 
 
 class Process(NamedTuple):
