@@ -133,11 +133,6 @@ def size(folder: Path) -> float:
 def daemon(root: Path, n_shards: int) -> dict:
     """Memory of each process of `dagster dev` while its daemon runs a backfill of so many shards."""
     env = experiment(root, n_shards)
-    settings = Path(env["DAGSTER_HOME"]) / "dagster.yaml"
-    # Of ten runs at once, Dagster's default, each with a model of its own, two cores and 8 GB are soon too small.
-    settings.write_text(
-        settings.read_text().replace("concurrency:", "concurrency:\n  runs:\n    max_concurrent_runs: 2")
-    )
     first = [sys.executable, "-m", "assets.run", "--select", "language_model", "corpus_documents"]
     subprocess.run(first, cwd=CHECKOUT, env=env, check=True, stdout=subprocess.DEVNULL)
     port, server = partitions.serve(env, "dev")
