@@ -101,6 +101,11 @@ def n_parameters(model: GPTNeoX, component: Component) -> int:
     return sum(weight.numel() for weight in weights(model, component).values())
 
 
+def flatten(named: dict[str, Tensor]) -> Float[Tensor, " parameters"]:
+    """The named weights of a component as one vector, in float32: what `unflatten` takes apart."""
+    return torch.cat([weight.reshape(-1).float() for weight in named.values()])
+
+
 def unflatten(
     flat: Float[Tensor, "chains parameters"], shapes: dict[str, torch.Size]
 ) -> dict[str, Float[Tensor, "chains ..."]]:

@@ -175,13 +175,11 @@ def attend(
 ) -> Float[Tensor, "*batch positions heads size"]:
     """Causal rotary attention of each head; the last axis holds query, key and value, one after another."""
     query, key, value = query_key_value.transpose(-3, -2).chunk(3, dim=-1)
-    attended = functional.scaled_dot_product_attention(
-        _rotate(query, model), _rotate(key, model), value, is_causal=True
-    )
+    attended = functional.scaled_dot_product_attention(rotate(query, model), rotate(key, model), value, is_causal=True)
     return attended.transpose(-3, -2)
 
 
-def _rotate(x: Float[Tensor, "*batch positions size"], model: GPTNeoX) -> Float[Tensor, "*batch positions size"]:
+def rotate(x: Float[Tensor, "*batch positions size"], model: GPTNeoX) -> Float[Tensor, "*batch positions size"]:
     """Rotary positions on the first `rotary_size` entries of a head (Su et al. 2021; halves, not pairs, as NeoX)."""
     size = model.rotary_size
     exponents = torch.arange(0, size, 2, dtype=torch.float32, device=x.device) / size
@@ -217,12 +215,12 @@ def run_layer(x: Float[Tensor, "contexts positions hidden"], layer: Layer, model
 
 @torch.no_grad()
 def residual_stream(
-    model: GPTNeoX, token_ids: Int[Tensor, "contexts positions"]
+    model: GPTNeoX, token_ids: Int[Tensor, "contexts positions"], *, n_layers: int | None = None
 ) -> Float[Tensor, "depths contexts positions hidden"]:
-    """The residual stream before the first layer and after each, at the trained weights."""
+    """The residual stream before the first layer and after each of the first `n_layers` (all), at the trained weights."""
     check_tokens(model, token_ids)
     stream = [functional.embedding(token_ids.to(model.device), model.embedding)]
-    for layer in model.layers:
+    for layer in model.layers[:n_layers]:
         stream.append(run_layer(stream[-1], layer, model))
     return torch.stack(stream)
 

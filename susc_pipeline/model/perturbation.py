@@ -56,6 +56,16 @@ def prepare(
     return ComponentInputs(token_ids, normed, total - added)
 
 
+@torch.no_grad()
+def prepare_tokens(
+    model: GPTNeoX, component: Component, token_ids: Int[Tensor, "contexts positions"]
+) -> ComponentInputs:
+    """Inputs of a component from the contexts themselves; only the layers that it needs are run."""
+    n_needed = model.n_layers if component.kind == "unembed" else component.layer + (component.kind == "head")
+    stream = gpt_neox.residual_stream(model, token_ids, n_layers=n_needed)
+    return prepare(model, component, token_ids, stream)
+
+
 def losses(
     model: GPTNeoX,
     component: Component,
@@ -87,7 +97,7 @@ def losses(
         case "unembed":
             return _unembed(trained["unembedding"], named["unembedding"], normed, chains_ids)
         case "embed":
-            x = normed + _lookup(named["embedding"], chains_ids).to(normed.dtype)
+            x = normed + lookup(named["embedding"], chains_ids).to(normed.dtype)
         case "mlp":
             x = rest + _mlp(_full(trained, named), normed)
         case _:
@@ -141,9 +151,10 @@ def _mlp(weights: dict, normed: Float[Tensor, "chains_or_one contexts positions 
     return _linear(hidden, weights["down"], weights.get("down_bias"))
 
 
-def _lookup(
+def lookup(
     table: Float[Tensor, "chains vocabulary hidden"], token_ids: Int[Tensor, "chains contexts positions"]
 ) -> Float[Tensor, "chains contexts positions hidden"]:
+    """Rows of each chain's own table."""
     offsets = torch.arange(len(table), device=table.device)[:, None, None] * table.shape[1]
     return functional.embedding(token_ids + offsets, table.reshape(-1, table.shape[-1]))
 

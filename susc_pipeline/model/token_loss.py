@@ -49,6 +49,37 @@ def losses_and_gradients(
     return losses.view(shape), (expected - unembedding[targets]).view(*shape, -1)
 
 
+def losses_and_slopes(
+    normed: Float[Tensor, "*batch positions inputs"],
+    token_ids: Int[Tensor, "*batch positions"],
+    unembedding: Float[Tensor, "vocabulary inputs"],
+    directions: Float[Tensor, "directions vocabulary hidden"],
+) -> tuple[Float[Tensor, "*batch predicted"], Float[Tensor, "directions *batch predicted"]]:
+    """Each token's loss in nats, and its derivatives as the unembedding moves in each direction.
+
+    The slope is x . (sum_v p_v dW_v - dW_y), where the inputs x, or their first entries, are as wide as a direction.
+    """
+    inputs = normed[..., :-1, :].reshape(-1, normed.shape[-1])
+    read = inputs[:, : directions.shape[-1]]
+    targets = token_ids[..., 1:].reshape(-1)
+    n_entries = LOGITS_AT_ONCE[inputs.device.type][1]
+    n_blocks = -(-len(unembedding) // n_entries)
+    normalizers = torch.empty(len(inputs), n_blocks, device=inputs.device)
+    means = torch.empty(len(directions), len(inputs), n_blocks, device=inputs.device)
+    for rows, entries, logits in _blocks(inputs, unembedding):
+        block = entries.start // n_entries
+        normalizers[rows, block] = torch.logsumexp(logits, dim=1)
+        probabilities = logits.sub_(normalizers[rows, block, None]).exp_()
+        for direction, mean in zip(directions, means):
+            moved = read[rows] @ direction[entries].T
+            mean[rows, block] = moved.mul_(probabilities).sum(dim=1, dtype=torch.float32)
+    expected = (means * normalizers.softmax(dim=1)).sum(dim=2)
+    slopes = torch.stack([mean - _of_targets(read, moved, targets) for mean, moved in zip(expected, directions)])
+    losses = torch.logsumexp(normalizers, dim=1) - _of_targets(inputs, unembedding, targets)
+    shape = token_ids[..., 1:].shape
+    return losses.view(shape), slopes.view(-1, *shape)
+
+
 class _CrossEntropy(torch.autograd.Function):
     """Loss, and the gradient of the inputs while the logits are in the cache.
 
