@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from susc_pipeline.sampling import diagnostics, samplers
+from susc_pipeline.config import SamplingSettings
+from susc_pipeline.sampling import diagnostics
+from susc_pipeline.sampling.samplers import SAMPLERS, State
 
 LOCALIZATION, N_BETA = 4.0, 3.0
 CURVATURE = torch.tensor([0.0, 0.5, 2.0])
@@ -14,14 +16,16 @@ CURVATURE = torch.tensor([0.0, 0.5, 2.0])
 
 def run(sampler, step_size, *, n_beta=N_BETA, n_steps=400, n_chains=4000, mean=0.0):
     generator = torch.Generator().manual_seed(7)
-    state = samplers.init(n_chains, len(CURVATURE), sampler=sampler, device=torch.device("cpu"))
+    force = {"n_beta": n_beta, "localization": LOCALIZATION}
+    state = SAMPLERS[sampler].init(noise_of(generator, n_chains), localization=LOCALIZATION)
     for _ in range(n_steps):
-        noise = torch.randn(state.delta.shape, generator=generator)
         gradient = CURVATURE * (state.delta - mean)
-        state = samplers.step(
-            state, gradient, noise, sampler=sampler, step_size=step_size, n_beta=n_beta, localization=LOCALIZATION
-        )
+        state = SAMPLERS[sampler].step(state, gradient, noise_of(generator, n_chains), step_size=step_size, **force)
     return state.delta
+
+
+def noise_of(generator, n_chains):
+    return torch.randn(n_chains, len(CURVATURE), generator=generator)
 
 
 def precision(n_beta=N_BETA):
@@ -39,6 +43,32 @@ def test_the_exponential_sampler_has_the_priors_variance_exactly_at_any_step():
     for step_size in (0.1, 1.0, 5.0):
         variance = run("exponential", step_size, n_beta=0.0, n_steps=60).var(dim=0)
         torch.testing.assert_close(variance, torch.full((3,), 1 / LOCALIZATION), rtol=0.08, atol=0)
+
+
+def test_the_exponential_sampler_begins_in_the_prior_and_the_others_at_the_trained_weights():
+    noise = noise_of(torch.Generator().manual_seed(0), 4000)
+    for name, sampler in SAMPLERS.items():
+        start = sampler.init(noise, localization=LOCALIZATION).delta
+        if name == "exponential":
+            torch.testing.assert_close(start.var(dim=0), torch.full((3,), 1 / LOCALIZATION), rtol=0.08, atol=0)
+        else:
+            assert not start.any()
+
+
+def test_noise_of_opposite_sign_mirrors_every_sampler_where_the_loss_is_even():
+    """The power of mirrored pairs rests on it: only a gradient that is not odd in the position breaks the symmetry."""
+    generator = torch.Generator().manual_seed(3)
+    force = {"step_size": 0.05, "n_beta": N_BETA, "localization": LOCALIZATION}
+    for sampler in SAMPLERS.values():
+        first = noise_of(generator, 5)
+        states = [sampler.init(sign * first, localization=LOCALIZATION) for sign in (1, -1)]
+        for _ in range(10):
+            push = noise_of(generator, 5)
+            states = [
+                sampler.step(state, CURVATURE * state.delta, sign * push, **force)
+                for state, sign in zip(states, (1, -1), strict=True)
+            ]
+        torch.testing.assert_close(states[0].delta, -states[1].delta, rtol=0, atol=0)
 
 
 def test_the_exponential_sampler_has_the_mean_of_the_posterior_and_nearly_its_variance():
@@ -61,13 +91,11 @@ def test_the_two_rmsprop_forms_differ_at_the_start_and_agree_in_the_end():
     gradient, noise = torch.ones(1, 3), torch.zeros(1, 3)
     forms = {}
     for sampler in ("rmsprop_sgld_paper", "rmsprop_sgld_devinterp"):
-        state = samplers.init(1, 3, sampler=sampler, device=torch.device("cpu"))
+        state = SAMPLERS[sampler].init(noise, localization=1e-9)
         sizes = []
         for _ in range(3000):
             previous = state.delta
-            state = samplers.step(
-                state, gradient, noise, sampler=sampler, step_size=1e-6, n_beta=1.0, localization=1e-9
-            )
+            state = SAMPLERS[sampler].step(state, gradient, noise, step_size=1e-6, n_beta=1.0, localization=1e-9)
             sizes.append(float((previous - state.delta)[0, 0]))
         forms[sampler] = sizes
     paper, devinterp = forms["rmsprop_sgld_paper"], forms["rmsprop_sgld_devinterp"]
@@ -76,9 +104,8 @@ def test_the_two_rmsprop_forms_differ_at_the_start_and_agree_in_the_end():
 
 
 def test_an_unknown_sampler_is_refused():
-    state = samplers.init(1, 1, sampler="sgld", device=torch.device("cpu"))
     with pytest.raises(ValueError, match="sampler must be one of.*'hmc'"):
-        samplers.step(state, state.delta, state.delta, sampler="hmc", step_size=1.0, n_beta=1.0, localization=1.0)
+        SamplingSettings(sampler="hmc")
 
 
 @pytest.mark.parametrize("powers", [(2, 2, 2), (2, 4), (4, 4, 6)])
@@ -87,12 +114,12 @@ def test_llc_of_a_sum_of_even_powers_is_the_sum_of_inverse_powers(powers):
     n_beta, localization = 1e4, 1e-3
     generator = torch.Generator().manual_seed(1)
     delta = torch.zeros(500, len(powers), dtype=torch.float64)
-    state = samplers.State(delta, delta[:, :0], 0)
+    state = State(delta, delta[:, :0], 0)
     trace = []
     for number in range(12000):
         gradient = power / 2 * state.delta ** (power - 1)
         noise = torch.randn(delta.shape, generator=generator, dtype=torch.float64)
-        state = samplers.sgld(state, gradient, noise, step_size=2e-5, n_beta=n_beta, localization=localization)
+        state = SAMPLERS["sgld"].step(state, gradient, noise, step_size=2e-5, n_beta=n_beta, localization=localization)
         if number >= 9000:
             trace.append((state.delta**power).sum(dim=1) / 2)
     found = diagnostics.local_learning_coefficient(torch.stack(trace, dim=1).numpy(), init_loss=0.0, n_beta=n_beta)

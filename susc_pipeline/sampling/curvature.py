@@ -14,7 +14,7 @@ from susc_pipeline.model import components, perturbation
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.gpt_neox import GPTNeoX
 from susc_pipeline.model.perturbation import ComponentInputs
-from susc_pipeline.sampling import samplers
+from susc_pipeline.sampling.samplers import SAMPLERS
 
 N_PRODUCTS = 6
 MAX_CONTEXTS = 4
@@ -58,21 +58,11 @@ def largest_curvature(model: GPTNeoX, component: Component, contexts: ComponentI
 def max_step_size(curvature: float, settings: SamplingSettings, *, inflation: float = math.inf) -> float:
     """Largest step whose stationary variance along a direction of this curvature is at most `inflation` times too large.
 
-    On a quadratic loss a chain's variance is the posterior's divided by 1 - f, with f = step (n_beta curvature +
-    localization) / 4 for SGLD, and f = ratio tanh(step / 2), ratio = n_beta curvature / localization, for the exponential
-    integrator; at f = 1, infinite inflation, the drift no longer contracts. RMSprop is SGLD with its step divided by at
-    least its stability constant. All the prior's directions count for SGLD, so that its step is bounded even at n_beta zero.
+    On a quadratic loss a chain's variance is the posterior's divided by 1 - f; each sampler's file gives its f. At f = 1,
+    infinite inflation, the drift no longer contracts.
     """
-    f = 1 - 1 / inflation
     force = settings.n_beta * max(curvature, 0.0)
-    match settings.sampler:
-        case "sgld":
-            return f * 4 / (force + settings.localization)
-        case "exponential":
-            ratio = force / settings.localization
-            return math.inf if ratio <= f else 2 * math.atanh(f / ratio)
-        case _:
-            return f * 4 * samplers.STABILITY / (force + settings.localization)
+    return SAMPLERS[settings.sampler].largest_step(force=force, localization=settings.localization, inflation=inflation)
 
 
 def split_steps(curvature: float, component: Component, settings: SamplingSettings) -> SamplingSettings:
