@@ -1,9 +1,10 @@
 """Text to token ids, documents to contexts, contexts to shards. Documents are read in corpus.py.
 
-A document belongs to one shard only, or to the sampling contexts: tokens of a document share activations and draws,
-so any split finer than a document would leak. The assignment depends on the seed and the documents' names alone.
+A document belongs to one shard or to one chain of the population, and exact copies of it go to the same place. Tokens of
+a document share activations and draws, so any finer split would leak. Only the seed and the documents decide who goes where.
 """
 
+import hashlib
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -16,8 +17,7 @@ from susc_pipeline import schema, seeds
 from susc_pipeline.config import TokenSettings
 from susc_pipeline.corpus import Document
 
-RESERVED_SHARE = 0.2
-MINIBATCH_SHARE_OF_RESERVED = 0.75
+ROLE_WEIGHTS = {"directions": 5, "draws": 1}  # contexts of a chain's roles, as a ratio
 
 
 class TokenizedDocument(NamedTuple):
@@ -27,10 +27,17 @@ class TokenizedDocument(NamedTuple):
     token_ids: Int[np.ndarray, " tokens"]
 
 
+_Copies = list[TokenizedDocument]  # documents with the same token ids
+
+
 class _Assignment(NamedTuple):
-    minibatch: list[TokenizedDocument]
-    observable: list[TokenizedDocument]
+    population: list[_Copies]
     shards: list[list[TokenizedDocument]]
+
+
+class _Place(NamedTuple):
+    document: TokenizedDocument
+    start: int
 
 
 def shard_keys(settings: TokenSettings) -> list[str]:
@@ -75,86 +82,132 @@ def tokenize(documents: Iterable[Document], tokenizer: PreTrainedTokenizerBase) 
 
 
 def contexts_of_shard(
-    documents: list[TokenizedDocument], settings: TokenSettings, seed: int, shard: str
+    documents: list[TokenizedDocument], settings: TokenSettings, seed: int, shard: str, *, n_chains: int
 ) -> pl.DataFrame:
     """The contexts of one shard, as schema.CONTEXTS.
 
+    The number of chains matters only if the documents that it needs exceed tokens.population_share.
+
     Raises:
-        ValueError: fewer documents than shards, or a shard's documents too short for its contexts.
+        ValueError: too few documents for the shards and the chains, or a shard's documents too short for its contexts.
     """
     number = shard_keys(settings).index(shard)
-    assigned = _assign(documents, settings, seed).shards[number]
-    first = number * settings.contexts_per_shard
-    return _contexts(assigned, settings, seed, settings.contexts_per_shard, first, shard)
-
-
-def sampling_contexts(documents: list[TokenizedDocument], settings: TokenSettings, seed: int) -> pl.DataFrame:
-    """Contexts that drive the chains, from documents outside every shard, with their role.
-
-    The chains draw their gradient minibatches from role `minibatch`; the mean loss is measured on `observable`.
-    """
-    assignment = _assign(documents, settings, seed)
-    first = settings.n_shards * settings.contexts_per_shard
-    pool = _contexts(assignment.minibatch, settings, seed, settings.n_minibatch_contexts, first, "minibatch")
-    first += settings.n_minibatch_contexts
-    fixed = _contexts(assignment.observable, settings, seed, settings.n_observable_contexts, first, "observable")
-    roles = [pl.lit(role).alias("role") for role in ("minibatch", "observable")]
-    return pl.concat([pool.with_columns(roles[0]), fixed.with_columns(roles[1])])
-
-
-def _assign(documents: list[TokenizedDocument], settings: TokenSettings, seed: int) -> _Assignment:
-    usable = [document for document in documents if len(document.token_ids) >= settings.context_length]
-    n_needed = settings.n_shards + 2
-    if len(usable) < n_needed:
+    assigned = _assign(documents, settings, seed, n_chains).shards[number]
+    places = _places_of_shard(assigned, settings, seed)
+    n_contexts = settings.contexts_per_shard
+    if len(places) < n_contexts:
         raise ValueError(
-            f"the corpus has {len(usable)} documents of at least {settings.context_length} tokens "
-            f"({len(documents) - len(usable)} shorter ones were left out), but {settings.n_shards} shards and 2 sampling "
-            f"sets need {n_needed}; lower tokens.n_shards or tokens.context_length, or add documents"
-        )
-    order = np.random.default_rng(seeds.sequence(seed, "tokens")).permutation(len(usable))
-    shuffled = [usable[rank] for rank in order]
-    n_reserved = max(2, min(round(RESERVED_SHARE * len(usable)), len(usable) - settings.n_shards))
-    n_minibatch = min(max(1, round(MINIBATCH_SHARE_OF_RESERVED * n_reserved)), n_reserved - 1)
-    rest = shuffled[n_reserved:]
-    shards = [rest[number :: settings.n_shards] for number in range(settings.n_shards)]
-    return _Assignment(shuffled[:n_minibatch], shuffled[n_minibatch:n_reserved], shards)
-
-
-def _contexts(
-    documents: list[TokenizedDocument],
-    settings: TokenSettings,
-    seed: int,
-    n_contexts: int,
-    first_id: int,
-    purpose: str,
-) -> pl.DataFrame:
-    length = settings.context_length
-    # Places in a document are drawn, or every context would be a head of a file; and one of each document is taken
-    # before a second of any: many documents, little of each.
-    available = [
-        (turn, rank, int(place) * length)
-        for rank, document in enumerate(documents)
-        for turn, place in enumerate(_places(document, settings, seed))
-    ]
-    if len(available) < n_contexts:
-        raise ValueError(
-            f"{purpose} needs {n_contexts} contexts of {length} tokens, but its {len(documents)} documents give "
-            f"{len(available)}; lower the number of contexts or shards, raise tokens.max_contexts_per_document "
+            f"{shard} needs {n_contexts} contexts of {settings.context_length} tokens, but its {len(assigned)} documents "
+            f"give {len(places)}; lower tokens.contexts_per_shard, tokens.n_shards or tokens.population_share "
+            f"({settings.population_share:g}), raise tokens.max_contexts_per_document "
             f"({settings.max_contexts_per_document}), or add text"
         )
-    rows = [
-        (
-            first_id + number,
-            documents[rank].document_id,
-            start,
-            documents[rank].token_ids[start : start + length].tolist(),
+    return _contexts(places[:n_contexts], settings.context_length, number * n_contexts)
+
+
+def population_contexts(
+    documents: list[TokenizedDocument], settings: TokenSettings, seed: int, *, n_chains: int
+) -> pl.DataFrame:
+    """The population whose mean loss is the observable, as schema.POPULATION: contexts outside every shard.
+
+    Each chain has its own documents: `directions` estimate its response directions, its draws read `draws`. Rows are sorted
+    by role and chain and shuffled within, so a chain that reads them in order reads at random without replacement.
+
+    Raises:
+        ValueError: too few documents for the shards and the chains.
+    """
+    population = _assign(documents, settings, seed, n_chains).population
+    first_id = settings.n_shards * settings.contexts_per_shard
+    frames = []
+    for (role, chain), members in sorted(_spread(population, settings, seed, n_chains).items()):
+        limit = settings.max_population_contexts_per_document
+        places = [_Place(d, start) for d in members for start in _drawn_starts(d, settings, seed, limit)]
+        order = np.random.default_rng(seeds.sequence(seed, "population", role, str(chain))).permutation(len(places))
+        kept = order[: _n_kept(role, settings, n_chains)]
+        frame = _contexts([places[rank] for rank in kept], settings.context_length, first_id)
+        frames.append(frame.with_columns(role=pl.lit(role), chain=pl.lit(chain, pl.Int32)))
+        first_id += frame.height
+    return pl.concat(frames)
+
+
+def _assign(documents: list[TokenizedDocument], settings: TokenSettings, seed: int, n_chains: int) -> _Assignment:
+    usable = [document for document in documents if len(document.token_ids) >= settings.context_length]
+    groups = _copies(usable)
+    n_parts = len(ROLE_WEIGHTS) * n_chains
+    n_needed = settings.n_shards + n_parts
+    if len(groups) < n_needed:
+        raise ValueError(
+            f"the corpus has {len(groups)} different documents of at least {settings.context_length} tokens "
+            f"({len(documents) - len(usable)} shorter ones were left out), but {settings.n_shards} shards and {n_parts} "
+            f"parts of the population, {len(ROLE_WEIGHTS)} for each of {n_chains} chains, need {n_needed}; lower "
+            f"sampling.n_chains, tokens.n_shards or tokens.context_length, or add documents"
         )
-        for number, (_, rank, start) in enumerate(sorted(available)[:n_contexts])
+    order = np.random.default_rng(seeds.sequence(seed, "tokens")).permutation(len(groups))
+    shuffled = [groups[rank] for rank in order]
+    n_before = np.cumsum([0, *map(len, shuffled)])
+    n_wanted = int(np.searchsorted(n_before, settings.population_share * len(usable)))
+    n_reserved = max(n_parts, min(n_wanted, len(groups) - settings.n_shards))
+    rest = shuffled[n_reserved:]
+    dealt = [rest[number :: settings.n_shards] for number in range(settings.n_shards)]
+    shards = [[document for group in groups_of_shard for document in group] for groups_of_shard in dealt]
+    return _Assignment(shuffled[:n_reserved], shards)
+
+
+def _copies(documents: list[TokenizedDocument]) -> list[_Copies]:
+    groups: dict[bytes, _Copies] = {}
+    for document in documents:
+        groups.setdefault(hashlib.sha256(document.token_ids.tobytes()).digest(), []).append(document)
+    return list(groups.values())
+
+
+def _spread(
+    population: list[_Copies], settings: TokenSettings, seed: int, n_chains: int
+) -> dict[tuple[str, int], list[TokenizedDocument]]:
+    """Documents of each role and chain: the largest come first, and each goes where least is, relative to the weight."""
+    # Chains of a role are shuffled, or the first chain would always have the longest document.
+    rng = np.random.default_rng(seeds.sequence(seed, "population"))
+    members = {(role, int(chain)): [] for role in ROLE_WEIGHTS for chain in rng.permutation(n_chains)}
+    n_contexts = dict.fromkeys(members, 0)
+    limit = settings.max_population_contexts_per_document
+    sizes = [sum(min(len(_starts(document, settings)), limit) for document in group) for group in population]
+    # The sort is stable and the population is shuffled: documents of one size come in an order drawn from the seed.
+    for rank in sorted(range(len(population)), key=lambda rank: -sizes[rank]):
+        emptiest = min(members, key=lambda part: n_contexts[part] / ROLE_WEIGHTS[part[0]])
+        members[emptiest] += population[rank]
+        n_contexts[emptiest] += sizes[rank]
+    return members
+
+
+def _n_kept(role: str, settings: TokenSettings, n_chains: int) -> int | None:
+    share = settings.max_population_contexts * ROLE_WEIGHTS[role] // (sum(ROLE_WEIGHTS.values()) * n_chains)
+    return max(1, share) if settings.max_population_contexts else None
+
+
+def _starts(document: TokenizedDocument, settings: TokenSettings) -> range:
+    """Where the whole contexts of a document start, in tokens."""
+    return range(0, len(document.token_ids) - settings.context_length + 1, settings.context_length)
+
+
+def _places_of_shard(documents: list[TokenizedDocument], settings: TokenSettings, seed: int) -> list[_Place]:
+    # Places in a document are drawn, or every context would be a head of a file; and one of each document is taken
+    # before a second of any: many documents, little of each.
+    turns = [
+        (turn, rank, start)
+        for rank, document in enumerate(documents)
+        for turn, start in enumerate(_drawn_starts(document, settings, seed, settings.max_contexts_per_document))
+    ]
+    return [_Place(documents[rank], start) for _, rank, start in sorted(turns)]
+
+
+def _drawn_starts(document: TokenizedDocument, settings: TokenSettings, seed: int, limit: int) -> list[int]:
+    rng = np.random.default_rng(seeds.sequence(seed, "places", document.document_id))
+    starts = _starts(document, settings)
+    return [starts[rank] for rank in rng.permutation(len(starts))[:limit]]
+
+
+def _contexts(places: list[_Place], length: int, first_id: int) -> pl.DataFrame:
+    rows = [
+        (first_id + number, document.document_id, start, document.token_ids[start : start + length].tolist())
+        for number, (document, start) in enumerate(places)
     ]
     return pl.DataFrame(rows, schema=schema.CONTEXTS, orient="row")
-
-
-def _places(document: TokenizedDocument, settings: TokenSettings, seed: int) -> Int[np.ndarray, " places"]:
-    """Numbers of the document's contexts that may be used, in the order of their use."""
-    rng = np.random.default_rng(seeds.sequence(seed, "places", document.document_id))
-    return rng.permutation(len(document.token_ids) // settings.context_length)[: settings.max_contexts_per_document]
