@@ -23,9 +23,10 @@ from susc_pipeline.messages import has_credentials, shown, without_credentials
 from susc_pipeline.representation.auxiliary import AuxSettings
 from susc_pipeline.representation.leakage import LeakageSettings
 from susc_pipeline.sampling.samplers import SAMPLERS
+from susc_pipeline.susceptibility.estimators import ESTIMATORS
 
 EXECUTORS = ("local", "ray")
-ESTIMATORS = ("restricted", "first_order", "stein", "two_chain", "bif")
+UPSAMPLINGS = ("linear_response", "auxiliary")
 MAX_FILE_BYTES = 1 << 14
 MAX_INTEGER = 2**63 - 1
 DEVICE = re.compile(r"auto|cpu|(cuda|mps|xpu)(:\d{1,3})?")
@@ -102,17 +103,19 @@ class TokenSettings:
     contexts_per_shard: int = 32
     """Contexts of a token shard."""
     max_contexts_per_document: int = 8
-    """Contexts taken from one document, at most; keeps one long file from filling a shard."""
+    """Contexts that a shard takes from one document, at most; keeps one long file from filling a shard."""
     n_shards: int = 26
     """Token shards; every one is predicted and clustered."""
     n_ground_truth_shards: int = 3
     """Leading shards whose susceptibilities are sampled, the withheld ones among them."""
     n_validation_shards: int = 1
     """Last ground-truth shards, withheld from the PCA basis and the auxiliary model's training."""
-    n_minibatch_contexts: int = 256
-    """Contexts outside every shard from which gradient minibatches are drawn."""
-    n_observable_contexts: int = 8
-    """Contexts outside every shard and every minibatch on which the observable, the mean loss, is measured."""
+    population_share: float = 0.5
+    """Share of the corpus's documents reserved for the population loss; no shard takes them."""
+    max_population_contexts_per_document: int = 64
+    """Contexts that the population takes from one document, at most; keeps one long file from being a chain's population."""
+    max_population_contexts: int = 0
+    """Contexts of the population, at most, over all chains; 0 keeps all that its documents give."""
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -124,9 +127,12 @@ class TokenSettings:
         require(2 <= ground_truth <= self.n_shards, "tokens.n_ground_truth_shards", ground_truth, rule)
         rule = f"between 1 and tokens.n_ground_truth_shards - 1 ({ground_truth - 1})"
         require(1 <= validation < ground_truth, "tokens.n_validation_shards", validation, rule)
-        counts = ("max_contexts_per_document", "n_minibatch_contexts", "n_observable_contexts")
-        for name in counts:
-            require(getattr(self, name) >= 1, f"tokens.{name}", getattr(self, name), "at least 1")
+        per_document, total = self.max_contexts_per_document, self.max_population_contexts
+        require(per_document >= 1, "tokens.max_contexts_per_document", per_document, "at least 1")
+        per_document = self.max_population_contexts_per_document
+        require(per_document >= 1, "tokens.max_population_contexts_per_document", per_document, "at least 1")
+        require(0 < self.population_share < 1, "tokens.population_share", self.population_share, "between 0 and 1")
+        require(total >= 0, "tokens.max_population_contexts", total, "zero (all of them) or more")
 
 
 @dataclass(frozen=True)
@@ -141,42 +147,93 @@ class SamplingSettings:
     """Inverse temperature times number of samples: the weight of the mean loss, per nat."""
     localization: float = 300.0
     """Strength of the Gaussian pull to the trained weights, per squared weight."""
-    batch_size: int = 4
-    """Contexts of a gradient minibatch, per chain."""
+    batch_size: int = 2
+    """Population contexts of a chain's gradient, fresh at every step."""
+    draw_batch_size: int = 0
+    """Population contexts of the gradient at a draw, which second_order compares with the tokens'; 0 takes batch_size."""
+    n_reference_contexts: int = 2
+    """Further contexts of each draw, on which the population's mean slopes and its loss are measured a second time."""
     n_chains: int = 8
-    """Chains of a component and shard."""
-    n_draws: int = 16
-    """Draws kept from each chain."""
-    n_burn_in: int = 4
+    """Independent chains of a component: each has population documents of its own; even ones make half a, odd ones half b."""
+    n_draws: int = 2
+    """Draws of a shard's tokens kept from each chain; of a mirrored pair of chains both count."""
+    n_burn_in: int = 2
     """Steps discarded before the first draw."""
-    n_steps_between_draws: int = 2
+    n_steps_between_draws: int = 1
     """Steps from one draw to the next."""
-    slopes: bool = True
-    """Whether to run each chain twice and measure slopes of the losses too; `first_order` and `stein` need them."""
     negative_control: bool = False
-    """Whether to sample the first withheld shard with n_beta = 0 too: what survives that is no effect of the loss."""
-    all_weights: bool = False
-    """Whether to sample chains of the whole model besides; the estimator `two_chain` needs them."""
+    """Whether to compare the mean excess losses at n_beta and at zero with n_beta times the susceptibilities."""
     evaluation_batch_size: int = 64
     """Contexts times chains evaluated at once; bounds memory, changes no number beyond rounding."""
 
     def __post_init__(self) -> None:
         """Check the values."""
-        require(self.sampler in SAMPLERS, "sampling.sampler", self.sampler, f"one of {SAMPLERS}")
+        require(self.sampler in SAMPLERS, "sampling.sampler", self.sampler, f"one of {tuple(SAMPLERS)}")
         require(self.step_size > 0, "sampling.step_size", self.step_size, "positive")
         require(self.n_beta >= 0, "sampling.n_beta", self.n_beta, "zero (the negative control) or more")
         require(self.localization > 0, "sampling.localization", self.localization, "positive")
-        require(self.n_chains >= 2, "sampling.n_chains", self.n_chains, "at least 2, for split halves")
-        require(self.n_draws >= 2, "sampling.n_draws", self.n_draws, "at least 2, to estimate a covariance")
+        rule = (
+            "even and at least 4: both halves need two chains, for one chain's mean slope comes from another's contexts"
+        )
+        require(self.n_chains >= 4 and self.n_chains % 2 == 0, "sampling.n_chains", self.n_chains, rule)
+        require(self.draw_batch_size >= 0, "sampling.draw_batch_size", self.draw_batch_size, "zero or more")
         require(self.n_burn_in >= 0, "sampling.n_burn_in", self.n_burn_in, "zero or more")
-        for name in ("batch_size", "n_steps_between_draws", "evaluation_batch_size"):
+        for name in (
+            "n_draws",
+            "batch_size",
+            "n_reference_contexts",
+            "n_steps_between_draws",
+            "evaluation_batch_size",
+        ):
             require(getattr(self, name) >= 1, f"sampling.{name}", getattr(self, name), "at least 1")
+
+
+@dataclass(frozen=True)
+class DirectionSettings:
+    """How well response directions are determined: chains of a component go on until it is enough."""
+
+    reliability: float = 0.95
+    """Reliability asked for, of linear responses on probe contexts by all chains together."""
+    max_contexts: int = 8192
+    """Population contexts that the chains of one component read, at most, all together."""
+    n_probe_contexts: int = 16
+    """Contexts, of no shard, on whose tokens the reliability is measured."""
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        require(0 < self.reliability < 1, "directions.reliability", self.reliability, "between 0 and 1")
+        require(self.max_contexts >= 1, "directions.max_contexts", self.max_contexts, "at least 1")
+        require(self.n_probe_contexts >= 1, "directions.n_probe_contexts", self.n_probe_contexts, "at least 1")
+
+    def limited(self, max_contexts: int) -> "DirectionSettings":
+        """The same with another budget."""
+        return dataclasses.replace(self, max_contexts=max_contexts)
+
+
+@dataclass(frozen=True)
+class RegimeSettings:
+    """For which components it is tried where the loss begins to decide."""
+
+    components: tuple[str, ...] = ()
+    """Components whose n_beta is swept; none named: none."""
+    n_betas: tuple[float, ...] = (30.0, 300.0)
+    """Weights of the mean loss, each compared with zero."""
+    max_contexts: int = 512
+    """Population contexts that the chains read at each n_beta, at most."""
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        require(len(self.n_betas) >= 1, "regime.n_betas", self.n_betas, "at least one value")
+        require(min(self.n_betas, default=0) >= 0, "regime.n_betas", self.n_betas, "zero or more")
+        require(self.max_contexts >= 1, "regime.max_contexts", self.max_contexts, "at least 1")
 
 
 @dataclass(frozen=True)
 class CalibrationSettings:
     """The sweep that shows which sampler settings are sound; nothing else reads its result."""
 
+    enabled: bool = False
+    """Whether to make the sweep; without it the table is empty."""
     step_sizes: tuple[float, ...] = (1.0, 2.0)
     """Step sizes tried."""
     n_betas: tuple[float, ...] = (10.0, 30.0, 100.0)
@@ -187,9 +244,7 @@ class CalibrationSettings:
     """Components tried; none named: the embedding, a head and an MLP of the middle layer, the unembedding."""
     n_contexts: int = 4
     """Contexts whose token losses are measured."""
-    n_chains: int = 4
-    """Chains of a component and setting."""
-    n_draws: int = 6
+    n_draws: int = 8
     """Draws of each chain."""
 
     def __post_init__(self) -> None:
@@ -200,7 +255,6 @@ class CalibrationSettings:
         require(min(self.n_betas) >= 0, "calibration.n_betas", self.n_betas, "zero or more")
         require(min(self.localizations) > 0, "calibration.localizations", self.localizations, "positive")
         require(self.n_contexts >= 1, "calibration.n_contexts", self.n_contexts, "at least 1")
-        require(self.n_chains >= 2, "calibration.n_chains", self.n_chains, "at least 2, for split halves")
         require(self.n_draws >= 4, "calibration.n_draws", self.n_draws, "at least 4, for R-hat")
 
 
@@ -208,18 +262,23 @@ class CalibrationSettings:
 class SusceptibilitySettings:
     """How the draws become a number for each token."""
 
-    estimator: str = "restricted"
-    """One of restricted, first_order, stein, two_chain, bif; susceptibility/estimators.py says what each leaves out."""
+    estimator: str = "second_order"
+    """One of second_order, first_order, restricted, stein, two_chain, influence; each file of susceptibility/estimators says
+    what it leaves out."""
 
     def __post_init__(self) -> None:
         """Check the values."""
-        require(self.estimator in ESTIMATORS, "susceptibility.estimator", self.estimator, f"one of {ESTIMATORS}")
+        rule = f"one of {tuple(ESTIMATORS)}"
+        require(self.estimator in ESTIMATORS, "susceptibility.estimator", self.estimator, rule)
 
 
 @dataclass(frozen=True)
 class RepresentationSettings:
     """Residual-stream inputs, PCA and whitening."""
 
+    upsampling: str = "linear_response"
+    """Where the vectors of all tokens come from: `linear_response`, measured at the trained weights, or `auxiliary`, predicted
+    from activations by the auxiliary model."""
     layers: tuple[int, ...] = (1, 2, 3, 4)
     """Residual stream after these layers (1 = after the first) is the auxiliary model's input."""
     n_components: int = 0
@@ -232,6 +291,8 @@ class RepresentationSettings:
 
     def __post_init__(self) -> None:
         """Check the values."""
+        rule = f"one of {UPSAMPLINGS}"
+        require(self.upsampling in UPSAMPLINGS, "representation.upsampling", self.upsampling, rule)
         require(len(self.layers) >= 1, "representation.layers", self.layers, "at least one layer")
         require(min(self.layers) >= 1, "representation.layers", self.layers, "numbers from 1")
         require(len(set(self.layers)) == len(self.layers), "representation.layers", self.layers, "different layers")
@@ -272,6 +333,8 @@ class ExperimentConfig:
     corpus: CorpusSettings = field(default_factory=CorpusSettings)
     tokens: TokenSettings = field(default_factory=TokenSettings)
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
+    directions: DirectionSettings = field(default_factory=DirectionSettings)
+    regime: RegimeSettings = field(default_factory=RegimeSettings)
     calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
     susceptibility: SusceptibilitySettings = field(default_factory=SusceptibilitySettings)
     representation: RepresentationSettings = field(default_factory=RepresentationSettings)
@@ -288,10 +351,9 @@ class ExperimentConfig:
         for other in self.explorer.compare_with:
             require_name("explorer.compare_with", other)
         require(self.seed >= 0, "seed", self.seed, "zero or more")
-        needed = self.susceptibility.estimator not in ("first_order", "stein") or self.sampling.slopes
-        require(needed, "sampling.slopes", False, "true for susceptibility.estimator 'first_order' or 'stein'")
-        needed = self.susceptibility.estimator != "two_chain" or self.sampling.all_weights
-        require(needed, "sampling.all_weights", False, "true for susceptibility.estimator 'two_chain'")
+        estimator, n_draws = ESTIMATORS[self.susceptibility.estimator], self.sampling.n_draws
+        rule = f"at least 2 for susceptibility.estimator {self.susceptibility.estimator!r}, which is a covariance over draws"
+        require(n_draws >= 2 or not estimator.is_covariance, "sampling.n_draws", n_draws, rule)
 
     @staticmethod
     def from_toml(path: Path) -> "ExperimentConfig":

@@ -4,7 +4,7 @@ Paths are in resources/storage.py. A token is keyed by its context and its posit
 susceptibility are those of predicting it from the tokens before it. Losses are in nats.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +22,10 @@ CONTEXTS = {
     "start": pl.Int64,  # tokens of the document before the context
     "token_ids": pl.List(pl.Int32),
 }
-ROLE = {"role": pl.String}  # of a sampling context: minibatch or observable
+POPULATION = CONTEXTS | {
+    "role": pl.String,  # directions or draws
+    "chain": pl.Int32,  # the only one that reads the context
+}
 TOKEN_KEY = {
     "context_id": pl.Int64,
     "position": pl.Int32,  # from 1: the first token of a context is not predicted
@@ -39,7 +42,7 @@ CLUSTERS = {
     "density": pl.Float64,
     "seed_stability": pl.Float64,  # share of looks from other members that find the cluster again
     "point_stability": pl.Float64,  # the same in graphs without a tenth of the points
-    "chain_stability": pl.Float64,  # the same in the graph by one half of the chains
+    "chain_stability": pl.Float64,  # the same in graphs by either half of the chains, the lesser
     "seed_context_id": pl.Int64,
     "seed_position": pl.Int32,
 }
@@ -79,22 +82,46 @@ CALIBRATION = {
     "llc": pl.Float64,
     "llc_error": pl.Float64,
     "acceptance": pl.Float64,  # of a Metropolis test of the step
-    "half_correlation": pl.Float64,  # over tokens, of the susceptibilities from two halves of the chains
+    "rise_reliability": pl.Float64,  # of what the chains add to linear responses, on measured tokens, by all chains
     "verdict": pl.String,
     "remedy": pl.String,
 }
 CONTROL = {
     "component": pl.String,
-    "correlation": pl.Float64,  # over tokens, of the susceptibility with that at n_beta = 0
+    "correlation": pl.Float64,  # over tokens, of n_beta times the susceptibility with the change of the mean excess loss
     "reliability": pl.Float64,  # of the susceptibility, same tokens
-    "control_reliability": pl.Float64,
-    "disattenuated": pl.Float64,  # correlation over the root of both reliabilities
+    "control_reliability": pl.Float64,  # of the change
+    "disattenuated": pl.Float64,  # the correlation without sampling noise
+    "slope": pl.Float64,  # change over n_beta times susceptibility
+    "slope_error": pl.Float64,
+}
+REGIME = {
+    "component": pl.String,
+    "n_beta": pl.Float64,  # a row for each one tried
+    "localization": pl.Float64,
+    "n_weights": pl.Int64,
+    "curvature": pl.Float64,  # largest Hessian eigenvalue at the trained weights, from below
+    "llc": pl.Float64,
+    "llc_error": pl.Float64,
+    "controlled_share": pl.Float64,  # 2 llc / n_weights
+    "r_hat": pl.Float64,  # of the rise of the loss, over steps of pairs of chains
+    "effective_share": pl.Float64,  # effective sample size over the number of steps
+    "prior_correlation": pl.Float64,  # of linear responses with those at n_beta = 0, sampling noise taken off
+    "prior_slope": pl.Float64,  # linear response over that at n_beta = 0
+}
+CHAIN_PRODUCTS = {
+    "component": pl.String,
+    "chain": pl.Int16,
+    "other_chain": pl.Int16,
+    "product": pl.Float64,  # sum over the shard's tokens of the two chains' estimates, each less its mean
 }
 RELIABILITY = {
     "kind": pl.String,  # component or pc
     "name": pl.String,
     "half_correlation": pl.Float64,
     "reliability": pl.Float64,  # Spearman-Brown corrected, of all draws
+    "low": pl.Float64,  # of the reliability's 95 % interval over chains; missing for principal components
+    "high": pl.Float64,
     "ceiling": pl.Float64,  # square root of reliability
 }
 
@@ -108,21 +135,31 @@ class View(NamedTuple):
 
 VIEWS = {
     "contexts": View("The texts in tokens, a row for each context of every shard.", tuple(CONTEXTS)),
-    "sampling_contexts": View("Contexts outside all shards, from which the chains are driven.", (*CONTEXTS, *ROLE)),
+    "population_contexts": View("Contexts outside all shards, whose mean loss is the observable.", tuple(POPULATION)),
     "vocabulary": View("The text of each token id.", ("token_id", "text")),
     "susceptibilities": View(
         "How each component responds to each ground-truth token.",
         (*TOKEN_KEY, "susceptibility", "standard_error", "half_a", "half_b"),
     ),
-    "activations": View("What the auxiliary model reads of each ground-truth token.", (*TOKEN_KEY, *ACTIVATIONS)),
-    "predictions": View("Scores that the auxiliary model predicts for every token.", (*TOKEN_KEY, *LOSS, "prediction")),
+    "linear_response": View(
+        "Linear response of every token to each component: measured at the trained weights.",
+        (*TOKEN_KEY, *LOSS, "linear_response", "half_a", "half_b"),
+    ),
+    "activations": View("What the auxiliary model reads of each token.", (*TOKEN_KEY, *ACTIVATIONS)),
+    "predictions": View(
+        "Scores of every token, by linear response or by the auxiliary model as the experiment says.",
+        (*TOKEN_KEY, *LOSS, "prediction"),
+    ),
     "whitened": View("Predicted scores after whitening: the points that are clustered.", (*TOKEN_KEY, "whitened")),
     "reliability": View(
         "How well the draws determine each component and each principal component.", tuple(RELIABILITY)
     ),
     "aux_correlation": View(
-        "How well each principal component is predicted, on withheld documents.",
-        ("pc", "r", "low", "high", "ceiling", "null_95", "ridge_r"),
+        "How well the auxiliary model and linear response give each principal component of withheld documents.",
+        (
+            *("pc", "r", "low", "high", "linear_response_r", "linear_response_low", "linear_response_high"),
+            *("ceiling", "null_95", "ridge_r"),
+        ),
     ),
     "leakage": View(
         "How much of the activations is in measured and in predicted susceptibilities, layer by layer.",
@@ -131,6 +168,10 @@ VIEWS = {
             *("jaccard", "jaccard_low", "jaccard_high", "jaccard_chance"),
         ),
     ),
+    "negative_control": View(
+        "Whether susceptibilities are the derivative of the mean excess loss by n_beta.", tuple(CONTROL)
+    ),
+    "regime": View("What decides the susceptibilities of each component, the loss or the Gaussian.", tuple(REGIME)),
     "clusters": View("The clusters, by rising conductance.", tuple(CLUSTERS)),
     "cluster_members": View("The tokens of each cluster, most central first.", tuple(MEMBERS)),
     "cluster_agreement": View(
@@ -147,44 +188,64 @@ MEANINGS = {
     "after": "text of the five tokens behind",
     "before": "text of at most 15 tokens before",
     "ceiling": "largest correlation that noise allows: the square root of the reliability",
+    "chain": "number of the chain that reads the context; even chains make half a, odd ones half b",
+    "chain_stability": "share of searches that find the cluster in the graph by half of the chains: the lesser of both; 0 to 1",
     "cka": "linear CKA with the activations, 0 to 1",
-    "chain_stability": "share of searches in the graph by one half of the chains that find the cluster again; 0 to 1",
     "cka_chance": "mean CKA after the tokens are permuted",
     "cka_chance_high": "97.5 % point of the CKA after the tokens are permuted",
     "cka_high": "upper end of its 95 % interval over documents",
     "cka_low": "lower end of its 95 % interval over documents",
     "cluster": "number of the cluster, from 0 by rising conductance",
+    "component": "such as L2H0, L2MLP, embed, unembed",
     "conductance": "leaving / (leaving + staying) edge weight, 0 to 1",
     "context_id": "number of the context, unique in the experiment",
+    "control_reliability": "of the change of the mean excess loss from n_beta 0, from halves that share nothing",
+    "controlled_share": "share of the weights' directions that the loss controls, not the Gaussian: 2 llc / n_weights",
+    "correlation": "Pearson r over tokens of the susceptibility with the change of the mean excess loss from n_beta 0",
+    "curvature": "largest eigenvalue of the loss's Hessian at the trained weights, from below; nats per squared weight",
     "density": "edge weight among the members, over the number of their pairs",
+    "disattenuated": "the same correlation without sampling noise; chance can push it past 1",
     "document_id": "name of the document",
+    "effective_share": "independent draws among the steps of the chains; 0 to 1",
     "first": "a clustering, by the space that it was found in",
     "first_clusters": "number of clusters of the first",
     "first_matched": "share of the first's clusters with a match of Jaccard index 1/2 or more in the second",
-    "half_a": "susceptibility by the first half of the chains, an entry for each component; nats squared",
-    "half_b": "susceptibility by the second half of the chains; nats squared",
+    "half_a": "the same by even chains, which share no context and no draw with odd ones; nats squared",
+    "half_b": "the same by odd chains; nats squared",
     "half_correlation": "Pearson r over tokens between the halves of the chains",
-    "high": "upper end of the 95 % interval of r, over documents",
+    "high": "upper end of the 95 % interval, over documents for r, over chains for a reliability",
     "jaccard": "mean Jaccard index of nearest neighbours with those by activations, 0 to 1",
     "jaccard_chance": "expectation of that index for random neighbours",
     "jaccard_high": "upper end of its 95 % interval over documents",
     "jaccard_low": "lower end of its 95 % interval over documents",
     "kind": "component or pc",
     "layer": "layer behind which the activations are, counted from 1",
+    "linear_response": "minus the slope of the token's excess loss at w* along each response direction; nats squared",
+    "linear_response_high": "upper end of the 95 % interval of linear_response_r, over documents",
+    "linear_response_low": "lower end of the 95 % interval of linear_response_r, over documents",
+    "linear_response_r": "Pearson r of linear response with measured scores on withheld documents",
+    "llc": "local learning coefficient, n_beta times the mean rise of the loss; no unit",
+    "llc_error": "standard error of llc, from the spread between pairs of mirrored chains",
+    "localization": "strength of the Gaussian pull to the trained weights, per squared weight",
     "loss": "of the token at the trained weights, given the tokens before it; nats",
     "loss_gradient": "gradient of the token's loss by the last residual of the position before; nats per unit of it",
-    "low": "lower end of the 95 % interval of r, over documents",
+    "low": "lower end of the 95 % interval, over documents for r, over chains for a reliability",
+    "n_beta": "inverse temperature times samples: weight of the mean loss, per nat",
+    "n_weights": "number of weights of the component",
     "name": "of the component or principal component; components in the order of the entries of susceptibility",
     "null_95": "95 % point of r when documents are permuted",
     "pc": "number of the principal component, from 1",
     "point_stability": "share of searches in graphs without a tenth of the points that find the cluster again; 0 to 1",
     "position": "of the token in its context, from 0; position 0 is not predicted",
     "prediction": "score on each principal component of z-scored susceptibilities; standard deviations",
+    "prior_correlation": "correlation over tokens of linear responses with those of chains at n_beta 0, without sampling noise",
+    "prior_slope": "linear response over that of chains at n_beta 0; below 1 where the loss holds the weights back",
     "r": "Pearson r of predicted with measured scores on withheld documents",
+    "r_hat": "split R-hat of the rise of the loss: near 1 where chains agree",
     "rank": "of the member in its cluster; 0 is the most central, by PageRank over degree",
     "reliability": "squared correlation with what endless chains would give, from halves (Spearman-Brown)",
     "ridge_r": "the same r for ridge regression",
-    "role": "minibatch (gradients) or observable (the mean loss L)",
+    "role": "directions or draws: what the chain reads the context for",
     "second": "the other clustering",
     "second_clusters": "number of clusters of the second",
     "second_matched": "share of the second's clusters with a match in the first",
@@ -193,6 +254,8 @@ MEANINGS = {
     "seed_stability": "share of searches from other members that find the cluster again; 0 to 1",
     "shard": "token shard that the context is in",
     "size": "number of tokens",
+    "slope": "change of the mean excess loss from n_beta 0, over n_beta times the susceptibility; 1 where the response is linear",
+    "slope_error": "standard error of slope, over the chains of the control",
     "space": "ground_truth or prediction",
     "standard_error": "of the susceptibility, over chains; nats squared",
     "start": "number of tokens of the document before the context",
@@ -206,24 +269,20 @@ MEANINGS = {
 }
 
 
-SLOPES = ("score", "mean_slope", "token_slopes")
+TRACE_SCALARS = ("mean_loss", "rest_loss", "reference_rise", "score", "mean_slope", "mean_own_slope")
 
 
-def loss_traces(n_tokens: int, *, slopes: bool) -> dict[str, object]:
-    """Losses under every draw of one component's chains: a row is a draw, steps are counted from the trained weights."""
-    columns = {
+def loss_traces(widths: Mapping[str, int]) -> dict[str, object]:
+    """Losses under every draw of one component's chains: a row is a draw; what was not measured has width 0 and no column."""
+    return {
         "component": pl.String,
         "chain": pl.Int16,
+        "mirror": pl.Int8,  # 1 for the image of a chain whose noise has the opposite sign
         "draw": pl.Int32,
         "step": pl.Int32,
-        "mean_loss": pl.Float64,  # of the observable set, under the draw
-        "init_loss": pl.Float64,  # of the observable set, at the trained weights
-        "score": pl.Float64,  # slope of the negative log posterior along the chain's direction v
-        "mean_slope": pl.Float64,  # slope of the mean loss along v
-        "token_losses": pl.Array(pl.Float32, n_tokens),
-        "token_slopes": pl.Array(pl.Float32, n_tokens),
+        **dict.fromkeys(TRACE_SCALARS, pl.Float64),
+        **{name: pl.Array(pl.Float32, width) for name, width in widths.items() if width},
     }
-    return columns if slopes else {name: kind for name, kind in columns.items() if name not in SLOPES}
 
 
 def token_key_frame(contexts: pl.DataFrame) -> pl.DataFrame:

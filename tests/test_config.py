@@ -23,7 +23,12 @@ def written(tmp_path, text):
         ('name = "x"\n[sampler]\nstep = 1', "unknown key 'sampler'"),
         ('name = "x"\n[sampling]\nn_draws = true', "sampling.n_draws must be of type int, got True"),
         ('name = "x"\n[sampling]\nn_draws = "many"', "sampling.n_draws must be of type int, got 'many'"),
-        ('name = "x"\n[sampling]\nn_draws = 1', "sampling.n_draws must be at least 2"),
+        ('name = "x"\n[sampling]\nn_draws = 0', "sampling.n_draws must be at least 1"),
+        (
+            'name = "x"\n[sampling]\nn_draws = 1\n[susceptibility]\nestimator = "restricted"',
+            "sampling.n_draws must be at least 2 for susceptibility.estimator 'restricted'",
+        ),
+        ('name = "x"\n[sampling]\nn_chains = 5', "sampling.n_chains must be even and at least 4"),
         ('name = "x"\n[sampling]\nsampler = "hmc"', "sampling.sampler must be one of"),
         ('name = "x"\n[sampling]\nstep_size = -1', "sampling.step_size must be positive, got -1.0"),
         ('name = "x"\ntokens = 3', "tokens must be a section, got 3"),

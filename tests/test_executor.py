@@ -19,23 +19,28 @@ from susc_pipeline.model import components, gpt_neox
 from susc_pipeline.model.gpt_neox import GPTNeoX
 from susc_pipeline.sampling import chains
 from susc_pipeline.sampling import task as tasks
-from susc_pipeline.susceptibility import estimators
+from susc_pipeline.sampling.observables import Population
 
 SETTINGS = SamplingSettings(
-    step_size=0.5, n_chains=2, n_draws=3, n_burn_in=1, n_steps_between_draws=1, batch_size=2, localization=50.0
+    step_size=0.5, n_chains=4, n_draws=3, n_burn_in=1, n_steps_between_draws=1, batch_size=2, localization=50.0
 )
 LOCAL = executors.of(ExecutionSettings())
 
 
 @pytest.fixture(scope="module")
 def task():
-    sets = {
-        "shard": toys.toy_tokens(6),
-        "observable": toys.toy_tokens(2, seed=1),
-        "minibatch": toys.toy_tokens(4, seed=2),
-    }
+    population = Population(tuple(toys.toy_tokens(5, seed=chain + 1) for chain in range(SETTINGS.n_chains)))
+    contexts = {"shard": toys.toy_tokens(6), "population": population}
     model = GPTNeoX.from_module(toys.toy_module())
-    return tasks.SamplingTask(model, "cpu", SETTINGS, **sets, seed=7, names=("sgld_samples", "shard-00000"))
+    return tasks.SamplingTask(
+        model, "cpu", SETTINGS, **contexts, paired=True, seed=7, names=("sgld_samples", "shard-00000")
+    )
+
+
+def direction_of(model, component):
+    """Something that only this process has, to be handed over with the component."""
+    rng = np.random.default_rng(component.layer + 1)
+    return rng.normal(size=(SETTINGS.n_chains, components.n_parameters(model, component))).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +60,7 @@ def ray_executor():
 
 
 def squares():
-    return lambda number: number**2
+    return lambda number, _: number**2
 
 
 def test_items_come_in_order_and_work_is_prepared_once_or_not_at_all():
@@ -65,25 +70,41 @@ def test_items_come_in_order_and_work_is_prepared_once_or_not_at_all():
     assert list(LOCAL.map(prepare, [])) == [] and prepared == [1]
 
 
+def test_what_is_attached_to_an_item_is_asked_for_when_its_turn_comes():
+    asked = []
+
+    def attach(item):
+        asked.append(item)
+        return 10 * item
+
+    found = LOCAL.map(lambda: lambda item, attached: item + attached, [3, 1], attach)
+    assert next(found) == (3, 33) and asked == [3]
+    assert list(found) == [(1, 11)] and asked == [3, 1]
+    assert list(LOCAL.map(lambda: lambda item, attached: attached, [1])) == [(1, None)]
+
+
 def test_the_number_of_threads_holds_for_the_work_and_no_longer():
     before = torch.get_num_threads()
     executor = executors.of(ExecutionSettings(threads=before + 1))
-    assert dict(executor.map(lambda: lambda _: torch.get_num_threads(), ["item"])) == {"item": before + 1}
+    assert dict(executor.map(lambda: lambda *_: torch.get_num_threads(), ["item"])) == {"item": before + 1}
     with pytest.raises(ZeroDivisionError):
-        list(executor.map(lambda: lambda item: 1 / item, [0]))
+        list(executor.map(lambda: lambda item, _: 1 / item, [0]))
     assert torch.get_num_threads() == before
 
 
 def test_a_task_samples_what_its_seed_and_contexts_say(task):
     model, component = task.model, components.Component("head", 1, 0)
-    sets = {"shard": task.shard, "observable": task.observable, "minibatch": task.minibatch}
-    contexts = chains.sampling_contexts(model, **sets, disjoint=False)
+    direction = direction_of(model, component)
     seed = seeds.sequence(7, "sgld_samples", "shard-00000", "L1H0")
-    by_hand, by_task = chains.sample(model, component, SETTINGS, contexts, seed), tasks.sampler(task)(component)
+    options = {"direction": torch.as_tensor(direction), "paired": True}
+    by_hand = chains.sample(model, component, SETTINGS, task.shard, task.population, seed, **options)
+    by_task = tasks.sampler(task)(component, direction)
     assert all(np.array_equal(a, b) for a, b in zip(by_hand, by_task, strict=True))
-    expected = estimators.estimate_component(by_hand, kind="first_order")
-    found = tasks.estimator(task, "first_order")(component)
-    assert all(np.array_equal(a, b) for a, b in zip(expected, found, strict=True))
+
+
+def test_chains_of_all_weights_have_no_mirror_images(task):
+    everything = tasks.sampler(task)(components.ALL_WEIGHTS, None)
+    assert not everything.mirror.any() and not everything.own_slopes.size
 
 
 def test_a_moved_model_has_all_its_weights_there_and_none_is_copied_without_need(task):
@@ -99,8 +120,9 @@ def test_workers_sample_what_this_process_samples_to_the_bit(task, ray_executor,
     settings = dataclasses.replace(ray_executor.settings, threads=threads)
     found = components.enumerate_components(task.model)
     prepare = functools.partial(tasks.sampler, task)
-    here = dict(executors.of(dataclasses.replace(settings, executor="local")).map(prepare, found))
-    there = dict(executors.of(settings).map(prepare, found))
+    attach = functools.partial(direction_of, task.model)
+    here = dict(executors.of(dataclasses.replace(settings, executor="local")).map(prepare, found, attach))
+    there = dict(executors.of(settings).map(prepare, found, attach))
     assert set(here) == set(there) == set(found)
     for component in found:
         assert all(np.array_equal(a, b) for a, b in zip(here[component], there[component], strict=True)), component
@@ -110,7 +132,7 @@ def working(folder, seconds=0.0):
     """Squares, by a function that says in a file who does what, and takes its time."""
 
     def prepare():
-        def work(item):
+        def work(item, _):
             (folder / f"{item}-{os.getpid()}").touch()
             time.sleep(seconds)
             return item**2
@@ -124,7 +146,7 @@ def meeting(folder, act):
     """Items, by a function that waits until all four workers are at something, and then acts."""
 
     def prepare():
-        def work(item):
+        def work(item, _):
             (folder / str(item)).touch()
             while len(list(folder.iterdir())) < 4:
                 time.sleep(0.1)

@@ -13,26 +13,34 @@ from susc_pipeline.config import SamplingSettings
 from susc_pipeline.model import components, gpt_neox
 from susc_pipeline.sampling import memory
 
-SETTINGS = SamplingSettings(n_chains=2, n_draws=2, batch_size=1, n_burn_in=0, n_steps_between_draws=1, slopes=False)
+SETTINGS = SamplingSettings(n_chains=4, n_draws=2, batch_size=1, n_burn_in=0, n_steps_between_draws=1)
 PROBE = """
 import dataclasses, psutil, sys, threading, time
+import torch
 import toys
 from susc_pipeline import seeds
 from susc_pipeline.config import SamplingSettings
 from susc_pipeline.model import components, gpt_neox
 from susc_pipeline.sampling import chains, memory
+from susc_pipeline.sampling.observables import Population
 
 def resident():
     return psutil.Process().memory_info().rss
 
 module = toys.toy_module(vocabulary=2000, positions=128, width=128)
 model = gpt_neox.GPTNeoX.from_module(module)
-ids = toys.toy_tokens(24, 128, 2000)
-contexts = chains.sampling_contexts(model, shard=ids, observable=ids[:2], minibatch=ids, disjoint=False)
+shard = toys.toy_tokens(24, 128, 2000)
+population = Population(tuple(toys.toy_tokens(40, 128, 2000, seed=chain) for chain in range(16)))
 component = components.by_name(model, sys.argv[1])
-small = SamplingSettings(n_chains=2, n_draws=2, batch_size=1, n_burn_in=0, n_steps_between_draws=1, n_beta=0.0,
-                         evaluation_batch_size=2, slopes=False)
-chains.sample(model, component, small, contexts, seeds.sequence(0))
+small = SamplingSettings(n_chains=4, n_draws=2, batch_size=1, n_reference_contexts=1, n_burn_in=0, n_beta=0.0,
+                         evaluation_batch_size=2)
+
+def sample(settings):
+    of_chains = Population(population.parts[: settings.n_chains])
+    direction = torch.randn(settings.n_chains, components.n_parameters(model, component))
+    chains.sample(model, component, settings, shard, of_chains, seeds.sequence(0), direction=direction, paired=True)
+
+sample(small)
 before, seen, done = resident(), [], threading.Event()
 
 def watch():  # the process's own peak would hold what importing and building the model took
@@ -43,7 +51,7 @@ def watch():  # the process's own peak would hold what importing and building th
 watcher = threading.Thread(target=watch)
 watcher.start()
 large = dataclasses.replace(small, n_chains=16, batch_size=int(sys.argv[2]), evaluation_batch_size=int(sys.argv[3]))
-chains.sample(model, component, large, contexts, seeds.sequence(0))
+sample(large)
 done.set()
 watcher.join()
 print((max(seen) - before) / memory.needed_bytes(model, component, large, 128))

@@ -9,27 +9,24 @@ import torch
 import toys
 from susc_pipeline.config import SamplingSettings
 from susc_pipeline.model import components, gpt_neox, perturbation
-from susc_pipeline.sampling import chains
+from susc_pipeline.sampling import chains, observables
 
 pytest.importorskip("devinterp", reason="install the extra `peer` to compare with the reference library")
 from benchmarks import peer
 
 SETTINGS = SamplingSettings(
-    n_chains=2, n_draws=5, n_burn_in=2, n_steps_between_draws=1, batch_size=2, localization=100.0, slopes=False
+    n_chains=4, n_draws=5, n_burn_in=2, n_steps_between_draws=1, batch_size=2, localization=100.0
 )
 SEED = 100
 
 
-def replayed(module, model, component, stored, pool):
-    """Its minibatches as rows of our pool, and its noise: it draws for whole matrices and masks them afterwards."""
-    row_of = {row.tobytes(): number for number, row in enumerate(np.ascontiguousarray(pool, np.int64))}
+def noise_of_the_peer(module, model, component):
+    """Its noise, step by step: it draws for whole matrices and masks them afterwards."""
     trained = components.weights(model, component)
     masks = peer.masks(module, component)
     generators = [torch.Generator().manual_seed(SEED + chain) for chain in range(SETTINGS.n_chains)]
     shapes = dict(module.named_parameters())
-    for step in range(SETTINGS.n_burn_in + SETTINGS.n_draws):
-        ids = np.ascontiguousarray(stored.minibatch_ids[:, step], np.int64)
-        rows = torch.tensor([[row_of[context.tobytes()] for context in batch] for batch in ids])
+    while True:
         noise = []
         for generator in generators:
             pieces = []
@@ -37,7 +34,14 @@ def replayed(module, model, component, stored, pool):
                 full = torch.normal(0.0, 1.0, size=shapes[name].shape, generator=generator)
                 pieces.append((name, full if mask is None else full[mask.bool()]))
             noise.append(_in_our_order(pieces, trained, component))
-        yield rows, torch.stack(noise)
+        yield torch.stack(noise)
+
+
+def batches_of_the_peer(model, component, minibatch_ids):
+    """Its minibatches (chains, steps, contexts, positions), a step after another; the last again, for the last draw's loss."""
+    n_steps = minibatch_ids.shape[1]
+    for step in [*range(n_steps), n_steps - 1]:
+        yield observables.inputs(model, component, np.ascontiguousarray(minibatch_ids[:, step], np.int64))
 
 
 def _in_our_order(pieces, trained, component):
@@ -67,14 +71,18 @@ def test_replayed_chains_have_the_same_token_losses(sampler, name):
     settings = dataclasses.replace(SETTINGS, sampler=sampler, step_size=1e-3)
     stored = peer.run(module, component, data, settings, seed=SEED)
     contexts = torch.as_tensor(stored.shard_ids.astype(np.int64))
-    pool = torch.as_tensor(data.minibatch)
-    streams = [gpt_neox.residual_stream(model, ids) for ids in (pool, contexts)]
-    inputs = [perturbation.prepare(model, component, ids, s) for ids, s in zip((pool, contexts), streams, strict=True)]
-    steps = replayed(module, model, component, stored, data.minibatch)
+    inputs = perturbation.prepare_tokens(model, component, contexts)
+    batches = batches_of_the_peer(model, component, stored.minibatch_ids)
+    # At w*, as the peer begins; the noise that our own chains would begin with moves neither of these two samplers.
+    start = chains.start(settings, torch.zeros(settings.n_chains, components.n_parameters(model, component)))
+    steps = chains.run(model, component, settings, start, batches, noise_of_the_peer(module, model, component))
     moved = 0.0
-    for draw, state in enumerate(chains.draws(model, component, settings, inputs[0], steps)):
-        ours = perturbation.losses(model, component, inputs[1], state.delta).numpy()
+    for step in steps:
+        draw = step.number - settings.n_burn_in - 1  # its first draw is where the first step after the burn-in leads
+        if draw < 0:
+            continue
+        ours = perturbation.losses(model, component, inputs, step.delta).numpy()
         theirs = stored.shard[:, draw]
         np.testing.assert_allclose(ours, theirs, atol=2e-4)
         moved = max(moved, float(np.abs(ours - gpt_neox.token_losses(model, contexts).numpy()).max()))
-    assert moved > 0.05  # or equal losses would say nothing
+    assert draw == settings.n_draws - 1 and moved > 0.05  # or equal losses would say nothing

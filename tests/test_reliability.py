@@ -7,7 +7,6 @@ import pytest
 from susc_pipeline import schema
 from susc_pipeline.representation import metrics, moments, pca
 from susc_pipeline.susceptibility import reliability
-from susc_pipeline.susceptibility.estimators import ShardEstimates
 
 PLANTED = np.array([0.1, 0.3, 0.5, 0.8, 0.95])
 N_TOKENS = 20_000
@@ -94,6 +93,42 @@ def test_signal_shared_by_components_is_more_reliable_in_its_principal_component
     assert np.abs(result.reliability[1:]).max() < 0.05
 
 
+@pytest.mark.parametrize("n_replicates", [2, 4, 8])
+def test_replicates_have_the_reliability_of_their_mean(n_replicates):
+    """Signal of variance 1 and noise of variance v in each of n: the mean's reliability is 1 / (1 + v / n)."""
+    rng = np.random.default_rng(7)
+    signal = rng.standard_normal(N_TOKENS)
+    for noise_variance in (0.1, 1.0, 10.0):
+        noise = np.sqrt(noise_variance) * rng.standard_normal((n_replicates, N_TOKENS))
+        exact = 1 / (1 + noise_variance / n_replicates)
+        assert reliability.of_replicates(signal + noise) == pytest.approx(exact, abs=0.03)
+        one = 1 / (1 + noise_variance)
+        by_halves = reliability.spearman_brown(np.array([one]), factor=float(n_replicates))[0]
+        assert exact == pytest.approx(by_halves)  # the same notion as that of split halves
+
+
+def test_replicates_without_a_signal_have_a_reliability_about_zero_and_not_above():
+    rng = np.random.default_rng(8)
+    found = [reliability.of_replicates(rng.standard_normal((4, 400))) for _ in range(400)]
+    error = np.std(found) / np.sqrt(len(found))
+    assert abs(np.mean(found)) < 4 * error + 2 / 400  # 1 - 1/F is low by 2 / degrees of freedom
+    assert 0.02 < np.std(found) < 0.1 and min(found) < 0 < max(found)
+    assert reliability.of_replicates(np.ones((3, 10))) == 0.0
+
+
+def test_two_replicates_are_reliable_by_their_covariance(truth):
+    a, b = (half[:, 2] for half in halves(np.random.default_rng(9), truth))
+    exact = np.cov(a, b, ddof=0)[0, 1] / np.var((a + b) / 2)
+    assert reliability.of_replicates(np.stack([a, b])) == pytest.approx(exact, rel=1e-9)
+
+
+def test_a_shift_of_a_replicates_tokens_and_a_common_scale_change_no_reliability():
+    rng = np.random.default_rng(10)
+    measured = rng.standard_normal(200) + rng.standard_normal((5, 200))
+    shifted = 1e-6 * (measured + 100 * np.arange(5)[:, None])
+    assert reliability.of_replicates(shifted) == pytest.approx(reliability.of_replicates(measured), rel=1e-6)
+
+
 def test_spearman_brown_composes_and_inverts():
     r = np.array([0.05, 0.4, 0.9])
     twice = reliability.spearman_brown(reliability.spearman_brown(r, factor=2.0), factor=3.0)
@@ -120,17 +155,3 @@ def test_bad_input_is_refused(truth):
         reliability.split_half([(truth, np.zeros_like(truth))])
     with pytest.raises(ValueError, match=r"constant ones \[0, 1, 2, 3, 4\]"):
         reliability.split_half_along(moments.of(np.hstack([truth, np.zeros_like(truth)])), np.eye(5))
-
-
-def test_a_control_that_shares_the_signal_correlates_once_noise_is_taken_off():
-    rng = np.random.default_rng(0)
-    signal = rng.normal(size=(4000, 2))
-    other = np.stack([signal[:, 0], rng.normal(size=4000)], axis=1)
-
-    def measured(truth):
-        a, b = (truth + rng.normal(size=truth.shape) for _ in range(2))
-        return ShardEstimates((a + b) / 2, np.ones_like(a), a, b)
-
-    table = reliability.control_table(["shared", "own"], measured(signal), measured(other))
-    assert table["disattenuated"].to_list() == pytest.approx([1.0, 0.0], abs=0.06)
-    assert table["reliability"].to_list() == pytest.approx([2 / 3, 2 / 3], abs=0.05)

@@ -28,18 +28,37 @@ def toy_tokens(n_contexts=5, positions=12, vocabulary=50, seed=0):
     return np.random.default_rng(seed).integers(0, vocabulary, size=(n_contexts, positions))
 
 
-def traces_of(mean_loss, token_losses, *, n_chains, score=None, mean_slope=None, token_slopes=None):
+def traces_of(
+    mean_loss,
+    token_losses,
+    *,
+    n_chains,
+    score=None,
+    mean_slope=None,
+    mean_own_slope=None,
+    token_slopes=None,
+    own_slopes=None,
+    rest_loss=None,
+    reference_rise=None,
+):
+    """Traces of chains without mirror images; unless told, the loss at w* is zero and contexts of a draw are all the same."""
+    mean_loss = np.asarray(mean_loss, dtype=np.float64)
     n_draws = len(mean_loss)
     per_chain = n_draws // n_chains
     zeros = np.zeros(n_draws)
+    flat = np.zeros(np.shape(token_losses), np.float32)
     return LossTraces(
         chain=np.repeat(np.arange(n_chains), per_chain),
+        mirror=np.zeros(n_draws, np.int64),
         draw=np.tile(np.arange(per_chain), n_chains),
         step=np.tile(np.arange(per_chain), n_chains),
-        mean_loss=np.asarray(mean_loss, dtype=np.float64),
-        init_loss=0.0,
+        mean_loss=mean_loss,
+        rest_loss=zeros if rest_loss is None else rest_loss,
+        reference_rise=mean_loss if reference_rise is None else reference_rise,
         score=zeros if score is None else score,
         mean_slope=zeros if mean_slope is None else mean_slope,
+        mean_own_slope=zeros if mean_own_slope is None else mean_own_slope,
         token_losses=np.asarray(token_losses, dtype=np.float32),
-        token_slopes=np.zeros(token_losses.shape, np.float32) if token_slopes is None else token_slopes,
+        token_slopes=flat if token_slopes is None else token_slopes,
+        own_slopes=flat if own_slopes is None else own_slopes,
     )

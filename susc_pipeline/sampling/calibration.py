@@ -1,32 +1,44 @@
-"""A sweep of sampler settings on a few components: traces, diagnostics, a verdict for each, and a recommendation.
+"""A sweep of sampler settings on a few components: a verdict on each, and a recommendation. Nothing else reads it.
 
-The rules are those that are used by hand on loss traces (method: Lau et al. 2023, Baker et al. 2025): a good trace rises
-above the loss at w*, levels off, and its chains agree; a bad one says which of step size, n_beta, localization is wrong.
+The chains are those that find response directions (directions.py), with a small budget: what they show of a setting is
+what the experiment would meet. The rules are those that are used by hand on loss traces (Lau et al. 2023; Baker et al.
+2025): a good trace lies above the loss at w* and is level, and its chains agree; a bad one says which of step size, n_beta
+and localization is wrong.
 """
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 import torch
+from jaxtyping import Float, Int
 from scipy import stats
 
 from susc_pipeline import schema, seeds
-from susc_pipeline.config import CalibrationSettings, SamplingSettings
+from susc_pipeline.config import CalibrationSettings, DirectionSettings, SamplingSettings
 from susc_pipeline.model import components, perturbation
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.gpt_neox import GPTNeoX
 from susc_pipeline.model.perturbation import ComponentInputs
-from susc_pipeline.sampling import chains, diagnostics, samplers, stability
-from susc_pipeline.sampling.chains import SamplingContexts
-from susc_pipeline.sampling.loss_traces import LossTraces
-from susc_pipeline.susceptibility import estimators
+from susc_pipeline.sampling import chains, curvature, diagnostics, memory
+from susc_pipeline.sampling.observables import Population
+from susc_pipeline.sampling.samplers import SAMPLERS
+from susc_pipeline.susceptibility import directions
+from susc_pipeline.susceptibility.directions import Trace
 
 DRIFT_LEVEL = 0.995
 ACCEPTANCE_STEPS = 4
+ENDLESS = math.nextafter(1.0, 0.0)  # a reliability that stops no chain before its budget is spent
+SETTINGS = ("step_size", "n_beta", "localization")
+VERDICTS = {
+    curvature.UnstableStepError: "unstable",
+    chains.ChainDivergedError: "diverged",
+    memory.BatchTooLargeError: "too large",
+}
 
 
 class Sweep(NamedTuple):
@@ -34,36 +46,41 @@ class Sweep(NamedTuple):
 
     table: pl.DataFrame
     """As schema.CALIBRATION."""
-    traces: dict[tuple[str, float, float, float], LossTraces]
-    """By component, step size, n_beta and localization."""
+    traces: dict[tuple[str, float, float, float], Float[np.ndarray, "chains draws"]]
+    """Rise of the mean loss over that at w*, in nats, by component, step size, n_beta and localization."""
 
 
 def sweep(
     model: GPTNeoX,
-    contexts: SamplingContexts,
+    population: Population,
+    measured: Int[np.ndarray, "contexts positions"],
     sampling: SamplingSettings,
     settings: CalibrationSettings,
     *,
-    estimator: str,
     seed: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Sweep:
-    """Every combination of step size, n_beta and localization on every chosen component."""
-    chosen = [components.by_name(model, name) for name in settings.components or default_components(model)]
+    """Every combination of step size, n_beta and localization on every chosen component; none of them stops the others.
+
+    Args:
+        model: at w*.
+        population: a part for each chain.
+        measured: contexts of no chain, on whose tokens the reliability is measured.
+        sampling: the settings that are not swept.
+        settings: those that are, and the number of draws.
+        seed: of the experiment.
+        progress: told the cells done and their total.
+    """
+    chosen = settings.components or default_components(model)
     cells = list(itertools.product(chosen, settings.step_sizes, settings.n_betas, settings.localizations))
-    curvatures = {
-        c: stability.largest_curvature(model, c, chains.observable_inputs(model, c, contexts)) for c in chosen
-    }
     rows, traces = [], {}
-    for number, (component, *values) in enumerate(cells):
-        names = ("step_size", "n_beta", "localization")
-        cell = dataclasses.replace(
-            sampling, n_chains=settings.n_chains, n_draws=settings.n_draws, **dict(zip(names, values, strict=True))
-        )
-        found, row = _cell(model, component, contexts, cell, curvatures[component], estimator, seed)
-        rows.append({"component": component.name, **dict(zip(names, values, strict=True)), **row})
+    for number, (name, *values) in enumerate(cells):
+        swept = dict(zip(SETTINGS, values, strict=True))
+        cell = dataclasses.replace(sampling, n_draws=settings.n_draws, **swept)
+        found, row = _cell_or_complaint(model, name, population, measured, cell, seed)
+        rows.append({"component": name, **swept, **row})
         if found is not None:
-            traces[component.name, *values] = found
+            traces[name, *values] = found
         progress(number + 1, len(cells))
     return Sweep(pl.DataFrame(rows, schema=schema.CALIBRATION), traces)
 
@@ -75,76 +92,91 @@ def default_components(model: GPTNeoX) -> tuple[str, ...]:
 
 
 def recommended(table: pl.DataFrame) -> dict[str, float] | None:
-    """The settings at which no component has a complaint, and the halves of the chains agree best; none if there are none."""
-    keys = ["step_size", "n_beta", "localization"]
+    """The settings at which no component has a complaint, and the chains agree best; none if there are none."""
+    keys = list(SETTINGS)
     sound = (
         table.group_by(keys)
-        .agg(good=(pl.col("verdict") == "good").all(), agreement=pl.col("half_correlation").mean())
+        .agg(good=(pl.col("verdict") == "good").all(), agreement=pl.col("rise_reliability").mean())
         .filter("good")
         .sort("agreement", *keys, descending=[True, False, False, False])
     )
     return None if sound.is_empty() else sound.select(keys).row(0, named=True)
 
 
+def _cell_or_complaint(
+    model: GPTNeoX, name: str, population: Population, measured: np.ndarray, settings: SamplingSettings, seed: int
+) -> tuple[np.ndarray | None, dict[str, object]]:
+    known: dict[str, object] = {}
+    try:
+        return _cell(model, components.by_name(model, name), population, measured, settings, seed, known)
+    # A sweep is made to meet bad settings: what one of them raises is its result.
+    except (ValueError, torch.OutOfMemoryError) as error:
+        return None, known | {"verdict": VERDICTS.get(type(error), "failed"), "remedy": str(error)}
+
+
 def _cell(
     model: GPTNeoX,
     component: Component,
-    contexts: SamplingContexts,
+    population: Population,
+    measured: np.ndarray,
     settings: SamplingSettings,
-    curvature: float,
-    estimator: str,
     seed: int,
-) -> tuple[LossTraces | None, dict[str, object]]:
-    observable = chains.observable_inputs(model, component, contexts)
-    limit = stability.max_step_size(curvature, settings, inflation=stability.MAX_INFLATION)
-    known: dict[str, object] = {"curvature": curvature, "max_step_size": limit}
-    name = f"{settings.step_size:g}, {settings.n_beta:g}, {settings.localization:g}"
-    source = seeds.sequence(seed, "calibration", component.name, name)
-    try:
-        settings = stability.split_steps(curvature, component, settings)
-        traces = chains.sample(model, component, settings, contexts, source)
-    except stability.UnstableStepError:
-        remedy = f"lower step_size to at most {stability.MAX_SPLIT * limit:.3g}, or raise localization"
-        return None, known | {"verdict": "unstable", "remedy": remedy}
-    except chains.ChainDivergedError:
-        return None, known | {"verdict": "diverged", "remedy": "lower step_size or n_beta, or raise localization"}
-    by_chain = traces.mean_loss.reshape(settings.n_chains, -1)
-    a, b = estimators.halves(traces, kind=estimator)
-    coefficient = diagnostics.local_learning_coefficient(
-        by_chain, init_loss=traces.init_loss, n_beta=settings.n_beta or 1.0
-    )
-    known |= {
-        "r_hat": diagnostics.r_hat(by_chain),
-        "effective_share": diagnostics.effective_sample_size(by_chain) / by_chain.size,
-        "rise": float(by_chain.mean() - traces.init_loss),
+    known: dict[str, object],
+) -> tuple[np.ndarray, dict[str, object]]:
+    """Trace and row of one cell; what is found before an error is left in `known`."""
+    few = torch.as_tensor(population.parts[0][: curvature.MAX_CONTEXTS].astype(np.int64)).to(model.device)
+    contexts = perturbation.prepare_tokens(model, component, few)
+    known["curvature"] = stiffest = curvature.largest_curvature(model, component, contexts)
+    known["max_step_size"] = curvature.max_step_size(stiffest, settings, inflation=curvature.MAX_INFLATION)
+    settings = curvature.split_steps(stiffest, component, settings)
+    source = seeds.sequence(seed, "calibration", component.name, *(f"{getattr(settings, name):g}" for name in SETTINGS))
+    n_each = settings.n_chains * settings.batch_size
+    budget = DirectionSettings(reliability=ENDLESS, max_contexts=settings.n_draws * n_each)
+    n_tokens = measured[:, 1:].size
+    # The gradient at w* depends on no setting of the sampler, so its slopes are left out: zero.
+    nothing = np.zeros((settings.n_chains, n_tokens))
+    found = directions.rise(model, component, settings, budget, population, measured, nothing, source)
+    trace = rises(found.trace, n_draws=found.n_contexts // n_each)
+    coefficient = diagnostics.local_learning_coefficient(trace, init_loss=0.0, n_beta=settings.n_beta)
+    uniform_rise = float(np.log(model.vocabulary_size) - found.trace.rest_loss.mean())
+    word, remedy = verdict(trace, uniform_rise=uniform_rise)
+    return trace, known | {
+        "r_hat": diagnostics.r_hat(trace),
+        "effective_share": diagnostics.effective_sample_size(trace) / trace.size,
+        "rise": float(trace.mean()),
         "llc": coefficient.value if settings.n_beta else None,
         "llc_error": coefficient.standard_error if settings.n_beta else None,
-        "acceptance": acceptance(model, component, observable, settings, source),
-        "half_correlation": float(np.corrcoef(a, b)[0, 1]),
+        "acceptance": acceptance(model, component, contexts, settings, source),
+        "rise_reliability": found.reliability,
+        "verdict": word,
+        "remedy": remedy,
     }
-    word, remedy = verdict(by_chain, init_loss=traces.init_loss, uniform_loss=float(np.log(model.vocabulary_size)))
-    return traces, known | {"verdict": word, "remedy": remedy}
 
 
-def verdict(trace: np.ndarray, *, init_loss: float, uniform_loss: float) -> tuple[str, str]:
-    """What is wrong with a trace of mean losses (chains, draws), if anything, and what to change.
+def rises(trace: Trace, *, n_draws: int) -> Float[np.ndarray, "chains draws"]:
+    """Rise of the mean loss over that at w* at each of the last steps, each on its own contexts: mean of a mirrored pair."""
+    rise = (trace.loss - trace.rest_loss).astype(np.float64)[-n_draws:]
+    return np.mean(np.split(rise, 2, axis=1), axis=0).T
+
+
+def verdict(trace: Float[np.ndarray, "chains draws"], *, uniform_rise: float) -> tuple[str, str]:
+    """What is wrong with a trace of rises, if anything, and what to change.
 
     Args:
-        trace: mean loss of the observable set under each draw.
-        init_loss: the same at w*.
-        uniform_loss: of a guess that knows nothing; half-way to it the model counts as destroyed.
+        trace: rise of the mean loss over that at w* under each draw.
+        uniform_rise: of a guess that knows nothing; half-way to it the model counts as destroyed.
     """
     means = trace.mean(axis=1)
     error = means.std(ddof=1) / np.sqrt(len(means))
     half = trace.shape[1] // 2
     drift = trace[:, half:].mean(axis=1) - trace[:, :half].mean(axis=1)
     drift_error = max(float(drift.std(ddof=1)) / np.sqrt(len(drift)), np.finfo(float).tiny)
-    if means.mean() + 2 * error < init_loss:
-        return "below", "the chains found a lower loss than w*: train longer, or raise localization"
-    if means.mean() - init_loss > (uniform_loss - init_loss) / 2:
+    if means.mean() + 2 * error < 0:
+        return "below", "the chains reached a lower loss than w*: train longer, or raise localization"
+    if means.mean() > uniform_rise / 2:
         return "destroyed", "the perturbation leaves no model to measure: raise localization"
     limit = stats.t.ppf(DRIFT_LEVEL, len(drift) - 1) * drift_error  # Student: the error itself comes from a few chains
-    if abs(drift.mean()) > limit and abs(drift.mean()) > 0.1 * abs(means.mean() - init_loss):
+    if abs(drift.mean()) > limit and abs(drift.mean()) > 0.1 * abs(means.mean()):
         return "drifting", "the trace has not levelled off: raise n_burn_in or step_size"
     if diagnostics.r_hat(trace) > diagnostics.r_hat_limit(*trace.shape):
         return "at odds", "chains disagree: raise n_draws, n_burn_in or step_size"
@@ -160,49 +192,32 @@ def acceptance(
 ) -> float | None:
     """Mean probability with which a Metropolis test would accept a step, with exact gradients on a few contexts.
 
-    One minus it bounds the bias that the step size brings; the noise of minibatches comes on top. Only for samplers whose
+    One minus it bounds the bias that the step size brings; the noise of fresh contexts comes on top. Only for samplers whose
     proposal is a Gaussian around a function of the position: none for RMSprop, whose scale has a memory.
     """
     if settings.sampler.startswith("rmsprop"):
         return None
-    generator = torch.Generator().manual_seed(int(seed.generate_state(1, np.uint64)[0] >> 1))
+    step = SAMPLERS[settings.sampler].step
     n_weights = components.n_parameters(model, component)
-    state = samplers.init(settings.n_chains, n_weights, sampler=settings.sampler, device=model.device)
-    force = {"n_beta": settings.n_beta, "localization": settings.localization}
-    options = {"sampler": settings.sampler, "step_size": settings.step_size, **force}
+    pushes = chains.noise(seed, n_weights, n_chains=settings.n_chains, mirrored=False, device=model.device)
+    state = chains.start(settings, next(pushes))
+    options = {name: getattr(settings, name) for name in SETTINGS}
     kept = np.exp(-settings.step_size)
     variance = settings.step_size if settings.sampler == "sgld" else (1 - kept**2) / settings.localization
     gradient, loss = perturbation.gradients(model, component, contexts, state.delta)
     found = []
-    for number in range(settings.n_burn_in + ACCEPTANCE_STEPS):
-        noise = torch.randn(settings.n_chains, n_weights, generator=generator).to(model.device)
-        after = samplers.step(state, gradient, noise, **options)
+    for number, push in zip(range(settings.n_burn_in + ACCEPTANCE_STEPS), pushes):
+        after = step(state, gradient, push, **options)
         gradient_after, loss_after = perturbation.gradients(model, component, contexts, after.delta)
-        back = samplers.step(after, gradient_after, torch.zeros_like(noise), **options).delta
+        back = step(after, gradient_after, torch.zeros_like(push), **options).delta
         energies = [
             settings.n_beta * level + settings.localization / 2 * (delta.double() ** 2).sum(dim=1)
             for level, delta in ((loss.double(), state.delta), (loss_after.double(), after.delta))
         ]
-        forth_squared = variance * (noise.double() ** 2).sum(dim=1)
+        forth_squared = variance * (push.double() ** 2).sum(dim=1)
         back_squared = ((state.delta - back).double() ** 2).sum(dim=1)
         log_ratio = energies[0] - energies[1] + (forth_squared - back_squared) / (2 * variance)
         if number >= settings.n_burn_in:
             found.append(log_ratio.clamp(max=0).exp())
         state, gradient, loss = after, gradient_after, loss_after
     return float(torch.stack(found).mean())
-
-
-def contexts_of(model: GPTNeoX, observable: np.ndarray, minibatch: np.ndarray, n_contexts: int) -> SamplingContexts:
-    """Contexts of a sweep, none of any shard: the measured tokens are the first minibatch contexts, the pool the others.
-
-    Raises:
-        ValueError: fewer minibatch contexts than measured ones and one more.
-    """
-    if len(minibatch) <= n_contexts:
-        raise ValueError(
-            f"calibration.n_contexts must be below tokens.n_minibatch_contexts ({len(minibatch)}), got {n_contexts}; "
-            f"lower it"
-        )
-    return chains.sampling_contexts(
-        model, shard=minibatch[:n_contexts], observable=observable, minibatch=minibatch[n_contexts:]
-    )

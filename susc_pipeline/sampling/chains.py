@@ -1,13 +1,9 @@
-"""Chains restricted to one component, run as one batch, and the losses that they leave behind.
+"""Chains restricted to one component, run as one batch, and what they leave behind: losses and slopes of measured tokens.
 
-All other weights stay at w*, so nothing else is touched. Every chain has its own minibatches and noise. Antithetic
-pairs of chains (noise of opposite sign) were tried and dropped: the covariance that is wanted is mostly between parts
-that are odd in the perturbation, which a pair repeats, so the pair is worth no more than one chain.
-
-A chain is run twice from one seed. The first run finds the direction in which the observable changes most, v = mean
-gradient of the observable over the chain's draws / localization. The second measures at each draw the losses and
-their slopes along v: what the low-variance estimators of susceptibility/estimators.py need. Running twice costs steps,
-which are cheap beside evaluation, and saves keeping every draw's weights.
+All other weights stay at w*, so nothing else is touched. Every chain has its own noise and its own population contexts,
+fresh at every step: one gradient both drives the chain and says how the population loss changes at its place. Where an
+estimator asks for it, each chain has a mirror image with noise of opposite sign and the same contexts: half the
+difference of a pair's gradients is odd in the perturbation, half the sum is even, and neither holds the other's noise.
 """
 
 import itertools
@@ -20,225 +16,271 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from susc_pipeline.config import SamplingSettings
-from susc_pipeline.model import components, gpt_neox, perturbation
+from susc_pipeline.model import components, perturbation, tangents
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.gpt_neox import GPTNeoX
 from susc_pipeline.model.perturbation import ComponentInputs
-from susc_pipeline.sampling import loss_traces, memory, samplers, stability
+from susc_pipeline.sampling import curvature, loss_traces, memory, observables
 from susc_pipeline.sampling.loss_traces import LossTraces
+from susc_pipeline.sampling.observables import Population
+from susc_pipeline.sampling.samplers import SAMPLERS, State
 
 MAX_LOSS_IN_UNIFORM_LOSSES = 3.0
-SLOPE_STEP = 0.1  # standard deviations of the prior: small beside the posterior, large beside float32 rounding
 
 
 class ChainDivergedError(ValueError):
     """A chain left the neighbourhood of w*: its losses say nothing about the posterior."""
 
 
-class SamplingContexts(NamedTuple):
-    """The contexts of a run and their residual streams at w*, shared by every component."""
+class Step(NamedTuple):
+    """Where all chains are before a step, with loss and gradient on the step's own contexts."""
 
-    tokens: Int[Tensor, "contexts positions"]
-    """Contexts of the shard, whose token losses are recorded, then those of the observable."""
-    stream: Float[Tensor, "depths contexts positions hidden"]
-    n_observable: int
-    """How many of the last contexts make the observable."""
-    minibatch_tokens: Int[Tensor, "pool positions"]
-    minibatch_stream: Float[Tensor, "depths pool positions hidden"]
+    number: int
+    """Steps taken before."""
+    delta: Float[Tensor, "chains parameters"]
+    gradient: Float[Tensor, "chains parameters"]
+    loss: Float[Tensor, " chains"]
 
 
-class _Measurement(NamedTuple):
-    token_losses: Float[Tensor, "chains tokens"]
-    mean_loss: Float[Tensor, " chains"]
-
-
-def sampling_contexts(
+def run(
     model: GPTNeoX,
-    *,
-    shard: Int[np.ndarray, "contexts positions"],
-    observable: Int[np.ndarray, "observable_contexts positions"],
-    minibatch: Int[np.ndarray, "pool positions"],
-    disjoint: bool = True,
-) -> SamplingContexts:
-    """The contexts of a run with their residual streams, computed once for all components.
+    component: Component,
+    settings: SamplingSettings,
+    start: State,
+    batches: Iterable[ComponentInputs],
+    noise: Iterable[Float[Tensor, "chains parameters"]],
+) -> Iterator[Step]:
+    """The chains, step by step, until batches or noise end.
+
+    Args:
+        model: at w*.
+        component: the one that moves.
+        settings: of the sampler.
+        start: state before the first step.
+        batches: each step's contexts, of shape (chains, contexts, ...).
+        noise: each step's standard normal noise.
 
     Raises:
-        ValueError: a context of the shard is in the observable set too, and the two are to be disjoint.
+        ChainDivergedError: a loss is not finite, or far above that of a uniform guess; names component, chain, step.
     """
-    if disjoint:
-        check_disjoint(shard, observable)
-    tokens = torch.as_tensor(np.concatenate([shard, observable])).to(model.device)
-    pool = torch.as_tensor(minibatch).to(model.device)
-    streams = (gpt_neox.residual_stream(model, tokens), gpt_neox.residual_stream(model, pool))
-    return SamplingContexts(tokens, streams[0], len(observable), pool, streams[1])
-
-
-def check_disjoint(
-    shard: Int[np.ndarray, "contexts positions"], observable: Int[np.ndarray, "observable_contexts positions"]
-) -> None:
-    """Refuse measured contexts that the observable is made of: their own losses would be in the mean they are held against."""
-    shared = {row.tobytes() for row in shard.astype(np.int64)} & {row.tobytes() for row in observable.astype(np.int64)}
-    if shared:
-        raise ValueError(
-            f"the observable set must hold no context of the shard, but {len(shared)} of its {len(observable)} are in "
-            f"both; choose other contexts for it, or say disjoint=False"
+    state = start
+    for number, (batch, push) in enumerate(zip(batches, noise)):
+        gradient, loss = perturbation.gradients(model, component, batch, state.delta)
+        check_losses(loss, component, number, model, settings)
+        yield Step(number, state.delta, gradient, loss)
+        state = SAMPLERS[settings.sampler].step(
+            state,
+            gradient,
+            push,
+            step_size=settings.step_size,
+            n_beta=settings.n_beta,
+            localization=settings.localization,
         )
 
 
-def observable_inputs(model: GPTNeoX, component: Component, contexts: SamplingContexts) -> ComponentInputs:
-    """What a component's losses on the observable set need."""
-    return _of_observable(perturbation.prepare(model, component, contexts.tokens, contexts.stream), contexts)
+def start(settings: SamplingSettings, noise: Float[Tensor, "chains parameters"]) -> State:
+    """The sampler's first state."""
+    return SAMPLERS[settings.sampler].init(noise, localization=settings.localization)
 
 
-def _of_observable(measured: ComponentInputs, contexts: SamplingContexts) -> ComponentInputs:
-    return measured.take(slice(len(contexts.tokens) - contexts.n_observable, None))
+def noise(
+    seed: np.random.SeedSequence, n_weights: int, *, n_chains: int, mirrored: bool, device: torch.device
+) -> Iterator[Float[Tensor, "chains parameters"]]:
+    """Standard normal noise of one step after another, each chain's from a generator of its own, mirror images last.
+
+    It is drawn where it is needed: a large embedding's would take longer to send than to draw.
+    """
+    # What `seed.spawn` gives the first time; spawn itself remembers, and chains begun again would get other noise.
+    children = (np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, n)) for n in range(n_chains))
+    generators = [
+        torch.Generator(device).manual_seed(int(child.generate_state(1, np.uint64)[0] >> 1)) for child in children
+    ]
+    while True:
+        drawn = torch.stack([torch.randn(n_weights, generator=g, device=device) for g in generators])
+        yield torch.cat([drawn, -drawn]) if mirrored else drawn
+
+
+def prepared(
+    model: GPTNeoX, component: Component, settings: SamplingSettings, population: Population
+) -> SamplingSettings:
+    """The settings with steps as short as the component's curvature asks for, once they are known to fit in memory.
+
+    Raises:
+        BatchTooLargeError: a step or an evaluation would not fit in memory.
+        UnstableStepError: the step size is far above what the curvature allows; a little above, steps are divided.
+    """
+    memory.check(model, component, settings, population.parts[0].shape[1])
+    ids = torch.as_tensor(population.parts[0][: curvature.MAX_CONTEXTS].astype(np.int64)).to(model.device)
+    found = curvature.largest_curvature(model, component, perturbation.prepare_tokens(model, component, ids))
+    return curvature.split_steps(found, component, settings)
+
+
+def is_draw(number: int, settings: SamplingSettings) -> bool:
+    """Whether chains are measured where they are after so many steps."""
+    since_burn_in = number - settings.n_burn_in
+    return since_burn_in > 0 and since_burn_in % settings.n_steps_between_draws == 0
+
+
+def doubled(inputs: ComponentInputs) -> ComponentInputs:
+    """The inputs of chains and of their mirror images."""
+    return ComponentInputs(*(torch.cat([tensor, tensor]) for tensor in inputs))
 
 
 def sample(
     model: GPTNeoX,
     component: Component,
     settings: SamplingSettings,
-    contexts: SamplingContexts,
+    shard: Int[np.ndarray, "contexts positions"],
+    population: Population,
     seed: np.random.SeedSequence,
+    *,
+    direction: Float[Tensor, "chains parameters"] | None = None,
+    paired: bool = False,
 ) -> LossTraces:
-    """Losses under the draws of all chains of one component.
-
-    Raises:
-        BatchTooLargeError: a minibatch or an evaluation would not fit in memory.
-        UnstableStepError: the step size is far above what the component's curvature allows; a little above, steps are divided.
-        ChainDivergedError: a loss is not finite, or far above that of a uniform guess; names component, chain, step.
-    """
-    memory.check(model, component, settings, contexts.tokens.shape[1])
-    pool = perturbation.prepare(model, component, contexts.minibatch_tokens, contexts.minibatch_stream)
-    measured = perturbation.prepare(model, component, contexts.tokens, contexts.stream)
-    zero = torch.zeros(1, components.n_parameters(model, component), device=model.device)
-    init = _measure(model, component, measured, zero, contexts.n_observable, settings)
-    observable = _of_observable(measured, contexts)
-    settings = stability.split_steps(stability.largest_curvature(model, component, observable), component, settings)
-    sizes = {"n_pool": len(pool.token_ids), "n_weights": zero.shape[1], "device": model.device}
-
-    def replay() -> Iterator[samplers.State]:
-        return draws(model, component, settings, pool, random_steps(settings, seed, **sizes))
-
-    direction = None
-    if settings.slopes:
-        direction = _observable_direction(model, component, settings, observable, replay())
-    rows = []
-    for number, state in enumerate(replay()):
-        here = _measure(model, component, measured, state.delta, contexts.n_observable, settings)
-        for losses in (here.mean_loss, here.token_losses.mean(dim=1)):  # a mean is nan where any token's loss is
-            _check_losses(losses, component, state.n_steps, model, settings)
-        columns = (torch.full_like(here.mean_loss, state.n_steps), here.mean_loss, here.token_losses)
-        if direction is not None:
-            # The sign alternates from draw to draw, so that curvature along v cancels in the mean over draws.
-            length = (-1) ** number * SLOPE_STEP / (direction.norm(dim=1, keepdim=True) * settings.localization**0.5)
-            moved = state.delta + length * direction
-            there = _measure(model, component, measured, moved, contexts.n_observable, settings)
-            mean_slope = (there.mean_loss - here.mean_loss) / length[:, 0]
-            pull = settings.localization * (state.delta * direction).sum(dim=1)
-            token_slopes = (there.token_losses - here.token_losses) / length
-            columns += (pull + settings.n_beta * mean_slope, mean_slope, token_slopes)
-        rows.append([column.cpu().numpy() for column in columns])
-    return loss_traces.of_measurements(rows, float(init.mean_loss[0]))
-
-
-def _observable_direction(
-    model: GPTNeoX,
-    component: Component,
-    settings: SamplingSettings,
-    observable: ComponentInputs,
-    states: Iterable[samplers.State],
-) -> Float[Tensor, "chains parameters"]:
-    """Of each chain by itself, so that chains stay independent: its mean observable gradient over localization."""
-    total = torch.zeros(settings.n_chains, components.n_parameters(model, component), device=model.device)
-    for state in states:
-        total += perturbation.gradients(model, component, observable, state.delta)[0]
-    return total / (settings.n_draws * settings.localization)
-
-
-def draws(
-    model: GPTNeoX,
-    component: Component,
-    settings: SamplingSettings,
-    pool: ComponentInputs,
-    randomness: Iterable[tuple[Int[Tensor, "chains batch"], Float[Tensor, "chains parameters"]]],
-) -> Iterator[samplers.State]:
-    """The chains' state at each draw: after the burn-in, then every `n_steps_between_draws` steps.
+    """Losses and slopes of a shard's tokens under the draws of all chains of one component.
 
     Args:
         model: at w*.
         component: the one that moves.
-        settings: of the sampler; they decide how many steps are taken.
-        pool: the contexts that minibatches are drawn from.
-        randomness: for each step the rows of the pool and the standard normal noise, such as `random_steps` gives.
+        settings: of the chains.
+        shard: the contexts whose tokens are measured; none of them may be in the population.
+        population: a part for each chain.
+        seed: of noise, and of the place in the population where reading begins.
+        direction: response direction of each chain, from other contexts; with it slopes along it are measured.
+        paired: whether each chain has a mirror image; then slopes along each draw's own direction are measured.
+
+    Raises:
+        BatchTooLargeError, UnstableStepError: see `prepared`.
+        ChainDivergedError: see `run`; or the loss of a measured token is not finite.
     """
-    n_weights = components.n_parameters(model, component)
-    state = samplers.init(settings.n_chains, n_weights, sampler=settings.sampler, device=model.device)
-    n_steps = settings.n_burn_in + settings.n_draws * settings.n_steps_between_draws
-    for number, (rows, noise) in enumerate(itertools.islice(randomness, n_steps), start=1):
-        batch = pool.take(rows.to(model.device))
-        gradient, loss = perturbation.gradients(model, component, batch, state.delta)
-        _check_losses(loss, component, number, model, settings)
-        state = samplers.step(
-            state,
-            gradient,
-            noise.to(model.device),
-            sampler=settings.sampler,
-            step_size=settings.step_size,
-            n_beta=settings.n_beta,
-            localization=settings.localization,
-        )
-        since_burn_in = number - settings.n_burn_in
-        if since_burn_in > 0 and since_burn_in % settings.n_steps_between_draws == 0:
-            yield state
+    settings = prepared(model, component, settings, population)
+    measured = perturbation.prepare_tokens(model, component, torch.as_tensor(shard.astype(np.int64)).to(model.device))
+    n_weights, n_images = components.n_parameters(model, component), 1 + paired
+    pushes = noise(seed, n_weights, n_chains=settings.n_chains, mirrored=paired, device=model.device)
+    fresh = fresh_batches(model, component, settings, population, seed)
+    batches, references = itertools.tee(fresh)
+    driving = (doubled(b) if paired else b for b, _ in batches)
+    first = start(settings, next(pushes))
+    rows = []
+    steps = run(model, component, settings, first, driving, pushes)
+    for step, (batch, reference) in zip(steps, references):
+        if is_draw(step.number, settings):
+            drawn = (batch, reference), _directions(step, direction, settings, n_images)
+            rows.append(_measured(model, component, settings, step, measured, *drawn))
+            del drawn  # twice as large as the chains: not to be held beside the next step's gradients
+            for losses in (rows[-1]["mean_loss"], rows[-1]["token_losses"].mean(axis=1)):  # nan where any token's is
+                check_losses(torch.as_tensor(losses), component, step.number, model, settings)
+        if len(rows) == settings.n_draws:
+            break
+    return loss_traces.of_measurements(rows, n_chains=settings.n_chains, n_images=n_images)
 
 
-def random_steps(
-    settings: SamplingSettings, seed: np.random.SeedSequence, *, n_pool: int, n_weights: int, device: torch.device
-) -> Iterator[tuple[Int[Tensor, "chains batch"], Float[Tensor, "chains parameters"]]]:
-    """Minibatch rows and noise of one step after another, each chain's from generators of its own.
+def fresh_batches(
+    model: GPTNeoX,
+    component: Component,
+    settings: SamplingSettings,
+    population: Population,
+    seed: np.random.SeedSequence,
+) -> Iterator[tuple[ComponentInputs, ComponentInputs]]:
+    """Of each step the contexts of its gradient, and others on which the population's mean slopes are measured."""
+    longest = max(len(part) for part in population.parts)
+    place = int(np.random.default_rng(seed).integers(longest))
+    for number in itertools.count():
+        of_draw = settings.draw_batch_size if is_draw(number, settings) else 0
+        sizes = [of_draw or settings.batch_size, settings.n_reference_contexts]
+        found = observables.inputs(model, component, population.fresh(place, sum(sizes)))
+        place += sum(sizes)
+        pieces = [tensor.split(sizes, dim=1) for tensor in found]
+        yield ComponentInputs(*(piece[0] for piece in pieces)), ComponentInputs(*(piece[1] for piece in pieces))
 
-    Noise is drawn where it is needed: a large embedding's would take longer to send than to draw.
-    """
-    # What `seed.spawn` gives the first time; spawn itself remembers, and a replayed chain would get other noise.
-    children = (np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, n)) for n in range(settings.n_chains))
-    states = [int(child.generate_state(1, np.uint64)[0] >> 1) for child in children]
-    of_rows = [torch.Generator().manual_seed(state) for state in states]
-    on_device = device.type != "cpu"
-    of_noise = [torch.Generator(device).manual_seed(state) for state in states] if on_device else of_rows
-    while True:
-        rows = torch.stack([torch.randint(n_pool, (settings.batch_size,), generator=g) for g in of_rows])
-        yield rows, torch.stack([torch.randn(n_weights, generator=g, device=device) for g in of_noise])
+
+def _directions(
+    step: Step, direction: Tensor | None, settings: SamplingSettings, n_images: int
+) -> Float[Tensor, "directions chains parameters"]:
+    """The response direction of each chain, then the draw's own, as far as they are asked for."""
+    found = [] if direction is None else [torch.cat([direction] * n_images)]
+    if n_images == 2:
+        plus, minus = step.gradient.chunk(2)
+        odd = (plus - minus) / (2 * settings.localization)
+        found.append(torch.cat([odd, -odd]))
+    return torch.stack(found) if found else step.delta[None][:0]
 
 
 @torch.no_grad()
-def _measure(
+def _measured(
     model: GPTNeoX,
     component: Component,
+    settings: SamplingSettings,
+    step: Step,
+    shard: ComponentInputs,
+    contexts: tuple[ComponentInputs, ComponentInputs],
+    along: Float[Tensor, "directions chains parameters"],
+) -> dict[str, np.ndarray]:
+    """What is recorded of a draw, a row a chain; see LossTraces."""
+    batch, reference = contexts
+    paired = len(step.delta) > settings.n_chains
+    at_rest = torch.zeros_like(step.delta[: settings.n_chains])
+    of_batch, of_reference = (
+        perturbation.losses(model, component, part, at_rest).mean(dim=(1, 2)).repeat(1 + paired)
+        for part in (batch, reference)
+    )
+    there = _evaluate(model, component, settings, doubled(reference) if paired else reference, step.delta, along)
+    here = _evaluate(model, component, settings, shard, step.delta, along)
+    has_response = len(along) - paired == 1
+    zeros, empty = torch.zeros_like(step.loss), here.losses.flatten(1)[:, :0]
+    mean_slope = (along[0] * step.gradient).sum(dim=1) if has_response else zeros
+    pull = settings.localization * (along[0] * step.delta).sum(dim=1) if has_response else zeros
+    columns = {
+        "step": torch.full_like(step.loss, step.number),
+        "mean_loss": step.loss,
+        "rest_loss": of_batch,
+        "reference_rise": there.losses.mean(dim=(1, 2)) - of_reference,
+        "score": pull + settings.n_beta * mean_slope,
+        "mean_slope": mean_slope,
+        "mean_own_slope": there.slopes[-1].mean(dim=(1, 2)) if paired else zeros,
+        "token_losses": here.losses.flatten(1),
+        "token_slopes": here.slopes[0].flatten(1) if has_response else empty,
+        "own_slopes": here.slopes[-1].flatten(1) if paired else empty,
+    }
+    return {name: column.float().cpu().numpy() for name, column in columns.items()}
+
+
+def _evaluate(
+    model: GPTNeoX,
+    component: Component,
+    settings: SamplingSettings,
     inputs: ComponentInputs,
     delta: Float[Tensor, "chains parameters"],
-    n_observable: int,
-    settings: SamplingSettings,
-) -> _Measurement:
-    """Token losses of the shard and mean loss of the observable set, under each chain's weights."""
-    n_contexts = len(inputs.token_ids)
+    along: Float[Tensor, "directions chains parameters"],
+) -> tangents.LossesAndSlopes:
+    """Losses and slopes of contexts, of all chains' own or shared, a few contexts at a time."""
+    shared = inputs.token_ids.ndim == 2
+    n_contexts = inputs.token_ids.shape[0 if shared else 1]
     at_once = max(1, settings.evaluation_batch_size // len(delta))
-    pieces = [
-        perturbation.losses(model, component, inputs.take(slice(start, start + at_once)), delta)
-        for start in range(0, n_contexts, at_once)
-    ]
-    losses = torch.cat(pieces, dim=1)
-    shard, observable = losses.split([n_contexts - n_observable, n_observable], dim=1)
-    return _Measurement(shard.flatten(1), observable.double().mean(dim=(1, 2)))
+    pieces = []
+    for first in range(0, n_contexts, at_once):
+        rows = slice(first, first + at_once)
+        taken = inputs.take(rows) if shared else ComponentInputs(*(tensor[:, rows] for tensor in inputs))
+        pieces.append(tangents.losses_and_slopes(model, component, taken, delta, along) if len(along) else None)
+        if pieces[-1] is None:
+            losses = perturbation.losses(model, component, taken, delta)
+            pieces[-1] = tangents.LossesAndSlopes(losses, losses[None][:0])
+    losses = torch.cat([piece.losses for piece in pieces], dim=1)
+    return tangents.LossesAndSlopes(losses, torch.cat([piece.slopes for piece in pieces], dim=2))
 
 
-def _check_losses(
+def check_losses(
     loss: Float[Tensor, " chains"], component: Component, step: int, model: GPTNeoX, settings: SamplingSettings
 ) -> None:
+    """Refuse losses that no chain near w* has.
+
+    Raises:
+        ChainDivergedError: one is not finite, or far above that of a uniform guess; names component, chain, step.
+    """
     limit = MAX_LOSS_IN_UNIFORM_LOSSES * np.log(model.vocabulary_size)
     bad = ~(loss < limit)  # written so that nan counts as bad
     if bad.any():
-        chain = int(bad.nonzero()[0])
+        chain = int(bad.nonzero()[0]) % settings.n_chains  # a mirror image has its chain's number
         raise ChainDivergedError(
             f"chain {chain} of {component.name} diverged at step {step}: mean loss {float(loss[chain]):.4g}, where a "
             f"uniform guess has {np.log(model.vocabulary_size):.4g}; lower sampling.step_size ({settings.step_size:g}) "

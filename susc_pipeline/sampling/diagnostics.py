@@ -6,8 +6,29 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
+from susc_pipeline.config import SamplingSettings
+
 AGREEMENT_LEVEL = 0.999  # of a test that is made for each of some hundred components
 LEAST_LIMIT = 1.1  # what is usually asked of long chains
+
+
+class Trace(NamedTuple):
+    """What the chains that found a direction went through; a row is a step, chains first and then their mirror images."""
+
+    loss: Float[np.ndarray, "steps chains"]
+    """Mean loss of the step's contexts, in nats."""
+    rest_loss: Float[np.ndarray, "steps chains"]
+    """Mean loss of the same contexts at w*."""
+
+
+def rises(trace: Trace, settings: SamplingSettings) -> Float[np.ndarray, "chains draws"]:
+    """Rise of the mean loss over that at w* on the same contexts, at each step after the burn-in, in nats.
+
+    A chain and its mirror image, which share contexts, count as one: their mean.
+    """
+    n_kept = max(1, len(trace.loss) - settings.n_burn_in)
+    of_images = (trace.loss - trace.rest_loss)[-n_kept:].astype(np.float64)
+    return of_images.reshape(n_kept, 2, -1).mean(axis=1).T
 
 
 class Estimate(NamedTuple):

@@ -10,87 +10,77 @@ from susc_pipeline import schema
 
 
 class LossTraces(NamedTuple):
-    """Losses under every draw, in nats; a row is a draw, ordered by chain and then by draw."""
+    """Losses under every draw, in nats; a row is a draw, ordered by chain, mirror image and number of the draw.
+
+    Slopes are derivatives of a loss along a direction in weight space, in nats squared. An array that the estimator does
+    not need has no column.
+    """
 
     chain: Int[np.ndarray, " draws"]
+    """Even chains make half a, odd ones half b; they share no context."""
+    mirror: Int[np.ndarray, " draws"]
+    """1 for the image of a chain whose noise has the opposite sign, else 0; both read the same contexts."""
     draw: Int[np.ndarray, " draws"]
     """Number of the draw in its chain, from zero."""
     step: Int[np.ndarray, " draws"]
-    """Steps from w* to the draw."""
+    """Steps from the chain's start to the draw."""
     mean_loss: Float[np.ndarray, " draws"]
-    """Mean loss of the observable set under the draw."""
-    init_loss: float
-    """Mean loss of the observable set at w*."""
+    """Mean loss under the draw of the population contexts that its gradient is taken on."""
+    rest_loss: Float[np.ndarray, " draws"]
+    """Mean loss of the same contexts at w*; phi is mean_loss - rest_loss."""
+    reference_rise: Float[np.ndarray, " draws"]
+    """Rise of the mean loss over that at w* on the draw's other contexts: phi again, with noise of its own."""
     score: Float[np.ndarray, " draws"]
     """Slope of the negative log posterior along v: localization v.(w - w*) + n_beta v.grad L(w); its mean is zero."""
     mean_slope: Float[np.ndarray, " draws"]
-    """Slope of the observable set's mean loss along v at the draw, in nats squared."""
+    """Slope of the population loss along v at the draw, from contexts that v has not seen."""
+    mean_own_slope: Float[np.ndarray, " draws"]
+    """Slope of the population loss along the draw's own direction, from contexts that the direction has not seen."""
     token_losses: Float[np.ndarray, "draws tokens"]
-    """Loss of each token of the shard under the draw."""
     token_slopes: Float[np.ndarray, "draws sloped_tokens"]
-    """Slope of each token's loss along v at the draw, in nats squared; no column where slopes were not measured."""
+    """Slope of each token's loss along the chain's response direction v."""
+    own_slopes: Float[np.ndarray, "draws own_sloped_tokens"]
+    """Slope of each token's loss along the draw's own direction: half the difference of the pair's gradients / localization."""
 
 
-def of_measurements(rows: list[list[np.ndarray]], init_loss: float) -> LossTraces:
-    """Traces of measurements in order of draw, each with one row a chain, rearranged by chain and then by draw."""
-    n_draws, n_chains = len(rows), len(rows[0][0])
-    chain, draw = (a.ravel() for a in np.meshgrid(np.arange(n_chains), np.arange(n_draws), indexing="ij"))
-    stacked = [np.stack(column, axis=1) for column in zip(*rows, strict=True)]
-    step, mean_loss, token_losses, *slopes = (a.reshape(-1, *a.shape[2:]) for a in stacked)
-    if slopes:
-        score, mean_slope, token_slopes = slopes
-        measured = {"score": score.astype(np.float64), "mean_slope": mean_slope.astype(np.float64)}
-        measured["token_slopes"] = token_slopes
-    else:
-        measured = _no_slopes(len(step))
-    return LossTraces(
-        chain=chain,
-        draw=draw,
-        step=step.astype(np.int64),
-        mean_loss=mean_loss.astype(np.float64),
-        init_loss=init_loss,
-        token_losses=token_losses,
-        **measured,
-    )
+WIDE = ("token_losses", "token_slopes", "own_slopes")
 
 
 def take(traces: LossTraces, rows: Bool[np.ndarray, " draws"] | Int[np.ndarray, " chosen"]) -> LossTraces:
     """The traces of some draws."""
-    return LossTraces(*(part[rows] if isinstance(part, np.ndarray) else part for part in traces))
+    return LossTraces(*(part[rows] for part in traces))
+
+
+def of_measurements(rows: list[dict[str, np.ndarray]], *, n_chains: int, n_images: int) -> LossTraces:
+    """Traces of measurements in order of draw, each with a row a chain, the chains first and then their mirror images."""
+    n_draws = len(rows)
+    stacked = {name: np.stack([row[name] for row in rows]) for name in rows[0]}  # (draws, images x chains, ...)
+
+    def arranged(values: np.ndarray) -> np.ndarray:
+        split = values.reshape(n_draws, n_images, n_chains, *values.shape[2:])
+        return np.moveaxis(split, 0, 2).swapaxes(0, 1).reshape(n_draws * n_images * n_chains, *values.shape[2:])
+
+    columns = {name: arranged(values) for name, values in stacked.items()}
+    chain, mirror, draw = (
+        axis.ravel() for axis in np.meshgrid(*map(np.arange, (n_chains, n_images, n_draws)), indexing="ij")
+    )
+    exact = {name: columns[name].astype(np.float64) for name in schema.TRACE_SCALARS}
+    wide = {name: columns[name].astype(np.float32) for name in WIDE}
+    return LossTraces(chain=chain, mirror=mirror, draw=draw, step=columns["step"].astype(np.int64), **exact, **wide)
 
 
 def frame(component: str, traces: LossTraces) -> pl.DataFrame:
     """The traces as a table, as schema.loss_traces."""
-    n_draws, n_tokens = traces.token_losses.shape
-    n_sloped = traces.token_slopes.shape[1]
-    columns = {
-        "component": [component] * n_draws,
-        "chain": traces.chain,
-        "draw": traces.draw,
-        "step": traces.step,
-        "mean_loss": traces.mean_loss,
-        "init_loss": np.full(n_draws, traces.init_loss),
-        "token_losses": traces.token_losses,
-    }
-    if n_sloped:
-        columns |= {name: getattr(traces, name) for name in schema.SLOPES}
-    return pl.DataFrame(columns, schema=pl.Schema(schema.loss_traces(n_tokens, slopes=bool(n_sloped))))
+    widths = {name: getattr(traces, name).shape[1] for name in WIDE}
+    columns = {name: getattr(traces, name) for name in LossTraces._fields if widths.get(name, 1)}
+    columns["component"] = [component] * len(traces.chain)
+    return pl.DataFrame(columns, schema=pl.Schema(schema.loss_traces(widths)))
 
 
 def of_frame(table: pl.DataFrame) -> LossTraces:
-    """The traces that `frame` made a table of, in order of chain and draw."""
-    ordered = table.sort("chain", "draw")
-    columns = {name: ordered[name].to_numpy() for name in ("chain", "draw", "step", "mean_loss")}
-    if "token_slopes" in table.columns:
-        columns |= {name: ordered[name].to_numpy() for name in ("score", "mean_slope")}
-        columns["token_slopes"] = schema.matrix(ordered["token_slopes"])
-    else:
-        columns |= _no_slopes(table.height)
-    return LossTraces(
-        **columns, init_loss=float(ordered["init_loss"][0]), token_losses=schema.matrix(ordered["token_losses"])
-    )
-
-
-def _no_slopes(n_draws: int) -> dict[str, np.ndarray]:
-    zeros = np.zeros(n_draws)
-    return {"score": zeros, "mean_slope": zeros, "token_slopes": np.zeros((n_draws, 0), np.float32)}
+    """The traces that `frame` made a table of, in order of chain, mirror image and draw."""
+    ordered = table.sort("chain", "mirror", "draw")
+    empty = np.zeros((table.height, 0), np.float32)
+    wide = {name: schema.matrix(ordered[name]) if name in table.columns else empty for name in WIDE}
+    narrow = {name: ordered[name].to_numpy() for name in LossTraces._fields if name not in WIDE}
+    return LossTraces(**narrow, **wide)

@@ -8,34 +8,48 @@ import psutil
 import torch
 
 from susc_pipeline.config import SamplingSettings
-from susc_pipeline.model import components
+from susc_pipeline.model import components, layer_tangents
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.gpt_neox import GPTNeoX
 
-# Arrays in the shape of a component's weights that live at once: delta, gradient, noise, w* + delta and its gradient,
-# and three temporaries of a sampler's step.
-WEIGHT_ARRAYS = 8
+N_IMAGES = 2  # of a chain: itself and its mirror image
+N_TANGENTS = 2  # carried beside an evaluation: along the response direction and along the draw's own
+# Arrays in the shape of a component's weights that live at once for each image of a chain: delta, gradient and noise of
+# this step and of the last, w* + delta and its gradient, chain by chain and summed, two directions, and temporaries.
+WEIGHT_ARRAYS = 16
 # Of the width of the residual stream, kept by a layer for its way back: two norms' inputs and outputs, query, key and
 # value as projected and as rotated, the attended values, and the stream itself.
 STREAMS_OF_A_LAYER = 12
 
 
 class BatchTooLargeError(ValueError):
-    """A minibatch or an evaluation would not fit in memory."""
+    """A step's contexts or an evaluation would not fit in memory."""
 
 
 def needed_bytes(model: GPTNeoX, component: Component, settings: SamplingSettings, n_positions: int) -> int:
-    """Estimate of the peak, beside the model and the residual streams that are held anyway, in bytes."""
+    """Estimate of the peak, beside the model and the inputs of the measured contexts, in bytes; of chains with mirror images.
+
+    A step takes gradients of all images, and then, without them, those of the chains at w*: the first need more.
+    """
     width, hidden = model.hidden_size, model.layers[0].up.shape[0] if model.layers else 0
     of_layer = STREAMS_OF_A_LAYER * width + 2 * hidden
     own = 2 * hidden if component.kind == "mlp" else 0
+    n_below = model.n_layers if component.kind == "unembed" else component.layer
     n_above = 0 if component.kind == "unembed" else model.n_layers - 1 - component.layer
-    item = model.embedding.element_size()
-    in_step = settings.n_chains * settings.batch_size * n_positions * (n_above * of_layer + own + 3 * width) * item
-    at_once = max(settings.evaluation_batch_size, settings.n_chains)
-    in_evaluation = at_once * n_positions * ((n_above > 0) * of_layer + own + 3 * width) * item
-    weights = WEIGHT_ARRAYS * settings.n_chains * components.n_parameters(model, component) * 4
-    return weights + max(in_step, in_evaluation)
+    item, n_images = model.embedding.element_size(), N_IMAGES * settings.n_chains
+    n_most = max(settings.batch_size, settings.draw_batch_size)
+    n_read = settings.n_chains * (n_most + settings.n_reference_contexts)
+    in_preparation = n_read * (n_below + 1) * width
+    in_step = n_images * n_most * (n_above * of_layer + own + 3 * width)
+    of_context = (n_above > 0) * of_layer + own + 3 * width
+    each = max(
+        1, settings.evaluation_batch_size // n_images
+    )  # contexts of a chain; tangents take a few chains at a time
+    n_chains_at_once = max(1, layer_tangents.ROWS_AT_ONCE[model.device.type] // (each * n_positions))
+    with_tangents = min(n_images, n_chains_at_once) * each * (1 + N_TANGENTS) * of_context
+    in_evaluation = max(each * n_images * of_context, with_tangents)
+    weights = WEIGHT_ARRAYS * n_images * components.n_parameters(model, component) * 4
+    return weights + max(in_preparation, in_step, in_evaluation) * n_positions * item
 
 
 def available_bytes(device: torch.device) -> int:
@@ -55,6 +69,7 @@ def check(model: GPTNeoX, component: Component, settings: SamplingSettings, n_po
     if needed > available:
         raise BatchTooLargeError(
             f"{component.name} needs about {needed / 2**30:.1f} GiB at once, but {available / 2**30:.1f} GiB are free; "
-            f"lower sampling.batch_size ({settings.batch_size}), sampling.n_chains ({settings.n_chains}) or "
+            f"lower sampling.batch_size ({settings.batch_size}), sampling.draw_batch_size, sampling.n_reference_contexts "
+            f"({settings.n_reference_contexts}), sampling.n_chains ({settings.n_chains}) or "
             f"sampling.evaluation_batch_size ({settings.evaluation_batch_size})"
         )

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+import torch
+from jaxtyping import Float, Int
 
 from susc_pipeline import seeds
 from susc_pipeline.config import SamplingSettings
@@ -16,8 +17,7 @@ from susc_pipeline.model.components import Component
 from susc_pipeline.model.gpt_neox import GPTNeoX
 from susc_pipeline.sampling import chains
 from susc_pipeline.sampling.loss_traces import LossTraces
-from susc_pipeline.susceptibility import estimators
-from susc_pipeline.susceptibility.estimators import ComponentEstimates
+from susc_pipeline.sampling.observables import Population
 
 
 class SamplingTask(NamedTuple):
@@ -29,29 +29,31 @@ class SamplingTask(NamedTuple):
     """Where chains run, such as `auto`: that of who opens the task."""
     settings: SamplingSettings
     shard: Int[np.ndarray, "contexts positions"]
-    observable: Int[np.ndarray, "observable_contexts positions"]
-    minibatch: Int[np.ndarray, "pool positions"]
+    population: Population
+    """Contexts of the draws."""
+    paired: bool
+    """Whether the estimator needs mirrored pairs of chains."""
     seed: int
     names: tuple[str, ...]
     """What the chains are for, such as ("sgld_samples", "shard-00003"): with the component's name, their seed."""
 
 
-def sampler(task: SamplingTask) -> Callable[[Component], LossTraces]:
-    """A function that samples a component, once the model lies on the device and the residual streams are computed."""
+def sampler(
+    task: SamplingTask,
+) -> Callable[[Component, Float[np.ndarray, "chains parameters"] | None], LossTraces]:
+    """A function of a component and its response directions, if they are needed, once the model lies on the device."""
     model = gpt_neox.to(task.model, pretrained.torch_device(task.device))
-    # Documents are disjoint already (tokens.py); that two of them hold the same lines is the corpus's own affair.
-    contexts = chains.sampling_contexts(
-        model, shard=task.shard, observable=task.observable, minibatch=task.minibatch, disjoint=False
-    )
 
-    def sample(component: Component) -> LossTraces:
-        seed = seeds.sequence(task.seed, *task.names, component.name)
-        return chains.sample(model, component, task.settings, contexts, seed)
+    def sample(component: Component, direction: np.ndarray | None) -> LossTraces:
+        return chains.sample(
+            model,
+            component,
+            task.settings,
+            task.shard,
+            task.population,
+            seeds.sequence(task.seed, *task.names, component.name),
+            direction=None if direction is None else torch.as_tensor(direction).to(model.device),
+            paired=task.paired and component.kind != "all_weights",
+        )
 
     return sample
-
-
-def estimator(task: SamplingTask, kind: str) -> Callable[[Component], ComponentEstimates]:
-    """A function that samples a component and keeps of its traces the estimates alone."""
-    sample = sampler(task)
-    return lambda component: estimators.estimate_component(sample(component), kind=kind)

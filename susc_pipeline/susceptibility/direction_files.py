@@ -1,0 +1,187 @@
+"""Response directions on disk: a safetensors file a component, in the shapes of its weights. How they are found is elsewhere.
+
+A file knows which weights it belongs to: directions of another model are refused.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from susc_pipeline.messages import shown
+from susc_pipeline.model import components, gpt_neox
+from susc_pipeline.model.components import Component
+from susc_pipeline.model.gpt_neox import GPTNeoX
+from susc_pipeline.sampling.diagnostics import Trace
+
+SUFFIX = ".safetensors"
+KEY = "response_directions"
+DIRECTION, AT_REST = "direction", "at_rest"
+
+
+class StoredDirections(NamedTuple):
+    """The response directions of one component."""
+
+    directions: Float[Tensor, "chains parameters"]
+    """v of each chain, E[grad phi] / localization, in the order of `components.weights`."""
+    mean_slopes: Float[np.ndarray, " halves"]
+    """Slope of the population loss at w* along the mean direction of each half, in nats squared."""
+    at_rest: Float[Tensor, "chains parameters"] | None = None
+    """Gradient at w* of each chain's documents: the part of v times localization that no chain had to find."""
+
+
+class Diagnostics(NamedTuple):
+    """How the chains of one component behaved, and how well its directions are determined."""
+
+    trace: Trace
+    rest_slopes: Float[np.ndarray, "chains probe_tokens"]
+    """Slope of each probe token's loss along each chain's gradient at w* / localization."""
+    rise_slopes: Float[np.ndarray, "chains probe_tokens"]
+    """The same along what the chains add: both together are along the direction."""
+    n_contexts: int
+    """Population contexts that the chains read."""
+    n_rest_contexts: int
+    """Population contexts of the gradient at w*."""
+    reliability: float
+    """Of linear responses on the probe tokens, by all chains."""
+    n_contexts_needed: float
+    """Contexts of the chains at which it would be 0.9; infinite where the gradient at w* alone has more noise than that."""
+
+
+SLOPES = ("rest_slopes", "rise_slopes")
+NUMBERS = ("n_contexts", "n_rest_contexts", "reliability", "n_contexts_needed")
+
+
+def model_digest(model: GPTNeoX) -> str:
+    """Sixteen hexadecimal digits that change with any weight."""
+    digest = hashlib.sha256()
+    for name, weight in gpt_neox.named_weights(model).items():
+        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
+        digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def save(
+    path: Path,
+    model: GPTNeoX,
+    component: Component,
+    found: StoredDirections,
+    diagnostics: Diagnostics,
+    *,
+    digest: str,
+) -> None:
+    """Write one component's file."""
+    shapes = {name: weight.shape for name, weight in components.weights(model, component).items()}
+    vectors = {DIRECTION: found.directions} | ({} if found.at_rest is None else {AT_REST: found.at_rest})
+    named = {
+        f"{kind}.{name}": piece.contiguous()
+        for kind, vector in vectors.items()
+        for name, piece in components.unflatten(vector.cpu(), shapes).items()
+    }
+    trace = diagnostics.trace
+    arrays = {"mean_slopes": found.mean_slopes, "loss": trace.loss, "rest_loss": trace.rest_loss}
+    arrays |= {name: getattr(diagnostics, name).astype(np.float32) for name in SLOPES}
+    numbers = {name: getattr(diagnostics, name) for name in NUMBERS}
+    content = {"component": component.name, "model": digest, **numbers}
+    tensors = named | {name: torch.as_tensor(np.ascontiguousarray(array)) for name, array in arrays.items()}
+    save_file(tensors, path, metadata={KEY: json.dumps(content)})
+
+
+def load(path: Path, model: GPTNeoX, component: Component, *, digest: str, with_rest: bool = False) -> StoredDirections:
+    """The directions of one component, on the model's device; with the gradients at w* where they are asked for.
+
+    Raises:
+        ValueError: the file is damaged, or its directions belong to other weights or another component.
+    """
+    with _opened(path) as (file, content):
+        if content.get("model") != digest or content.get("component") != component.name:
+            raise ValueError(
+                f"{path} holds directions of {shown(content.get('component'))} of model {shown(content.get('model'))}, not of "
+                f"{component.name} of model {digest}; use the model that they were found for, or find them again"
+            )
+        weights = components.weights(model, component)
+        flat = [_flat(file, path, kind, weights).to(model.device) for kind in (DIRECTION, AT_REST)[: 1 + with_rest]]
+        mean_slopes = _tensor(file, path, "mean_slopes")
+    return StoredDirections(flat[0], mean_slopes.numpy(), flat[1] if with_rest else None)
+
+
+def _flat(file: Any, path: Path, kind: str, weights: dict[str, Tensor]) -> Float[Tensor, "chains parameters"]:
+    pieces = [_tensor(file, path, f"{kind}.{name}") for name in weights]
+    if any(piece.shape[1:] != weight.shape for piece, weight in zip(pieces, weights.values(), strict=True)):
+        raise ValueError(
+            f"{path} holds vectors of other shapes than the component's weights; find the directions again"
+        )
+    return torch.cat([piece.flatten(1) for piece in pieces], dim=1)
+
+
+def diagnostics(path: Path) -> Diagnostics:
+    """What the chains of one component went through; the directions themselves are not read.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    with _opened(path) as (file, content):
+        trace = Trace(*(_tensor(file, path, name).numpy() for name in Trace._fields))
+        slopes = {name: _tensor(file, path, name).numpy().astype(np.float64) for name in SLOPES}
+        try:
+            return Diagnostics(trace, **slopes, **{name: content[name] for name in NUMBERS})
+        except KeyError as error:
+            raise ValueError(f"{path} lacks {error}; find the directions again") from error
+
+
+def halves(
+    folder: Path, model: GPTNeoX, chosen: Iterable[Component], *, digest: str | None = None
+) -> "dict[Component, StoredDirections]":
+    """The mean direction of either half of the chains, of each component: even chains, then odd ones.
+
+    Args:
+        folder: with a file for each component.
+        model: at w*.
+        chosen: the components.
+        digest: of the model, where it is known already.
+    """
+    own = digest or model_digest(model)
+    found = {}
+    for component in chosen:
+        stored = load(folder / f"{component.name}{SUFFIX}", model, component, digest=own)
+        means = [stored.directions[rank::2].mean(dim=0) for rank in (0, 1)]
+        found[component] = StoredDirections(torch.stack(means), stored.mean_slopes)
+    return found
+
+
+class _opened:  # noqa: N801  # a context manager, used like a function
+    """An open file with what its header says of it."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self.file = safe_open(path, framework="pt")
+            metadata: dict[str, Any] = self.file.__enter__().metadata() or {}
+            self.content = json.loads(metadata.get(KEY, "null"))
+        except (SafetensorError, OSError, ValueError) as error:
+            raise ValueError(f"{path} is missing or damaged ({str(error)[:100]}); find the directions again") from error
+        if not isinstance(self.content, dict):
+            raise ValueError(f"{path} holds no response directions; name a file of the asset response_directions")
+
+    def __enter__(self) -> tuple[Any, dict[str, Any]]:
+        return self.file, self.content
+
+    def __exit__(self, *exception: object) -> None:
+        self.file.__exit__(*exception)
+
+
+def _tensor(file: Any, path: Path, name: str) -> Tensor:
+    try:
+        found = file.get_tensor(name)
+    except SafetensorError as error:
+        raise ValueError(f"{path} lacks {name}; find the directions again") from error
+    if not torch.isfinite(found).all():
+        raise ValueError(f"{path} holds nan or infinite numbers in {name}; find the directions again")
+    return found

@@ -1,0 +1,83 @@
+"""A direction task: all that it takes to find the response directions of any component, on whatever machine that is done."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from susc_pipeline import seeds
+from susc_pipeline.config import DirectionSettings, SamplingSettings
+from susc_pipeline.model import gpt_neox, pretrained
+from susc_pipeline.model.components import Component
+from susc_pipeline.model.gpt_neox import GPTNeoX
+from susc_pipeline.sampling.observables import Population
+from susc_pipeline.susceptibility import directions, reliability
+from susc_pipeline.susceptibility.direction_files import Diagnostics, StoredDirections
+from susc_pipeline.susceptibility.directions import RestGradients
+
+
+class DirectionTask(NamedTuple):
+    """What is shared by the components of an experiment."""
+
+    model: GPTNeoX
+    """At w*, wherever it lies now."""
+    device: str
+    """Where chains run, such as `auto`: that of who opens the task."""
+    settings: SamplingSettings
+    wanted: DirectionSettings
+    population: Population
+    """Contexts of the directions, a part for each chain."""
+    probe: Int[np.ndarray, "contexts positions"]
+    """Contexts, of no shard and no direction, on which reliability is measured."""
+    seed: int
+
+
+class Rest(NamedTuple):
+    """What a component's chains add to: the gradients at w* of each chain's documents, and their slopes on the probe."""
+
+    gradients: Float[np.ndarray, "chains parameters"]
+    n_contexts: int
+
+
+def rest_finder(task: DirectionTask) -> Callable[[int, None], RestGradients]:
+    """A function of the number of a chain that gives the gradients at w* of its documents, of all components."""
+    model = gpt_neox.to(task.model, pretrained.torch_device(task.device))
+
+    def find(chain: int, _: None) -> RestGradients:
+        found = directions.at_rest(model, task.population, chain)
+        return found._replace(gradient={name: value.cpu() for name, value in found.gradient.items()})
+
+    return find
+
+
+def finder(task: DirectionTask) -> Callable[[Component, Rest], tuple[StoredDirections, Diagnostics]]:
+    """A function of a component and its gradients at w* that gives the component's directions."""
+    model = gpt_neox.to(task.model, pretrained.torch_device(task.device))
+    localization = task.settings.localization
+
+    def find(component: Component, rest: Rest) -> tuple[StoredDirections, Diagnostics]:
+        at_rest: Tensor = torch.as_tensor(rest.gradients).to(model.device)
+        slopes = directions.probe_slopes(model, task.probe, {component: at_rest / localization})[0]
+        source = seeds.sequence(task.seed, "response_directions", component.name)
+        chosen = (task.settings, task.wanted, task.population, task.probe, slopes, source)
+        risen = directions.rise(model, component, *chosen)
+        gradient = at_rest + risen.gradient
+        mean_slopes = directions.mean_slopes(gradient, at_rest, localization=localization)
+        needed = reliability.contexts_needed(
+            slopes, risen.slopes, n_contexts=risen.n_contexts, reliability=directions.NAMED_RELIABILITY
+        )
+        diagnostics = Diagnostics(
+            risen.trace,
+            slopes,
+            risen.slopes,
+            n_contexts=risen.n_contexts,
+            n_rest_contexts=rest.n_contexts,
+            reliability=risen.reliability,
+            n_contexts_needed=needed,
+        )
+        return StoredDirections((gradient / localization).cpu(), mean_slopes, at_rest.cpu()), diagnostics
+
+    return find

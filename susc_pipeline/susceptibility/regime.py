@@ -1,0 +1,255 @@
+"""What decides a susceptibility, the loss or the Gaussian: curvature, local learning coefficient, and what n_beta = 0 gives.
+
+Along a direction of curvature c the posterior has variance 1 / (n_beta c + localization). Where n_beta c is far below
+localization, the Gaussian alone decides how far the weights move. A Gaussian that is round in the weights depends on how the
+function is written in them: `rescaled` writes one head otherwise. How directions are found is in directions.py.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from susc_pipeline import schema
+from susc_pipeline.config import DirectionSettings, SamplingSettings
+from susc_pipeline.model import components, gpt_neox, perturbation
+from susc_pipeline.model.components import Component
+from susc_pipeline.model.gpt_neox import GPTNeoX
+from susc_pipeline.sampling import curvature, diagnostics
+from susc_pipeline.sampling.diagnostics import Estimate
+from susc_pipeline.sampling.observables import Population
+from susc_pipeline.susceptibility import control, directions
+from susc_pipeline.susceptibility.control import Agreement
+from susc_pipeline.susceptibility.direction_files import Diagnostics
+from susc_pipeline.susceptibility.directions import Rise
+
+MEANING = (
+    "A susceptibility says how a token's loss changes, relative to the mean loss, when round Gaussian noise on one "
+    "component's weights gives way slightly to the loss. Where n_beta times curvature is small beside localization, the "
+    "Gaussian decides nearly all of it: chains that never see the loss give the same pattern over tokens. It is a true "
+    "derivative, but no map of the basin that the loss carves, and no property of the function alone: the same function "
+    "written with other weights has other susceptibilities."
+)
+
+
+class Chains(NamedTuple):
+    """How the chains of one component behaved; a mirrored pair is one unit, for its two losses are nearly equal."""
+
+    llc: Estimate
+    """Local learning coefficient of Lau et al. (2023), n_beta times the mean rise of the loss over that at w*; no unit."""
+    r_hat: float
+    """Of the rise, over the steps of pairs."""
+    effective_share: float
+    """Effective sample size of the rise over the number of steps."""
+
+
+def of_chains(found: Rise | Diagnostics, settings: SamplingSettings) -> Chains:
+    """Local learning coefficient and convergence of the chains that found a direction, steps of the burn-in left out.
+
+    The rise of each step is against w* on the same contexts, so that their noise cancels.
+
+    Args:
+        found: by chains of these settings.
+        settings: of the chains.
+    """
+    rise = (found.trace.loss - found.trace.rest_loss).T.astype(np.float64)  # (chains and images, steps)
+    # Counted from the end: where steps were divided, so was the burn-in.
+    n_steps = found.n_contexts // (settings.n_chains * settings.batch_size)
+    pairs = rise[:, -n_steps:].reshape(2, settings.n_chains, -1).mean(axis=0)
+    llc = diagnostics.local_learning_coefficient(pairs, init_loss=0.0, n_beta=settings.n_beta)
+    return Chains(llc, diagnostics.r_hat(pairs), diagnostics.effective_sample_size(pairs) / pairs.size)
+
+
+def largest_curvature(model: GPTNeoX, component: Component, population: Population) -> float:
+    """Largest Hessian eigenvalue of the component's mean loss at w* on a few contexts, in nats per squared weight."""
+    ids = torch.as_tensor(population.parts[0][: curvature.MAX_CONTEXTS].astype(np.int64)).to(model.device)
+    return curvature.largest_curvature(model, component, perturbation.prepare_tokens(model, component, ids))
+
+
+def prior_share(
+    rest_slopes: Float[np.ndarray, "chains probe_tokens"],
+    slopes_at_zero: Float[np.ndarray, "chains probe_tokens"],
+    slopes: Float[np.ndarray, "chains probe_tokens"],
+) -> Agreement:
+    """How linear responses at n_beta follow those at n_beta = 0, over the probe tokens.
+
+    The squared correlation is the share of their variance that chains without the loss reproduce; the slope is how much of
+    the response the loss leaves.
+
+    Args:
+        rest_slopes: slopes of the probe's losses along each chain's gradient at w* / localization: the part that both share.
+        slopes_at_zero: slopes along the rise, `Rise.slopes`, of chains at n_beta = 0.
+        slopes: of chains at n_beta, by the same population.
+    """
+    return control.agreement(*(control.halves(-(rest_slopes + part)) for part in (slopes_at_zero, slopes)))
+
+
+def row(
+    model: GPTNeoX,
+    component: Component,
+    settings: SamplingSettings,
+    found: Rise | Diagnostics,
+    *,
+    largest: float,
+    prior: Agreement | None = None,
+) -> dict[str, object]:
+    """The regime of one component, a row of schema.REGIME.
+
+    Args:
+        model: at w*.
+        component: the one that moved.
+        settings: of the chains that `found` is by.
+        found: the chains' losses.
+        largest: curvature, as of `largest_curvature`.
+        prior: as of `prior_share`, where chains at n_beta = 0 were run.
+    """
+    chains, n_weights = of_chains(found, settings), components.n_parameters(model, component)
+    return {
+        "component": component.name,
+        "n_beta": settings.n_beta,
+        "localization": settings.localization,
+        "n_weights": n_weights,
+        "curvature": largest,
+        "llc": chains.llc.value,
+        "llc_error": chains.llc.standard_error,
+        "controlled_share": 2 * chains.llc.value / n_weights,
+        "r_hat": chains.r_hat,
+        "effective_share": chains.effective_share,
+        "prior_correlation": prior.disattenuated if prior else np.nan,
+        "prior_slope": prior.slope if prior else np.nan,
+    }
+
+
+def table(rows: Sequence[Mapping[str, object]]) -> pl.DataFrame:
+    """Rows as a table, as schema.REGIME; a number that is not known is null."""
+    return pl.DataFrame(list(rows), schema=schema.REGIME).fill_nan(None)
+
+
+def sweep(
+    model: GPTNeoX,
+    component: Component,
+    settings: SamplingSettings,
+    wanted: DirectionSettings,
+    population: Population,
+    probe: Int[np.ndarray, "contexts positions"],
+    rest_slopes: Float[np.ndarray, "chains probe_tokens"],
+    n_betas: Sequence[float],
+    seed: np.random.SeedSequence,
+) -> pl.DataFrame:
+    """Where the loss begins to decide: the regime of one component at each n_beta, as schema.REGIME.
+
+    Minus n_beta times the direction is the mean displacement at any n_beta, for the mean force on the weights is zero. So the
+    linear response at n_beta is the mean, from zero to n_beta, of the first-order part of the susceptibility.
+
+    Args:
+        model: at w*.
+        component: the one that moves.
+        settings: of the chains; their n_beta is not used.
+        wanted: the reliability and the budget at each n_beta.
+        population: a part for each chain.
+        probe: contexts whose linear responses are compared.
+        rest_slopes: slopes of the probe's losses along each chain's gradient at w* / localization.
+        n_betas: to be tried; zero, against which all are compared, is run in any case.
+        seed: of the noise, the same at each n_beta.
+
+    Raises:
+        ChainDivergedError, UnstableStepError, BatchTooLargeError: see chains.py.
+    """
+
+    def at(n_beta: float) -> tuple[SamplingSettings, Rise]:
+        own = dataclasses.replace(settings, n_beta=float(n_beta))
+        return own, directions.rise(model, component, own, wanted, population, probe, rest_slopes, seed)
+
+    largest = largest_curvature(model, component, population)
+    _, at_zero = at(0.0)
+    rows = []
+    for own, found in map(at, n_betas):
+        prior = prior_share(rest_slopes, at_zero.slopes, found.slopes)
+        rows.append(row(model, component, own, found, largest=largest, prior=prior))
+    return table(rows)
+
+
+def rescaled(model: GPTNeoX, layer: int, head: int, factor: float) -> GPTNeoX:
+    """The same function in other weights: values of one head `factor` times as large, its output matrix divided by it.
+
+    Raises:
+        ValueError: no such head, or a factor that is not positive and finite.
+    """
+    component = Component("head", layer, head)
+    shapes = {name: weight.shape for name, weight in components.weights(model, component).items()}
+    by_weight = components.unflatten(_factors(model, component, factor)[None], shapes)
+    named = gpt_neox.named_weights(model)
+    fields = {"query_key_value": "query_key_value", "query_key_value_bias": "query_key_value_bias", "output": "dense"}
+    changed = {f"{layer}.{fields[name]}": named[f"{layer}.{fields[name]}"].clone() for name in shapes}
+    moved = gpt_neox.with_weights(model, named | changed)
+    for name, weight in components.weights(moved, component).items():  # views of the copies
+        weight.mul_(by_weight[name][0].to(weight.dtype))
+    return moved
+
+
+def rescaled_gradient(
+    model: GPTNeoX, component: Component, gradient: Float[Tensor, "chains parameters"], factor: float
+) -> Float[Tensor, "chains parameters"]:
+    """Gradient by a head's weights after `rescaled`, from that before: a weight twice as large has half the gradient."""
+    return gradient / _factors(model, component, factor)
+
+
+def rescaling(
+    model: GPTNeoX,
+    component: Component,
+    settings: SamplingSettings,
+    wanted: DirectionSettings,
+    population: Population,
+    probe: Int[np.ndarray, "contexts positions"],
+    rest: Float[Tensor, "chains parameters"],
+    before: Rise,
+    seed: np.random.SeedSequence,
+    *,
+    factor: float,
+) -> Agreement:
+    """How a head's linear responses after `rescaled` follow those before: 1 and 1 were the susceptibility invariant.
+
+    Args:
+        model: at w*.
+        component: a head.
+        settings: of the chains.
+        wanted: the reliability and the budget.
+        population: a part for each chain, that `before` is by.
+        probe: contexts whose linear responses are compared.
+        rest: gradient at w* of each chain's documents by the head's weights.
+        before: of the chains of the model as it is.
+        seed: of the noise.
+        factor: of the values.
+
+    Raises:
+        ValueError: the component is no head.
+        ChainDivergedError, UnstableStepError, BatchTooLargeError: see chains.py.
+    """
+    moved = rescaled(model, component.layer, component.head, factor)
+    of_rest = [
+        directions.probe_slopes(part, probe, {component: gradient / settings.localization})[0]
+        for part, gradient in ((model, rest), (moved, rescaled_gradient(model, component, rest, factor)))
+    ]
+    after = directions.rise(moved, component, settings, wanted, population, probe, of_rest[1], seed)
+    first, second = (control.halves(-(own + rise.slopes)) for own, rise in zip(of_rest, (before, after)))
+    return control.agreement(first, second)
+
+
+def _factors(model: GPTNeoX, component: Component, factor: float) -> Float[Tensor, " parameters"]:
+    """What each weight of a head is multiplied with, in the order of `components.weights`."""
+    if component.kind != "head":
+        raise ValueError(f"only a head can be rescaled, got {component.name}; choose one such as L0H0")
+    if not (factor > 0 and np.isfinite(factor)):
+        raise ValueError(f"factor must be positive and finite, got {factor:g}")
+    ones = {name: torch.ones_like(weight) for name, weight in components.weights(model, component).items()}
+    for name, values in ones.items():
+        if name == "output":
+            values /= factor
+        else:  # rows of query, key, value, one block after another
+            values[2 * model.head_size :] *= factor
+    return components.flatten(ones)
