@@ -5,10 +5,10 @@ import numpy as np
 import polars as pl
 
 from assets import plots, pools, progress
-from assets.partitions import EVERY_SHARD, TRAINING, version
+from assets.partitions import EVERY_SHARD, EXPERIMENT, TRAINING, WITHHELD, version
 from resources.language_model import LanguageModelFolder
 from resources.storage import Store
-from susc_pipeline import schema, seeds, tokens
+from susc_pipeline import schema, seeds
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.model import components
 from susc_pipeline.model.gpt_neox import GPTNeoX
@@ -48,29 +48,37 @@ def pca_basis(
 
 
 @dg.asset(
-    ins={"ground_truth_susceptibilities": dg.AssetIn(partition_mapping=EVERY_SHARD)},
+    ins={
+        name: dg.AssetIn(partition_mapping=EVERY_SHARD) for name in ("ground_truth_susceptibilities", "chain_products")
+    },
     group_name=GROUP,
     kinds={"numpy", "polars"},
-    code_version=version(2),
+    code_version=version(3),
 )
 def reliability(
     language_model: LanguageModelFolder,
     ground_truth_susceptibilities: dict[str, pl.LazyFrame],
+    chain_products: dict[str, pl.LazyFrame],
     pca_basis: PCABasis,
     experiment: dg.ResourceParam[ExperimentConfig],
 ) -> dg.MaterializeResult[pl.DataFrame]:
-    """Split-half reliability of every component and PC, = 2 r / (1 + r) (Spearman 1910, Brown 1910), over ground-truth tokens.
+    """Reliability of every component and PC over ground-truth tokens, = 2 r / (1 + r), r between halves that share nothing.
 
-    Its root is the noise ceiling: the highest correlation with the measured values that any prediction can reach.
+    (Spearman 1910, Brown 1910.) The halves have their own chains, their own population documents, their own draws. Its root is
+    the noise ceiling: the highest correlation with the measured values that any prediction can reach.
     """
     names = [c.name for c in components.enumerate_components(language_model.load(experiment.model).model)]
     halves = reliabilities.moments_of_halves(frame for _, frame in sorted(ground_truth_susceptibilities.items()))
     by_component = reliabilities.split_half_along(halves, np.eye(len(names)))
     by_pc = reliabilities.split_half_scores(halves, pca_basis)
     pcs = [f"PC{number + 1}" for number in range(len(by_pc.ceiling))]
+    intervals = reliabilities.intervals_of_products(pl.concat(chain_products.values()).collect(), names)
     frames = [
-        pl.DataFrame({"kind": kind, "name": labels, **found._asdict()}, schema=schema.RELIABILITY)
-        for kind, labels, found in (("component", names, by_component), ("pc", pcs, by_pc))
+        pl.DataFrame({"kind": kind, "name": labels, **found._asdict(), **bounds}, schema=schema.RELIABILITY)
+        for kind, labels, found, bounds in (
+            ("component", names, by_component, intervals),
+            ("pc", pcs, by_pc, {"low": [None] * len(pcs), "high": [None] * len(pcs)}),
+        )
     ]
     frame = pl.concat(frames)
     means = {
@@ -79,60 +87,63 @@ def reliability(
     return dg.MaterializeResult(value=frame, metadata={**means, "reliability": plots.reliability(frame)})
 
 
-@dg.asset(
-    ins={name: dg.AssetIn(partition_mapping=EVERY_SHARD) for name in ("ground_truth_susceptibilities", "activations")},
-    group_name=GROUP,
-    kinds={"pytorch"},
-    code_version=version(2, "aux"),
-    pool=pools.GPU,
-)
-def aux_model(
-    context: dg.AssetExecutionContext,
-    language_model: LanguageModelFolder,
-    ground_truth_susceptibilities: dict[str, pl.LazyFrame],
-    activations: dict[str, pl.LazyFrame],
-    pca_basis: PCABasis,
-    experiment: dg.ResourceParam[ExperimentConfig],
-    store: dg.ResourceParam[Store],
-) -> dg.MaterializeResult[AuxModel]:
-    """One hidden layer from the residual stream to PC scores: the susceptibilities of a token for one forward pass.
+AUXILIARY_INPUTS = {
+    "activations": dg.AssetIn(partition_mapping=EVERY_SHARD),
+    "linear_response": dg.AssetIn(partition_mapping=EVERY_SHARD),
+    "ground_truth_susceptibilities": dg.AssetIn(partition_mapping=WITHHELD),
+}
+
+
+def auxiliary_asset(name: str, column: str, about: str) -> dg.AssetsDefinition:
+    """An auxiliary model that learns the linear responses under `column`."""
+
+    @dg.asset(
+        name=name,
+        ins=AUXILIARY_INPUTS,
+        group_name=GROUP,
+        kinds={"pytorch"},
+        code_version=version(3, "aux"),
+        description=about,
+        pool=pools.GPU,
+    )
+    def auxiliary_model(
+        context: dg.AssetExecutionContext,
+        language_model: LanguageModelFolder,
+        activations: dict[str, pl.LazyFrame],
+        linear_response: dict[str, pl.LazyFrame],
+        ground_truth_susceptibilities: dict[str, pl.LazyFrame],
+        pca_basis: PCABasis,
+        experiment: dg.ResourceParam[ExperimentConfig],
+        store: dg.ResourceParam[Store],
+    ) -> dg.MaterializeResult[AuxModel]:
+        frames = (activations, linear_response, ground_truth_susceptibilities)
+        with store.scratch(name) as folder:
+            data = evaluation.split(*frames, pca_basis, folder=folder, column=column)
+        return _trained(context, data, language_model.load(experiment.model).model, experiment)
+
+    return auxiliary_model
+
+
+aux_model = auxiliary_asset(
+    "aux_model",
+    "linear_response",
+    """One hidden layer from the residual stream to PC scores: scores of a token from one forward pass.
 
     scores = D relu(E x + e) + d, squared error over the variance plus l1_penalty times the mean hidden code (as a sparse
-    autoencoder, Cunningham et al. 2023).
-    Trained on the training shards; stopped early by half of the withheld documents, whose chains are their own: noise
-    of shared draws is a function of the token, and a model stopped on it would go on learning it.
-    """
-    training_shards = tokens.training_keys(experiment.tokens)
-    with store.scratch("aux_model") as folder:
-        data = evaluation.split(activations, ground_truth_susceptibilities, pca_basis, training_shards, folder=folder)
-    return _trained(context, data, language_model.load(experiment.model).model, experiment)
-
-
-@dg.asset(
-    ins={name: dg.AssetIn(partition_mapping=EVERY_SHARD) for name in ("ground_truth_susceptibilities", "activations")},
-    group_name=GROUP,
-    kinds={"pytorch"},
-    code_version=version(1, "aux"),
-    pool=pools.GPU,
+    autoencoder, Cunningham et al. 2023). Trained on linear responses of all shards but the withheld ones; stopped early by
+    half of the withheld documents.""",
 )
-def half_chain_aux_model(
-    context: dg.AssetExecutionContext,
-    language_model: LanguageModelFolder,
-    ground_truth_susceptibilities: dict[str, pl.LazyFrame],
-    activations: dict[str, pl.LazyFrame],
-    pca_basis: PCABasis,
-    experiment: dg.ResourceParam[ExperimentConfig],
-    store: dg.ResourceParam[Store],
-) -> dg.MaterializeResult[AuxModel]:
-    """The auxiliary model trained again, on one half of the chains only: which clusters does it give again?
-
-    Its seed is that of aux_model, so that only the chains differ: twice the sampling noise, of which it shares a half.
-    """
-    training_shards = tokens.training_keys(experiment.tokens)
-    frames = (activations, ground_truth_susceptibilities)
-    with store.scratch("half_chain_aux_model") as folder:
-        data = evaluation.split(*frames, pca_basis, training_shards, folder=folder, column="half_a")
-    return _trained(context, data, language_model.load(experiment.model).model, experiment)
+# Needed only where clusters are made from the auxiliary model: do they come again from either half of the chains?
+half_aux_models = [
+    auxiliary_asset(
+        f"half_{half}_aux_model",
+        f"half_{half}",
+        f"The auxiliary model, scores = D relu(E x + e) + d, trained on linear responses by half {half} of the chains alone; its "
+        "seed is that of aux_model.",
+    )
+    for half in "ab"
+    if EXPERIMENT.representation.upsampling == "auxiliary"
+]
 
 
 def _trained(
@@ -155,30 +166,26 @@ def _trained(
     return dg.MaterializeResult(value=training.model, metadata={**metadata, "training": plots.training(history)})
 
 
-@dg.asset(
-    ins={name: dg.AssetIn(partition_mapping=EVERY_SHARD) for name in ("ground_truth_susceptibilities", "activations")},
-    group_name=GROUP,
-    kinds={"numpy", "polars"},
-    code_version=version(2),
-)
+@dg.asset(ins=AUXILIARY_INPUTS, group_name=GROUP, kinds={"numpy", "polars"}, code_version=version(3))
 def aux_correlation(
-    ground_truth_susceptibilities: dict[str, pl.LazyFrame],
     activations: dict[str, pl.LazyFrame],
+    linear_response: dict[str, pl.LazyFrame],
+    ground_truth_susceptibilities: dict[str, pl.LazyFrame],
     pca_basis: PCABasis,
     aux_model: AuxModel,
     experiment: dg.ResourceParam[ExperimentConfig],
     store: dg.ResourceParam[Store],
 ) -> dg.MaterializeResult[pl.DataFrame]:
-    """Pearson r of predicted with measured scores, per PC, on withheld documents that early stopping has not seen.
+    """Pearson r with sampled scores, per PC, of the auxiliary model and of linear response, on withheld documents.
 
-    Beside it the noise ceiling = sqrt(reliability) of the same tokens (Spearman 1904), the 95 % interval over documents, the
-    95 % point of a permutation null, and the r of a ridge regression on the same data.
+    Early stopping has not seen these documents. Beside r the noise ceiling = sqrt(reliability) of the same tokens (Spearman
+    1904), 95 % intervals over documents, the 95 % point of a permutation null, and the r of a ridge regression.
     """
-    training_shards = tokens.training_keys(experiment.tokens)
+    frames = (activations, linear_response, ground_truth_susceptibilities)
     with store.scratch("aux_correlation") as folder:
-        data = evaluation.split(activations, ground_truth_susceptibilities, pca_basis, training_shards, folder=folder)
+        data = evaluation.split(*frames, pca_basis, folder=folder)
     rng = np.random.default_rng(seeds.sequence(experiment.seed, "aux_correlation"))
     frame = evaluation.correlation_table(data, aux_model, pca_basis, rng)
-    means = {f"mean_{name}": float(frame[name].mean()) for name in ("r", "ceiling", "ridge_r")}
-    metadata = {**means, "withheld_tokens": len(data.test.scores), "correlation": plots.correlation(frame)}
+    means = {f"mean_{name}": float(frame[name].mean()) for name in ("r", "linear_response_r", "ceiling", "ridge_r")}
+    metadata = {**means, "withheld_tokens": len(data.test_truth), "correlation": plots.correlation(frame)}
     return dg.MaterializeResult(value=frame, metadata=metadata)

@@ -4,15 +4,17 @@ import dagster as dg
 import numpy as np
 import polars as pl
 
-from assets import basis, clusters, ground_truth, prediction
+from assets import basis, clusters, prediction, sampling
 from assets.partitions import GROUND_TRUTH_SHARDS
-from resources.trace_folder import TraceFolder
+from resources.component_folder import ComponentFolder
 from susc_pipeline import schema
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.representation import moments
-from susc_pipeline.sampling import diagnostics, loss_traces
+from susc_pipeline.sampling import diagnostics
+from susc_pipeline.susceptibility import direction_files
 
 MIN_SHARE_OF_COMPONENTS = 0.9
+LEAST_RELIABILITY = 0.5  # below it a column is more noise than signal
 IDENTITY_TOLERANCE = 1e-2
 
 
@@ -20,39 +22,56 @@ def _result(passed: bool, sentence: str, **metadata: float) -> dg.AssetCheckResu
     return dg.AssetCheckResult(passed=bool(passed), description=sentence, metadata=metadata)
 
 
-@dg.asset_check(asset=ground_truth.sgld_samples, partitions_def=GROUND_TRUTH_SHARDS)
-def chains_are_sound(sgld_samples: TraceFolder, experiment: dg.ResourceParam[ExperimentConfig]) -> dg.AssetCheckResult:
+@dg.asset_check(asset=sampling.response_directions)
+def chains_are_sound(
+    response_directions: ComponentFolder, experiment: dg.ResourceParam[ExperimentConfig]
+) -> dg.AssetCheckResult:
     """Chains of a component agree (R-hat), and their loss lies above that at w*: the LLC is positive."""
-    n_chains, n_draws = experiment.sampling.n_chains, experiment.sampling.n_draws
-    r_hats, coefficients = [], []
-    for component in sgld_samples.components():
-        traces = loss_traces.of_frame(sgld_samples.read(component))
-        by_chain = traces.mean_loss.reshape(n_chains, -1)
-        if by_chain.shape[1] >= 4:
-            r_hats.append(diagnostics.r_hat(by_chain))
-        found = diagnostics.local_learning_coefficient(
-            by_chain, init_loss=traces.init_loss, n_beta=max(experiment.sampling.n_beta, 1e-9)
-        )
-        coefficients.append(found.value)
-    limit = diagnostics.r_hat_limit(n_chains, n_draws) if r_hats else np.inf
-    agreeing = float(np.mean(np.array(r_hats or [1.0]) < limit))
-    positive = float(np.mean(np.array(coefficients) > 0))
+    names = [name for name in response_directions.components()]
+    rises = [
+        diagnostics.rises(direction_files.diagnostics(response_directions.whole(name)).trace, experiment.sampling)
+        for name in names
+    ]
+    r_hats = [diagnostics.r_hat(rise) for rise in rises if rise.shape[1] >= 4]
+    limits = [diagnostics.r_hat_limit(*rise.shape) for rise in rises if rise.shape[1] >= 4]
+    agreeing = float(np.mean([found < limit for found, limit in zip(r_hats, limits)])) if r_hats else 1.0
+    positive = float(np.mean([rise.mean() > 0 for rise in rises]))
     sentence = (
-        f"{agreeing:.0%} of components have R-hat below {limit:.2f}, what so few draws reach by chance, and "
-        f"{positive:.0%} a positive LLC; below {MIN_SHARE_OF_COMPONENTS:.0%} raise sampling.n_burn_in, or lower "
-        f"sampling.step_size or sampling.n_beta"
+        f"{agreeing:.0%} of components have an R-hat that chains which agree may have by chance, and {positive:.0%} a mean "
+        f"loss above that at w*; below {MIN_SHARE_OF_COMPONENTS:.0%} raise sampling.n_burn_in, or lower sampling.step_size or "
+        f"sampling.n_beta"
     )
     return _result(
         min(agreeing, positive) >= MIN_SHARE_OF_COMPONENTS,
         sentence,
         share_agreeing=agreeing,
-        share_llc_positive=positive,
+        share_above=positive,
         median_r_hat=float(np.median(r_hats or [1.0])),
-        median_llc=float(np.median(coefficients)),
     )
 
 
-@dg.asset_check(asset=ground_truth.ground_truth_susceptibilities, partitions_def=GROUND_TRUTH_SHARDS)
+@dg.asset_check(asset=sampling.response_directions)
+def directions_are_reliable(
+    response_directions: ComponentFolder, experiment: dg.ResourceParam[ExperimentConfig]
+) -> dg.AssetCheckResult:
+    """The directions reach the reliability asked for; where they do not, the sentence says what they reach and why."""
+    wanted = experiment.directions.reliability
+    names = response_directions.components()
+    found = [direction_files.diagnostics(response_directions.whole(name)) for name in names]
+    short = {name: one.reliability for name, one in zip(names, found) if one.reliability < wanted}
+    n_limited = sum(not np.isfinite(one.n_contexts_needed) for one in found)
+    n_population = found[0].n_rest_contexts if found else 0
+    least = min((one.reliability for one in found), default=0.0)
+    listed = ", ".join(f"{name} {value:.2f}" for name, value in sorted(short.items(), key=lambda item: item[1])[:8])
+    sentence = (
+        f"{len(names) - len(short)} of {len(names)} components reach directions.reliability ({wanted:g}); the others: "
+        f"{listed or 'none'}. For {n_limited} the population of {n_population} contexts is too small for 0.9: "
+        f" raise tokens.population_share or add documents; for the rest raise directions.max_contexts"
+    )
+    return _result(least >= LEAST_RELIABILITY, sentence, least=least, below=len(short))
+
+
+@dg.asset_check(asset=dg.AssetKey("ground_truth_susceptibilities"), partitions_def=GROUND_TRUTH_SHARDS)
 def susceptibilities_are_finite(ground_truth_susceptibilities: pl.DataFrame) -> dg.AssetCheckResult:
     """No susceptibility is nan or infinite, and every component varies over tokens."""
     values = schema.matrix(ground_truth_susceptibilities["susceptibility"])
@@ -71,7 +90,7 @@ def predictions_beat_chance(aux_correlation: pl.DataFrame) -> dg.AssetCheckResul
     share = float(above.head(n_leading).mean() or 0.0)
     sentence = (
         f"{share:.0%} of the first {n_leading} PCs are above the permutation null; below 80 % the auxiliary model has "
-        f"learnt little: raise sampling.n_draws or the number of ground-truth shards"
+        f"learnt little: raise directions.reliability or the number of token shards"
     )
     return _result(share >= 0.8, sentence, share_above_null=share, mean_r=float(aux_correlation["r"].mean() or 0.0))
 
@@ -118,6 +137,7 @@ def predictions_are_not_activations(leakage: pl.DataFrame) -> dg.AssetCheckResul
 
 ALL = [
     chains_are_sound,
+    directions_are_reliable,
     susceptibilities_are_finite,
     predictions_beat_chance,
     whitened_covariance_is_the_identity,

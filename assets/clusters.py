@@ -47,33 +47,43 @@ def knn_graph(
     return dg.MaterializeResult(value=graph, metadata={"vertices": graph.shape[0], "edges": graph.nnz // 2})
 
 
-@dg.asset(
-    ins={"half_chain_predictions": dg.AssetIn(partition_mapping=EVERY_SHARD)},
-    group_name=GROUP,
-    kinds={"numpy"},
-    code_version=version(1, "knn", "representation"),
-    pool=pools.MEMORY,
-)
-def half_chain_knn_graph(
-    half_chain_predictions: dict[str, pl.LazyFrame],
-    experiment: dg.ResourceParam[ExperimentConfig],
-    store: dg.ResourceParam[Store],
-) -> dg.MaterializeResult[sparse.csr_array]:
-    """The same graph of the same tokens by one half of the chains: predictions whitened by a basis of their own."""
-    shards = [schema.stack({k: frame}, "prediction").values for k, frame in sorted(half_chain_predictions.items())]
-    merged = moments.merge_all(moments.of(values) for values in shards)
-    basis = whitening.fit(merged, relative_floor=experiment.representation.whitening_floor)
-    whitened = np.concatenate([whitening.transform(values, basis).astype(np.float32) for values in shards])
-    rng = np.random.default_rng(seeds.sequence(experiment.seed, "knn_graph"))
-    with store.scratch("half_chain_knn_graph") as folder:
-        graph = blocks.knn_graph(whitened, experiment.knn, rng, folder)
-    return dg.MaterializeResult(value=graph, metadata={"vertices": graph.shape[0], "edges": graph.nnz // 2})
+def half_graph_asset(half: str) -> dg.AssetsDefinition:
+    """The graph by one half of the chains."""
+
+    @dg.asset(
+        name=f"half_{half}_knn_graph",
+        ins={"predictions": dg.AssetIn(f"half_{half}_predictions", partition_mapping=EVERY_SHARD)},
+        group_name=GROUP,
+        kinds={"numpy"},
+        code_version=version(2, "knn", "representation"),
+        description=f"The same graph of the same tokens by half {half} of the chains: predictions whitened by a basis of their "
+        "own, v = U (s - mean) / sqrt(variance).",
+        pool=pools.MEMORY,
+    )
+    def graph_of_half(
+        predictions: dict[str, pl.LazyFrame],
+        experiment: dg.ResourceParam[ExperimentConfig],
+        store: dg.ResourceParam[Store],
+    ) -> dg.MaterializeResult[sparse.csr_array]:
+        shards = [schema.stack({k: frame}, "prediction").values for k, frame in sorted(predictions.items())]
+        merged = moments.merge_all(moments.of(values) for values in shards)
+        basis = whitening.fit(merged, relative_floor=experiment.representation.whitening_floor)
+        whitened = np.concatenate([whitening.transform(values, basis).astype(np.float32) for values in shards])
+        rng = np.random.default_rng(seeds.sequence(experiment.seed, "knn_graph"))
+        with store.scratch(f"half_{half}_knn_graph") as folder:
+            graph = blocks.knn_graph(whitened, experiment.knn, rng, folder)
+        return dg.MaterializeResult(value=graph, metadata={"vertices": graph.shape[0], "edges": graph.nnz // 2})
+
+    return graph_of_half
+
+
+half_a_knn_graph, half_b_knn_graph = half_graph_asset("a"), half_graph_asset("b")
 
 
 @dg.multi_asset(
     ins={**ALL_WHITENED, "token_shards": dg.AssetIn(partition_mapping=EVERY_SHARD)},
     outs={
-        name: dg.AssetOut(kinds={"numpy", "parquet"}, code_version=version(6, "clustering"), description=text)
+        name: dg.AssetOut(kinds={"numpy", "parquet"}, code_version=version(7, "clustering"), description=text)
         for name, text in DESCRIPTIONS.items()
     },
     group_name=GROUP,
@@ -85,7 +95,8 @@ def find_clusters(
     token_shards: dict[str, pl.LazyFrame],
     whitened_susceptibilities: dict[str, pl.LazyFrame],
     knn_graph: sparse.csr_array,
-    half_chain_knn_graph: sparse.csr_array,
+    half_a_knn_graph: sparse.csr_array,
+    half_b_knn_graph: sparse.csr_array,
     experiment: dg.ResourceParam[ExperimentConfig],
     store: dg.ResourceParam[Store],
 ):
@@ -94,7 +105,7 @@ def find_clusters(
     report = progress.reporter(context, "tokens visited")
     found = search.find_clusters(knn_graph, experiment.clustering, rng, progress=report)
     tokens = schema.stack(whitened_susceptibilities, "whitened")
-    stable = stability.stability(knn_graph, half_chain_knn_graph, found, experiment.clustering, rng)
+    stable = stability.stability(knn_graph, (half_a_knn_graph, half_b_knn_graph), found, experiment.clustering, rng)
     table, members = reading.cluster_table(found, stable, tokens), reading.member_table(found, tokens)
     contexts = pl.concat([token_shards[shard] for shard in sorted(token_shards)]).collect()
     loaded = language_model.load(experiment.model)
@@ -148,28 +159,34 @@ def unwhitened_cluster_members(
     ins={
         "ground_truth_susceptibilities": dg.AssetIn(partition_mapping=EVERY_SHARD),
         "predicted_susceptibilities": dg.AssetIn(partition_mapping=EVERY_SHARD),
+        "auxiliary_predictions": dg.AssetIn(partition_mapping=EVERY_SHARD),
     },
     group_name=GROUP,
     kinds={"numpy", "polars"},
-    code_version=version(5, "knn", "clustering", "representation"),
+    code_version=version(6, "knn", "clustering", "representation"),
     pool=pools.MEMORY,
 )
 def cluster_agreement(
     ground_truth_susceptibilities: dict[str, pl.LazyFrame],
     predicted_susceptibilities: dict[str, pl.LazyFrame],
+    auxiliary_predictions: dict[str, pl.LazyFrame],
     pca_basis: PCABasis,
     experiment: dg.ResourceParam[ExperimentConfig],
 ) -> dg.MaterializeResult[pl.DataFrame]:
-    """How alike clusters of the ground-truth tokens are by what was measured and what was predicted, whitened and not.
+    """How alike clusters of the ground-truth tokens are by what was sampled, upsampled and predicted, whitened and not.
 
     Adjusted Rand index (Hubert and Arabie 1985), and the share of clusters with a match of Jaccard |A and B| / |A or B| >= 1/2.
-    One search of the same tokens in each of the four spaces, so that what whitening does, what prediction does and what
+    One search of the same tokens in each of the spaces, so that what whitening does, what prediction does and what
     is left of the tokens' own likeness can be told apart.
     """
     shards = sorted(ground_truth_susceptibilities)
     truth = schema.stack(ground_truth_susceptibilities, "susceptibility")
-    predicted = schema.stack({shard: predicted_susceptibilities[shard] for shard in shards}, "prediction")
-    spaces = {"measured": pca.transform(truth.values, pca_basis), "predicted": predicted.values}
+    frames = {"upsampled": predicted_susceptibilities, "auxiliary": auxiliary_predictions}
+    if experiment.representation.upsampling == "auxiliary":
+        del frames["auxiliary"]  # the same numbers
+    spaces = {"sampled": pca.transform(truth.values, pca_basis)}
+    for name, found in frames.items():
+        spaces[name] = schema.stack({shard: found[shard] for shard in shards}, "prediction").values
     floor = experiment.representation.whitening_floor
     for name, scores in list(spaces.items()):
         basis = whitening.fit(moments.of(scores), relative_floor=floor)

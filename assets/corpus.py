@@ -1,4 +1,4 @@
-"""Model and text: the language model, the token shards, and the contexts that drive the chains."""
+"""Model and text: the language model, the token shards, and the population whose mean loss is the observable."""
 
 import dagster as dg
 import polars as pl
@@ -13,6 +13,8 @@ from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.tokens import TokenizedDocument
 
 GROUP = "a_corpus"
+# Of the settings of the chains only their number matters: it decides how many documents the population must have.
+SPLIT_VERSION = f"{version(2, 'corpus', 'tokens')}-{EXPERIMENT.sampling.n_chains}"
 
 
 @dg.asset(group_name=GROUP, kinds={"pytorch", "huggingface"}, code_version=version(1, "model"))
@@ -52,9 +54,7 @@ def corpus_files(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.Skip
     return dg.RunRequest(run_key=found)
 
 
-@dg.asset(
-    partitions_def=SHARDS, group_name=GROUP, kinds={"polars", "parquet"}, code_version=version(1, "corpus", "tokens")
-)
+@dg.asset(partitions_def=SHARDS, group_name=GROUP, kinds={"polars", "parquet"}, code_version=SPLIT_VERSION)
 def token_shards(
     context: dg.AssetExecutionContext,
     language_model: LanguageModelFolder,
@@ -63,25 +63,32 @@ def token_shards(
 ) -> dg.MaterializeResult[pl.DataFrame]:
     """Contexts of equal length from documents that belong to this shard alone; a row is a context."""
     documents = _tokenized(corpus_documents, language_model, experiment)
-    frame = tokens.contexts_of_shard(documents, experiment.tokens, experiment.seed, context.partition_key)
+    frame = tokens.contexts_of_shard(
+        documents, experiment.tokens, experiment.seed, context.partition_key, n_chains=experiment.sampling.n_chains
+    )
     n_tokens = frame.height * (experiment.tokens.context_length - 1)
     counts = {"documents": frame["document_id"].n_unique(), "tokens": n_tokens, "dagster/row_count": frame.height}
     return dg.MaterializeResult(value=frame, metadata=counts)
 
 
-@dg.asset(group_name=GROUP, kinds={"polars", "parquet"}, code_version=version(1, "corpus", "tokens"))
-def sampling_contexts(
+@dg.asset(group_name=GROUP, kinds={"polars", "parquet"}, code_version=SPLIT_VERSION)
+def population_contexts(
     language_model: LanguageModelFolder,
     corpus_documents: pl.DataFrame,
     experiment: dg.ResourceParam[ExperimentConfig],
 ) -> dg.MaterializeResult[pl.DataFrame]:
-    """Contexts outside every shard: gradient minibatches come from role `minibatch`, the mean loss L from `observable`.
+    """The population of the observable phi(w) = L(w) - L(w*), in nats (Baker et al. 2025): L is the mean loss of its contexts.
 
-    The observable of a component is phi(w) = L(w) - L(w*), in nats (Baker et al. 2025); L is over a fixed set, not a minibatch.
+    Its documents are in no shard, and no two chains share one. Every draw of a chain reads fresh contexts: those of role
+    `directions` estimate the chain's response directions, the draws at which tokens are measured read role `draws`.
     """
     documents = _tokenized(corpus_documents, language_model, experiment)
-    frame = tokens.sampling_contexts(documents, experiment.tokens, experiment.seed)
-    return dg.MaterializeResult(value=frame, metadata={"dagster/row_count": frame.height})
+    n_chains = experiment.sampling.n_chains
+    frame = tokens.population_contexts(documents, experiment.tokens, experiment.seed, n_chains=n_chains)
+    parts = frame.partition_by("role", as_dict=True)
+    counts = {f"{role}_contexts": part.height for (role,), part in parts.items()}
+    counts |= {f"{role}_documents": part["document_id"].n_unique() for (role,), part in parts.items()}
+    return dg.MaterializeResult(value=frame, metadata={"dagster/row_count": frame.height, **counts})
 
 
 def _tokenized(

@@ -19,18 +19,19 @@ from assets import (  # noqa: E402
     basis,
     checks,
     clusters,
+    controls,
     corpus,
     everything,
     explorer,
-    ground_truth,
     lost_runs,
     partitions,
     prediction,
+    sampling,
 )
 from resources import experiment as experiments  # noqa: E402
 from resources.io_manager import ArtifactIOManager  # noqa: E402
 
-MODULES = (corpus, ground_truth, basis, prediction, clusters, explorer)
+MODULES = (corpus, sampling, controls, basis, prediction, clusters, explorer)
 
 
 def build_definitions(**overrides: object) -> dg.Definitions:
@@ -39,9 +40,10 @@ def build_definitions(**overrides: object) -> dg.Definitions:
     resources = {"experiment": partitions.EXPERIMENT, "store": store, "io_manager": ArtifactIOManager(store)}
     jobs = [
         dg.define_asset_job(
-            "ground_truth", dg.AssetSelection.assets("sgld_samples", "ground_truth_susceptibilities", "activations")
+            "ground_truth", dg.AssetSelection.assets("sgld_samples", "ground_truth_susceptibilities", "chain_products")
         ),
         dg.define_asset_job("basis", dg.AssetSelection.groups(basis.GROUP)),
+        dg.define_asset_job("measure", dg.AssetSelection.assets("linear_response", "activations")),
         dg.define_asset_job("upsample", dg.AssetSelection.assets(*prediction.DESCRIPTIONS)),
         dg.define_asset_job("whiten", dg.AssetSelection.assets("whitened_susceptibilities")),
         dg.define_asset_job("explore", dg.AssetSelection.groups(explorer.GROUP)),

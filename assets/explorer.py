@@ -12,9 +12,9 @@ from assets import pools
 from assets.clusters import ALL_WHITENED
 from assets.partitions import EVERY_SHARD, version
 from resources import clustered_tokens
+from resources.component_folder import ComponentFolder
 from resources.language_model import LanguageModelFolder
 from resources.storage import Store
-from resources.trace_folder import TraceFolder
 from susc_pipeline import schema, seeds
 from susc_pipeline.clustering.knn import StoredGraph
 from susc_pipeline.config import ExperimentConfig
@@ -25,6 +25,8 @@ from susc_pipeline.explorer.site import Site
 from susc_pipeline.model import components
 from susc_pipeline.model.pretrained import token_texts
 from susc_pipeline.representation.pca import PCABasis
+from susc_pipeline.susceptibility import direction_files
+from susc_pipeline.susceptibility import regime as regimes
 
 GROUP = "f_explorer"
 LIBRARIES = ("torch", "transformers", "numpy", "polars", "scikit-learn", "pynndescent", "umap-learn", "dagster")
@@ -33,7 +35,6 @@ SHARDED = (
     "predicted_susceptibilities",
     "whitened_susceptibilities",
     "ground_truth_susceptibilities",
-    "sgld_samples",
 )
 WITHOUT_WHITENING = "The same tokens and the same search, in predicted scores as they are: the whitening ablation."
 OTHER_EXPERIMENT = "Another experiment of the same store, over the tokens that both clustered."
@@ -69,13 +70,13 @@ def map_layout(
     ins={name: dg.AssetIn(partition_mapping=EVERY_SHARD) for name in SHARDED},
     group_name=GROUP,
     kinds={"html"},
-    code_version=version(3, "explorer"),
+    code_version=version(4, "explorer"),
     pool=pools.MEMORY,
 )
 def explorer(
     language_model: LanguageModelFolder,
     token_shards: dict[str, pl.LazyFrame],
-    sgld_samples: dict[str, TraceFolder],
+    response_directions: ComponentFolder,
     ground_truth_susceptibilities: dict[str, pl.LazyFrame],
     predicted_susceptibilities: dict[str, pl.LazyFrame],
     whitened_susceptibilities: dict[str, pl.LazyFrame],
@@ -89,6 +90,7 @@ def explorer(
     aux_correlation: pl.DataFrame,
     leakage: pl.DataFrame,
     calibration: pl.DataFrame,
+    regime: pl.DataFrame,
     negative_control: pl.DataFrame,
     experiment: dg.ResourceParam[ExperimentConfig],
     store: dg.ResourceParam[Store],
@@ -99,19 +101,22 @@ def explorer(
     """
     loaded = language_model.load(experiment.model)
     names = [component.name for component in components.enumerate_components(loaded.model)]
-    traces = {name: [sgld_samples[shard].read(name) for shard in sorted(sgld_samples)] for name in names}
+    found = {name: direction_files.diagnostics(response_directions.whole(name)) for name in names}
     tables = {
-        "chains": run_page.chains(traces, n_beta=experiment.sampling.n_beta),
+        "chains": run_page.chains(found, experiment.sampling),
         "reliability": reliability,
         "aux_correlation": aux_correlation,
         "leakage": leakage,
+        "regime": regime,
         "negative_control": negative_control,
         "calibration": calibration,
     }
     run = {
         **facts(experiment, store),
         "tables": {name: run_page.table(frame) for name, frame in tables.items()},
-        "traces": run_page.loss_traces(traces),
+        "meaning": regimes.MEANING,
+        "source": experiment.representation.upsampling.replace("_", " "),
+        "traces": run_page.loss_traces(found, experiment.sampling),
         "explainedVariance": pca_basis.explained_variance_ratio.tolist(),
     }
     shards = Shards(token_shards, predicted_susceptibilities, whitened_susceptibilities, ground_truth_susceptibilities)

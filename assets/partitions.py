@@ -9,7 +9,7 @@ EXPERIMENT = experiments.load()
 SHARDS = dg.StaticPartitionsDefinition(tokens.shard_keys(EXPERIMENT.tokens))
 GROUND_TRUTH_SHARDS = dg.StaticPartitionsDefinition(tokens.ground_truth_keys(EXPERIMENT.tokens))
 TRAINING = dg.SpecificPartitionsPartitionMapping(tokens.training_keys(EXPERIMENT.tokens))
-WITHHELD = dg.SpecificPartitionsPartitionMapping(tokens.validation_keys(EXPERIMENT.tokens)[:1])
+WITHHELD = dg.SpecificPartitionsPartitionMapping(tokens.validation_keys(EXPERIMENT.tokens))
 EVERY_SHARD = dg.AllPartitionMapping()
 
 

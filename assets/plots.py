@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 
 from susc_pipeline.clustering import reading
 from susc_pipeline.representation.auxiliary import History
-from susc_pipeline.sampling.loss_traces import LossTraces
 
 matplotlib.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
 MARKUP = frozenset("&<>\"'\\`*_[]()|#~!{}")
@@ -25,20 +24,6 @@ def _png(figure: Figure) -> dg.MarkdownMetadataValue:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=100, facecolor="white", bbox_inches="tight")
     return dg.MetadataValue.md(f"![plot](data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()})")
-
-
-def loss_traces(traces: dict[str, LossTraces]) -> dg.MarkdownMetadataValue:
-    """Mean loss of the observable set by step, a line a chain, beside the loss at w*."""
-    n_columns = min(4, len(traces))
-    figure = Figure(figsize=(3 * n_columns, 2.2 * -(-len(traces) // n_columns)), layout="constrained")
-    panels = figure.subplots(-(-len(traces) // n_columns), n_columns, squeeze=False).ravel()
-    for panel, (name, one) in zip(panels, traces.items(), strict=False):
-        for chain in np.unique(one.chain):
-            rows = one.chain == chain
-            panel.plot(one.step[rows], one.mean_loss[rows], color=BLUE, alpha=0.5, linewidth=1)
-        panel.axhline(one.init_loss, color=ORANGE, linewidth=1)
-        panel.set(title=name, xlabel="step", ylabel="mean loss (nats)")
-    return _png(figure)
 
 
 def signal_and_error(names: list[str], signal: np.ndarray, error: np.ndarray) -> dg.MarkdownMetadataValue:
@@ -118,7 +103,7 @@ def correlation(frame: pl.DataFrame) -> dg.MarkdownMetadataValue:
 
 
 def calibration(table: pl.DataFrame) -> dg.MarkdownMetadataValue:
-    """Verdicts by component: step size and n_beta down, localization across; a number is the halves' correlation."""
+    """Verdicts by component: step size and n_beta down, localization across; a number is the rise's reliability."""
     names = table["component"].unique(maintain_order=True).to_list()
     columns = table["localization"].unique().sort().to_list()
     rows = table.select("step_size", "n_beta").unique().sort("step_size", "n_beta").rows()
@@ -128,7 +113,7 @@ def calibration(table: pl.DataFrame) -> dg.MarkdownMetadataValue:
         for row in table.filter(component=name).iter_rows(named=True):
             x, y = columns.index(row["localization"]), rows.index((row["step_size"], row["n_beta"]))
             good = row["verdict"] == "good"
-            text = f"{row['half_correlation']:.2f}" if good else row["verdict"]
+            text = f"{row['rise_reliability']:.2f}" if good else row["verdict"]
             panel.text(x, y, text, ha="center", va="center", fontsize=7, color=BLUE if good else ORANGE)
         panel.set(xlim=(-0.6, len(columns) - 0.4), ylim=(len(rows) - 0.4, -0.6), title=name, xlabel="localization")
         panel.set_xticks(range(len(columns)), [f"{value:g}" for value in columns])

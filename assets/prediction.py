@@ -5,51 +5,67 @@ import numpy as np
 import polars as pl
 
 from assets import plots, pools
-from assets.partitions import EVERY_SHARD, SHARDS, version
-from resources.language_model import LanguageModelFolder
+from assets.partitions import EVERY_SHARD, EXPERIMENT, SHARDS, version
 from susc_pipeline import schema, seeds, tokens
 from susc_pipeline.config import ExperimentConfig
-from susc_pipeline.model import gpt_neox
-from susc_pipeline.representation import auxiliary, moments, whitening
+from susc_pipeline.model import pretrained
+from susc_pipeline.representation import auxiliary, moments, pca, whitening
 from susc_pipeline.representation import leakage as leakages
 from susc_pipeline.representation.auxiliary import AuxModel
+from susc_pipeline.representation.pca import PCABasis
 from susc_pipeline.representation.whitening import WhiteningBasis
 
 GROUP = "d_prediction"
+BY_AUXILIARY = EXPERIMENT.representation.upsampling == "auxiliary"
+SOURCE = "by the auxiliary model" if BY_AUXILIARY else "by linear response"
 DESCRIPTIONS = {
-    "predicted_susceptibilities": "PC scores that the auxiliary model predicts for each token, and the token's loss: "
-    "one forward pass of the language model. scores = D relu(E x + e) + d of the activations x (one hidden layer, as Baker "
-    "et al. 2025); a component's prediction is the scores times the axes of pca_basis.",
-    "half_chain_predictions": "PC scores = D relu(E x + e) + d of each token by the auxiliary model of one half of the "
-    "chains, from the same forward pass.",
+    "predicted_susceptibilities": f"PC scores of each token {SOURCE}, s = V (chi - mean) / standard deviation, and the token's "
+    "loss. representation.upsampling says which; a component's value is the scores times the axes of pca_basis.",
+    "auxiliary_predictions": "PC scores that the auxiliary model predicts for each token, s = D relu(E x + e) + d, x its "
+    "activations (one hidden layer, as Baker et al. 2025).",
+    "half_a_predictions": f"PC scores of each token {SOURCE}, from even chains alone: s = V (chi - mean) / standard deviation.",
+    "half_b_predictions": f"PC scores of each token {SOURCE}, from odd chains alone: s = V (chi - mean) / standard deviation.",
 }
+HALF_AUX_MODELS = ("half_a_aux_model", "half_b_aux_model") if BY_AUXILIARY else ()
 
 
 @dg.multi_asset(
     partitions_def=SHARDS,
+    ins={name: dg.AssetIn(input_manager_key="io_manager") for name in HALF_AUX_MODELS},
     outs={
-        name: dg.AssetOut(kinds={"pytorch", "parquet"}, code_version=version(3, "representation"), description=text)
+        name: dg.AssetOut(kinds={"pytorch", "parquet"}, code_version=version(4, "representation"), description=text)
         for name, text in DESCRIPTIONS.items()
     },
     group_name=GROUP,
     pool=pools.GPU,
 )
 def predict_susceptibilities(
-    language_model: LanguageModelFolder,
-    token_shards: pl.DataFrame,
+    activations: pl.DataFrame,
+    linear_response: pl.DataFrame,
+    pca_basis: PCABasis,
     aux_model: AuxModel,
-    half_chain_aux_model: AuxModel,
     experiment: dg.ResourceParam[ExperimentConfig],
+    **half_aux_models: AuxModel,
 ):
-    """PC scores that both auxiliary models predict for each token, from the same forward pass of the language model."""
-    model = language_model.load(experiment.model).model
-    found = gpt_neox.activations(model, schema.token_ids(token_shards), layers=experiment.representation.layers)
-    keys = schema.token_key_frame(token_shards).with_columns(loss=pl.Series(found.losses))
-    inputs = np.concatenate([found.features, found.loss_gradients], axis=1)
-    metadata = {"dagster/row_count": keys.height, "mean_loss": float(found.losses.mean())}
-    for name, auxiliary_model in zip(DESCRIPTIONS, (aux_model, half_chain_aux_model), strict=True):
-        frame = schema.with_vectors(keys, prediction=auxiliary.predict(auxiliary_model.to(model.device), inputs))
-        yield dg.Output(frame, name, metadata=metadata)
+    """PC scores of each token: by the auxiliary model, from its activations, and by linear response."""
+    device = pretrained.torch_device(experiment.model.device)
+    inputs = np.concatenate([schema.matrix(activations[name], np.float16) for name in schema.ACTIVATIONS], axis=1)
+
+    def of_model(auxiliary_model: AuxModel) -> np.ndarray:
+        return auxiliary.predict(auxiliary_model.to(device), inputs)
+
+    scores = {"auxiliary_predictions": of_model(aux_model)}
+    if BY_AUXILIARY:
+        scores["predicted_susceptibilities"] = scores["auxiliary_predictions"]
+        scores |= {f"{name[:6]}_predictions": of_model(half_aux_models[name]) for name in HALF_AUX_MODELS}
+    else:
+        columns = ("linear_response", "half_a", "half_b")
+        parts = (pca.transform(schema.matrix(linear_response[column]), pca_basis) for column in columns)
+        scores |= dict(zip(("predicted_susceptibilities", "half_a_predictions", "half_b_predictions"), parts))
+    with_loss = linear_response.select(*schema.TOKEN_KEY, "loss")
+    metadata = {"dagster/row_count": with_loss.height, "source": SOURCE}
+    for name in DESCRIPTIONS:
+        yield dg.Output(schema.with_vectors(with_loss, prediction=scores[name]), name, metadata=metadata)
 
 
 @dg.asset(

@@ -39,13 +39,17 @@ class Executor(Protocol):
         ...
 
     def map(
-        self, prepare: Callable[[], Callable[[Item], Result]], items: Sequence[Item]
+        self,
+        prepare: Callable[[], Callable[[Item, Any], Result]],
+        items: Sequence[Item],
+        attach: Callable[[Item], Any] = lambda item: None,
     ) -> Iterator[tuple[Item, Result]]:
         """Each item with its result, as they are finished, in any order.
 
         Args:
-            prepare: gives the function of an item; called once by everyone who takes part.
+            prepare: gives the function of an item and what is attached to it; called once by everyone who takes part.
             items: different from each other.
+            attach: what this process, which alone has the store, hands over with an item.
 
         Raises:
             Exception: the first that the function raised; what others were at is finished and handed out before.
@@ -69,14 +73,17 @@ class LocalExecutor:
         return settings
 
     def map(
-        self, prepare: Callable[[], Callable[[Item], Result]], items: Sequence[Item]
+        self,
+        prepare: Callable[[], Callable[[Item, Any], Result]],
+        items: Sequence[Item],
+        attach: Callable[[Item], Any] = lambda item: None,
     ) -> Iterator[tuple[Item, Result]]:
         """Each item with its result, in their order."""
         if items:
             with _threads(self.settings.threads):
                 function = prepare()
                 for item in items:
-                    yield item, function(item)
+                    yield item, function(item, attach(item))
 
 
 @contextlib.contextmanager
@@ -100,7 +107,10 @@ class RayExecutor:
         return dataclasses.replace(settings, device="cpu")
 
     def map(
-        self, prepare: Callable[[], Callable[[Item], Result]], items: Sequence[Item]
+        self,
+        prepare: Callable[[], Callable[[Item, Any], Result]],
+        items: Sequence[Item],
+        attach: Callable[[Item], Any] = lambda item: None,
     ) -> Iterator[tuple[Item, Result]]:
         """Each item with its result, as they are finished.
 
@@ -110,7 +120,7 @@ class RayExecutor:
         """
         if items:
             with contextlib.closing(_Crew(prepare, self.settings)) as crew:
-                yield from crew.work(items)
+                yield from crew.work(items, attach)
 
 
 class _Crew:
@@ -127,7 +137,7 @@ class _Crew:
             Any, tuple[Any, Any]
         ] = {}  # what is awaited -> worker, and its item or, while it prepares, nothing
 
-    def work(self, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+    def work(self, items: Sequence[Any], attach: Callable[[Any], Any]) -> Iterator[tuple[Any, Any]]:
         """Hand out the items, one to each worker that is ready, until all are done or one has failed."""
         waiting, losses, failure = deque(items), Counter(), None
         for _ in range(min(self.n_workers, len(items))):
@@ -153,7 +163,7 @@ class _Crew:
                 yield item, result
             if waiting and not failure:
                 taken = waiting.popleft()
-                self.doing[worker.run.remote(taken)] = worker, taken
+                self.doing[worker.run.remote(taken, attach(taken))] = worker, taken
             else:
                 self.ray.kill(worker)  # its CPUs or GPU are somebody else's now
         if failure:
@@ -185,9 +195,9 @@ class _Worker:
         torch.set_num_threads(n_threads)
         self.function = cast(Any, ray.get(shared[0]))()
 
-    def run(self, item: Any) -> Any:
+    def run(self, item: Any, attached: Any) -> Any:
         """The result of an item."""
-        return self.function(item)
+        return self.function(item, attached)
 
 
 def _code() -> dict[str, str]:

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from resources import files, manifest, trace_folder
+from resources import component_folder, files, manifest
+from resources.component_folder import ComponentFolder
 from resources.files import StoreError
 from resources.manifest import Manifest
 from resources.storage import Store
-from resources.trace_folder import TraceFolder
 
 
 class Inventory(NamedTuple):
@@ -67,7 +67,11 @@ def _files(root: Path) -> Iterator[Path]:
 
 def _is_trace(path: Path) -> bool:
     """Whether a file is the traces of a component, with its record, or that record."""
-    component = path.name.removesuffix(trace_folder.RECORD).removesuffix(".parquet")
-    entry = TraceFolder(path.parent).record(component)
-    traces = TraceFolder(path.parent).file(component)
-    return entry is not None and manifest.damage(traces, entry, thorough=False) is None
+    component = path.name.removesuffix(component_folder.RECORD)
+    for suffix in component_folder.SUFFIXES:
+        folder = ComponentFolder(path.parent, "", suffix)
+        component = component.removesuffix(suffix)
+        entry = folder.record(component)
+        if entry is not None and manifest.damage(folder.file(component), entry, thorough=False) is None:
+            return True
+    return False

@@ -11,12 +11,12 @@ import dagster as dg
 import polars as pl
 from scipy import sparse
 
-from resources import files, manifest, tables
+from resources import component_folder, files, manifest, tables
+from resources.component_folder import ComponentFolder
 from resources.files import StoreError
 from resources.language_model import LanguageModelFolder
 from resources.manifest import FileRecord, Manifest
 from resources.storage import Store
-from resources.trace_folder import TraceFolder
 from susc_pipeline.clustering import knn
 from susc_pipeline.clustering.knn import StoredGraph
 from susc_pipeline.explorer import site
@@ -87,12 +87,12 @@ class ArtifactIOManager(dg.IOManager):
 
     def _write(self, asset: str, shard: str | None, obj: Any) -> dict[str, FileRecord]:
         described_by = self.store.manifest_path(asset, shard)
-        if isinstance(obj, TraceFolder):
+        if isinstance(obj, ComponentFolder):
             described_by.unlink(missing_ok=True)
             for other in obj.path.parent.iterdir():
                 if other != obj.path and other.is_dir() and not other.is_symlink():
                     shutil.rmtree(other)
-            return manifest.record(obj.path, f"{shard}/{obj.path.name}")
+            return manifest.record(obj.path, f"{shard or asset}/{obj.path.name}")
         path = self.store.table(asset, shard) if isinstance(obj, pl.DataFrame) else self.store.path(asset, shard)
         with files.replacing(path, described_by=described_by) as temporary:
             if isinstance(obj, pl.DataFrame):
@@ -119,8 +119,8 @@ class ArtifactIOManager(dg.IOManager):
         return self._load(asset, shards[0], wanted)
 
     def _load(self, asset: str, shard: str | None, wanted: Any) -> Any:
-        if wanted is TraceFolder:  # hours of sampling: each component is read against its record when it is needed
-            return self._traces(asset, shard)
+        if wanted is ComponentFolder:  # hours of work: each component is read against its record when it is needed
+            return self._components(asset, shard)
         self.store.checked(asset, shard)
         if wanted is pl.LazyFrame:
             return tables.scan(self.store.table(asset, shard))
@@ -129,10 +129,11 @@ class ArtifactIOManager(dg.IOManager):
         path = self.store.path(asset, shard)
         return LanguageModelFolder(path) if wanted is LanguageModelFolder else FOLDERS[wanted][1](path)
 
-    def _traces(self, asset: str, shard: str | None) -> TraceFolder:
+    def _components(self, asset: str, shard: str | None) -> ComponentFolder:
         found = self.store.checked(asset, shard, thorough=False)
         recorded = {self.store.manifest_path(asset, shard).parent / name: entry for name, entry in found.files.items()}
-        return TraceFolder(next(iter(recorded)).parent, recorded)
+        first = next(path for path in recorded if path.suffix in component_folder.SUFFIXES)
+        return ComponentFolder(first.parent, f"{asset} {shard or ''}".strip(), first.suffix, recorded)
 
     def _record(self, context: dg.InputContext, asset: str, shards: list[Any]) -> None:
         """Remember what was read for the manifest of what is made of it; refuse shards of mixed origin."""

@@ -1,7 +1,8 @@
 """The layout of stored artifacts: where each lies, what is recorded of it, and who may write it now.
 
 Below an experiment's folder: `<asset>.parquet` or `<asset>/<shard>.parquet` for tables, `<asset>/` for models, bases
-and graphs (config.json and safetensors), `sgld_samples/<shard>/<digest>/<component>.parquet` for traces. Beside each
+and graphs (config.json and safetensors), `sgld_samples/<shard>/<digest>/<component>.parquet` for traces,
+`response_directions/<digest>/<component>.safetensors` for directions. Beside each
 artifact lies `<name>.manifest.json` (manifest.py). How values become files is in io_manager.py.
 """
 
@@ -12,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resources import files, locks, manifest
+from resources.component_folder import ComponentFolder
 from resources.files import StoreError
 from resources.locks import Busy
 from resources.manifest import Manifest
 from resources.remote import Remote
-from resources.trace_folder import TraceFolder
 from susc_pipeline.config import NAME
 from susc_pipeline.messages import shown
 
@@ -45,16 +46,17 @@ class Store:
         place = self.path(asset, shard)
         return place.with_name(place.name + ".parquet")
 
-    def traces(self, shard: str, digest: str) -> TraceFolder:
-        """Loss traces of a shard by chains that the digest describes; older ones of the shard stay until it is done.
+    def components(self, asset: str, shard: str | None, digest: str, *, suffix: str = ".parquet") -> ComponentFolder:
+        """Files of components, made by what the digest describes; older ones of the artifact stay until it is done.
 
-        Each component goes to the store that machines share as soon as it is sampled, and comes from there.
+        Each component goes to the store that machines share as soon as it is made, and comes from there.
         """
-        folder = self.path("sgld_samples", shard) / digest
+        folder = self.path(asset, shard) / digest
+        name = f"{asset} {shard or ''}".strip()
         if self.remote is None:
-            return TraceFolder(folder)
+            return ComponentFolder(folder, name, suffix)
         self.remote.pull_folder(self.root, self._name(folder))
-        return TraceFolder(folder, share=self.share)
+        return ComponentFolder(folder, name, suffix, share=self.share)
 
     def page(self) -> Path:
         """First page of the explorer."""

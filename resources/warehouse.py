@@ -23,10 +23,11 @@ TABLES = {
     "susceptibilities": "ground_truth_susceptibilities",
     "predictions": "predicted_susceptibilities",
     "whitened": "whitened_susceptibilities",
+    "linear_response": "linear_response",
     "activations": "activations",
 }
-SINGLE_TABLES = ("sampling_contexts", "reliability", "aux_correlation", "leakage", "clusters", "cluster_members")
-SINGLE_TABLES += ("cluster_agreement",)
+SINGLE_TABLES = ("population_contexts", "reliability", "aux_correlation", "leakage", "clusters", "cluster_members")
+SINGLE_TABLES += ("cluster_agreement", "regime", "negative_control")
 TEXT_OF = """(select coalesce(string_agg(v.text, '' order by w.place), '') from (
         select unnest(c.token_ids[{first}:{last}]) as id, generate_subscripts(c.token_ids[{first}:{last}], 1) as place
     ) w join vocabulary v on v.token_id = w.id)"""

@@ -49,17 +49,23 @@ contexts_per_shard = 10
 n_shards = 5
 n_ground_truth_shards = 3
 n_validation_shards = 1
-n_minibatch_contexts = 16
-n_observable_contexts = 4
 [sampling]
 step_size = 0.5
 n_chains = 4
-n_draws = 4
+n_draws = 2
 n_burn_in = 1
 batch_size = 2
 localization = 50.0
 negative_control = true
+[directions]
+max_contexts = 64
+n_probe_contexts = 8
+[regime]
+components = ["L0H1"]
+n_betas = [5.0]
+max_contexts = 64
 [calibration]
+enabled = true
 step_sizes = [0.5, 50.0]
 n_betas = [5.0]
 localizations = [50.0]

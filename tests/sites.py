@@ -9,11 +9,16 @@ from scipy import sparse
 
 from susc_pipeline import schema
 from susc_pipeline.clustering import knn
+from susc_pipeline.config import SamplingSettings
 from susc_pipeline.explorer import comparison, run_page
 from susc_pipeline.explorer.corpus import Shards
 from susc_pipeline.explorer.settings import ExplorerSettings
 from susc_pipeline.explorer.site import Site
 from susc_pipeline.representation.pca import PCABasis
+from susc_pipeline.sampling.diagnostics import Trace
+from susc_pipeline.susceptibility.direction_files import Diagnostics
+
+SAMPLING = SamplingSettings()
 
 HOSTILE_TEXTS = [
     "<script>document.title='run'</script>",
@@ -202,10 +207,13 @@ def _run(names, basis, rng):
             "name": [*names, "PC1"],
             "half_correlation": [0.8] * (n + 1),
             "reliability": [0.9] * (n + 1),
+            "low": [*[0.8] * n, None],
+            "high": [*[0.95] * n, None],
             "ceiling": [0.95] * (n + 1),
         },
         "aux_correlation": {
             "pc": [1, 2], "r": [0.5, 0.4], "low": [0.4, 0.3], "high": [0.6, 0.5],
+            "linear_response_r": [0.8, 0.7], "linear_response_low": [0.7, 0.6], "linear_response_high": [0.9, 0.8],
             "ceiling": [0.9, 0.9], "null_95": [0.05, 0.05], "ridge_r": [0.4, 0.3],
         },
         "leakage": {
@@ -213,17 +221,13 @@ def _run(names, basis, rng):
             "cka_high": [0.15, 0.3], "cka_chance": [0.01, 0.01], "cka_chance_high": [0.02, 0.02], "jaccard": [0.1, 0.1],
             "jaccard_low": [0.05, 0.05], "jaccard_high": [0.15, 0.15], "jaccard_chance": [0.01, 0.01],
         },
-        "negative_control": {"component": names, "disattenuated": [0.9] * n},
+        "regime": {"component": names, "n_beta": [30.0] * n, "localization": [300.0] * n, "controlled_share": [1e-4] * n},
+        "negative_control": {"component": names, "disattenuated": [0.9] * n, "slope": [0.9] * n, "slope_error": [0.1] * n},
         "calibration": {"component": ["L0H0"], "verdict": ["<i>good</i>"]},
     }  # fmt: skip
-    draws = pl.DataFrame(
-        {
-            "chain": np.repeat([0, 1], 4),
-            "step": np.tile(np.arange(4), 2),
-            "mean_loss": 2 + rng.random(8),
-            "init_loss": [2.0] * 8,
-        }
-    )
+    rise = 0.2 * rng.random((6, 2 * SAMPLING.n_chains))
+    slopes = rng.normal(size=(SAMPLING.n_chains, 3))
+    found = Diagnostics(Trace(2.0 + rise, np.full_like(rise, 2.0)), slopes, slopes, 100, 400, 0.9, 100.0)
     return {
         "experiment": "made-up",
         "digest": "0" * 16,
@@ -232,7 +236,9 @@ def _run(names, basis, rng):
         "versions": {"numpy": np.__version__},
         "seconds": {"clusters": 1.5},
         "tables": {name: run_page.table(pl.DataFrame(found)) for name, found in columns.items()},
-        "traces": run_page.loss_traces({name: [draws] for name in names[:2]}),
+        "source": "linear <i>response</i>",
+        "meaning": "What a <b>susceptibility</b> is.",
+        "traces": run_page.loss_traces(dict.fromkeys(names[:2], found), SAMPLING),
         "explainedVariance": basis.explained_variance_ratio.tolist(),
     }
 

@@ -16,7 +16,7 @@ from susc_pipeline.explorer import payload
 pytestmark = pytest.mark.slow
 OTHERS = {
     "other-seed": ("seed = 3", "seed = 4"),
-    "without-loss": ("n_draws = 4\nn_burn", "n_beta = 0.0\nn_draws = 4\nn_burn"),
+    "without-loss": ("n_draws = 2\nn_burn", "n_beta = 0.0\nn_draws = 2\nn_burn"),
 }
 
 

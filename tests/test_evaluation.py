@@ -29,12 +29,17 @@ def basis_of(made_up):
     return pca.fit(moments.merge_all(moments.of(values) for values in shards_of), n_components=4)
 
 
-def stacked(made_up, names):
+def split(made_up, folder, **options):
+    truth = {s: frame for s, frame in made_up.susceptibilities.items() if s not in TRAINING}
+    return evaluation.split(made_up.activations, made_up.responses, truth, basis_of(made_up), folder=folder, **options)
+
+
+def stacked(made_up, names, column="linear_response"):
     """Inputs, scores and documents of whole shards, in memory: the slow oracle."""
-    chosen = [{s: frames[s] for s in names} for frames in made_up]
-    inputs = [schema.stack(chosen[0], column).values for column in ("activation", "loss_gradient")]
-    truth = schema.stack(chosen[1], "susceptibility")
-    return np.concatenate(inputs, axis=1), pca.transform(truth.values, basis_of(made_up)), truth.keys["document_id"]
+    activations, responses, truth = ({s: frames[s] for s in names} for frames in made_up)
+    inputs = [schema.stack(activations, name).values for name in ("activation", "loss_gradient")]
+    found = schema.stack(truth if column == "susceptibility" else responses, column)
+    return np.concatenate(inputs, axis=1), pca.transform(found.values, basis_of(made_up)), found.keys["document_id"]
 
 
 def trained(training, stopping):
@@ -49,7 +54,7 @@ def trained(training, stopping):
 
 
 def test_parts_are_the_stacked_shards_and_withheld_documents_in_turn(made_up, tmp_path):
-    data = evaluation.split(*made_up, basis_of(made_up), TRAINING, folder=tmp_path)
+    data = split(made_up, tmp_path)
     inputs, scores, _ = stacked(made_up, TRAINING)
     np.testing.assert_array_equal(data.training.activations, inputs)
     np.testing.assert_allclose(data.training.scores, scores, rtol=1e-12, atol=1e-12)
@@ -59,11 +64,13 @@ def test_parts_are_the_stacked_shards_and_withheld_documents_in_turn(made_up, tm
         np.testing.assert_array_equal(part.activations, inputs[rows])
         np.testing.assert_allclose(part.scores, scores[rows], rtol=1e-12, atol=1e-12)
         np.testing.assert_array_equal(part.documents, np.unique(documents.filter(rows), return_inverse=True)[1])
+    _, sampled, _ = stacked(made_up, ["shard-00002", "shard-00003"], "susceptibility")
+    np.testing.assert_allclose(data.test_truth, sampled[~even], rtol=1e-12, atol=1e-12)
     assert data.training.activations.dtype == np.float16 and isinstance(data.training.activations, np.memmap)
 
 
 def test_training_from_disk_gives_the_model_that_training_in_memory_gives(made_up, tmp_path):
-    data = evaluation.split(*made_up, basis_of(made_up), TRAINING, folder=tmp_path)
+    data = split(made_up, tmp_path)
     in_memory = trained(*(tuple(np.array(values) for values in part) for part in (data.training, data.stopping)))
     from_disk = trained(data.training, data.stopping)
     for name, tensor in in_memory.state_dict().items():
@@ -75,9 +82,8 @@ def test_training_from_disk_gives_the_model_that_training_in_memory_gives(made_u
 
 
 def test_the_order_in_which_shards_are_handed_over_changes_nothing(made_up, tmp_path):
-    backwards = [dict(reversed(frames.items())) for frames in made_up]
-    basis = basis_of(made_up)
-    one, other = (evaluation.split(*frames, basis, TRAINING, folder=tmp_path) for frames in (made_up, backwards))
+    backwards = shards.MadeUp(*(dict(reversed(frames.items())) for frames in made_up))
+    one, other = (split(frames, tmp_path) for frames in (made_up, backwards))
     for a, b in zip(one[:3], other[:3]):
         for x, y in zip(a, b):
             np.testing.assert_array_equal(x, y)
@@ -86,7 +92,7 @@ def test_the_order_in_which_shards_are_handed_over_changes_nothing(made_up, tmp_
 
 def test_ceiling_of_the_test_part_is_that_of_its_tokens(made_up, tmp_path):
     basis = basis_of(made_up)
-    data = evaluation.split(*made_up, basis, TRAINING, folder=tmp_path)
+    data = split(made_up, tmp_path)
     names = ["shard-00002", "shard-00003"]
     halves = [schema.stack({s: made_up.susceptibilities[s] for s in names}, half) for half in ("half_a", "half_b")]
     odd = np.unique(halves[0].keys["document_id"], return_inverse=True)[1] % 2 == 1
@@ -98,7 +104,7 @@ def test_ceiling_of_the_test_part_is_that_of_its_tokens(made_up, tmp_path):
 def test_other_tokens_are_refused(made_up, tmp_path):
     made_up.activations["shard-00001"] = made_up.activations["shard-00001"].with_columns(pl.col("position") + 1)
     with pytest.raises(ValueError, match="different tokens; materialize both again"):
-        evaluation.split(*made_up, basis_of(made_up), TRAINING, folder=tmp_path)
+        split(made_up, tmp_path)
 
 
 def test_a_spool_holds_all_parts_and_leaves_no_file(tmp_path):
@@ -111,7 +117,7 @@ def test_a_spool_holds_all_parts_and_leaves_no_file(tmp_path):
 
 
 def test_ridge_does_not_depend_on_how_many_tokens_are_read_at_once(made_up, tmp_path, monkeypatch):
-    data = evaluation.split(*made_up, basis_of(made_up), TRAINING, folder=tmp_path)
+    data = split(made_up, tmp_path)
     stopping = {"stopping_activations": data.stopping.activations, "stopping_targets": data.stopping.scores}
     fits = [ridge.fit(*data.training[:2], **stopping)]
     monkeypatch.setattr(auxiliary, "BLOCK_SIZE", 77)
@@ -132,7 +138,7 @@ def anonymous():  # what the process itself holds: mapped pages of files are the
     return int(status.partition("RssAnon:")[2].split()[0]) / 1024
 
 frames = [{path.stem[-5:]: pl.scan_parquet(path) for path in sorted(Path(sys.argv[1]).glob(f"{kind}-*"))}
-          for kind in ("activations", "susceptibilities")]
+          for kind in ("activations", "responses", "susceptibilities")]
 training = [name for name in sorted(frames[0]) if name != "00000"]
 done, seen, before = threading.Event(), [], anonymous()
 
@@ -143,13 +149,14 @@ def watch():
 
 watcher = threading.Thread(target=watch)
 watcher.start()
-truth = {name: frames[1][name] for name in training}
+truth = {name: frames[2][name] for name in training}
 shards = (schema.stack({name: frame}, "susceptibility").values for name, frame in truth.items())
 basis = pca.fit(moments.merge_all(moments.of(values) for values in shards))
 halves = reliability.moments_of_halves(truth.values())
 assert (reliability.split_half_scores(halves, basis).reliability > 0.5).all()
 of_basis = max(seen)
-data = evaluation.split(*frames, basis, training, folder=Path(sys.argv[1]))
+withheld = {name: frame for name, frame in frames[2].items() if name not in training}
+data = evaluation.split(*frames[:2], withheld, basis, folder=Path(sys.argv[1]))
 settings = auxiliary.AuxSettings(max_epochs=1)
 stopping = {"stopping_activations": data.stopping.activations, "stopping_targets": data.stopping.scores}
 rng = np.random.default_rng(0)
@@ -179,3 +186,13 @@ def test_peak_memory_does_not_grow_with_the_number_of_training_shards(tmp_path):
     assert found[32][0] == 16 * found[2][0] > 200
     for few, many in zip(found[2][1:], found[32][1:], strict=True):
         assert many < 1.5 * few + 10, found
+
+
+def test_linear_response_is_held_against_chains_that_it_does_not_share(tmp_path):
+    """Both measurements have the noise of their half in common; between different halves they share the signal alone."""
+    rng = np.random.default_rng(3)
+    signal, noise = rng.normal(size=(40_000, 3)), rng.normal(size=(2, 40_000, 3))
+    halves = [signal + noise[0], signal + noise[1]]
+    products = moments.of(np.concatenate([*halves, *halves], axis=1).astype(np.float32))
+    basis = pca.fit(moments.of(signal), n_components=3)
+    np.testing.assert_allclose(evaluation.unshared(products, basis), 1 / 1.5, rtol=0.03)

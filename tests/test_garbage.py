@@ -25,7 +25,7 @@ def store(tmp_path, monkeypatch):
     tables.write(pl.DataFrame({"a": [1]}), path)
     found = manifest.record(path, path.name)
     Manifest("part", "shard-00000", "1", "a", {}, found, 1).write(store.manifest_path("part", "shard-00000"))
-    store.traces("shard-00000", "digest").write("L0H0", pl.DataFrame({"a": [1]}))
+    store.components("sgld_samples", "shard-00000", "digest").write("L0H0", pl.DataFrame({"a": [1]}))
     store.note_seconds({"part": 1.0})
     with store.lock("part", "shard-00000"):
         pass
@@ -49,7 +49,7 @@ def test_what_is_finished_begun_or_noted_is_no_garbage(store, capsys):
 def test_what_no_manifest_names_is_shown_with_its_size_and_removed_only_when_told_to(store, capsys):
     before = everything(store)
     (store.root / "part" / "shard-00001.parquet").write_bytes(b"x" * 1234)
-    traces = store.traces("shard-00000", "digest")
+    traces = store.components("sgld_samples", "shard-00000", "digest")
     traces.file("L0H1").write_bytes(b"without a record")
     (half := store.root / "old" / ".t.parquet.x.tmp").mkdir(parents=True)
     (half / "t.parquet").write_bytes(b"y" * 99)

@@ -1,51 +1,79 @@
 """The asset graph: who reads whom, which artifacts are made shard by shard, and that every asset explains itself."""
 
 import dataclasses
+import os
 import re
+import subprocess
+import sys
 
+import conftest
 import dagster as dg
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 import toys
 from assets import checks, corpus, definitions, partitions, pools
-from resources.trace_folder import TraceFolder
+from resources.component_folder import ComponentFolder
 from susc_pipeline.config import ExperimentConfig
-from susc_pipeline.sampling import loss_traces
+from susc_pipeline.model import components, gpt_neox
+from susc_pipeline.sampling.diagnostics import Trace
+from susc_pipeline.susceptibility import direction_files
 
-CLUSTERED_FROM = {"language_model", "token_shards", "whitened_susceptibilities", "knn_graph", "half_chain_knn_graph"}
+HALF_GRAPHS = {"half_a_knn_graph", "half_b_knn_graph"}
+CLUSTERED_FROM = {"language_model", "token_shards", "whitened_susceptibilities", "knn_graph"} | HALF_GRAPHS
+SAMPLED_FROM = {"language_model", "token_shards", "sgld_samples"}
+LEARNT_FROM = {"activations", "linear_response", "ground_truth_susceptibilities", "pca_basis"}
+PREDICTED_FROM = {"activations", "linear_response", "pca_basis", "aux_model"}
 PARENTS = {
     "language_model": set(),
     "corpus_documents": set(),
     "token_shards": {"language_model", "corpus_documents"},
-    "sampling_contexts": {"language_model", "corpus_documents"},
-    "sgld_samples": {"language_model", "token_shards", "sampling_contexts"},
-    "ground_truth_susceptibilities": {"language_model", "token_shards", "sgld_samples"},
+    "population_contexts": {"language_model", "corpus_documents"},
+    "response_directions": {"language_model", "population_contexts"},
+    "sgld_samples": {"language_model", "token_shards", "population_contexts", "response_directions"},
+    "ground_truth_susceptibilities": SAMPLED_FROM,
+    "chain_products": SAMPLED_FROM,
+    "linear_response": {"language_model", "token_shards", "response_directions"},
     "activations": {"language_model", "token_shards"},
-    "calibration": {"language_model", "sampling_contexts"},
-    "negative_control": {"language_model", "token_shards", "sampling_contexts", "ground_truth_susceptibilities"},
+    "regime": {"language_model", "population_contexts", "response_directions"},
+    "calibration": {"language_model", "population_contexts"},
+    "negative_control": {
+        "language_model",
+        "token_shards",
+        "population_contexts",
+        "response_directions",
+        "ground_truth_susceptibilities",
+    },
     "pca_basis": {"ground_truth_susceptibilities"},
-    "reliability": {"language_model", "ground_truth_susceptibilities", "pca_basis"},
-    "aux_model": {"language_model", "ground_truth_susceptibilities", "activations", "pca_basis"},
-    "half_chain_aux_model": {"language_model", "ground_truth_susceptibilities", "activations", "pca_basis"},
-    "aux_correlation": {"ground_truth_susceptibilities", "activations", "pca_basis", "aux_model"},
-    "predicted_susceptibilities": {"language_model", "token_shards", "aux_model", "half_chain_aux_model"},
-    "half_chain_predictions": {"language_model", "token_shards", "aux_model", "half_chain_aux_model"},
+    "reliability": {"language_model", "ground_truth_susceptibilities", "chain_products", "pca_basis"},
+    "aux_model": LEARNT_FROM | {"language_model"},
+    "aux_correlation": LEARNT_FROM | {"aux_model"},
+    "predicted_susceptibilities": PREDICTED_FROM,
+    "auxiliary_predictions": PREDICTED_FROM,
+    "half_a_predictions": PREDICTED_FROM,
+    "half_b_predictions": PREDICTED_FROM,
     "whitening_basis": {"predicted_susceptibilities"},
     "whitened_susceptibilities": {"predicted_susceptibilities", "whitening_basis"},
     "leakage": {"ground_truth_susceptibilities", "activations", "predicted_susceptibilities"},
     "knn_graph": {"whitened_susceptibilities"},
-    "half_chain_knn_graph": {"half_chain_predictions"},
+    "half_a_knn_graph": {"half_a_predictions"},
+    "half_b_knn_graph": {"half_b_predictions"},
     "clusters": CLUSTERED_FROM,
     "cluster_members": CLUSTERED_FROM,
     "unwhitened_cluster_members": {"predicted_susceptibilities", "cluster_members"},
-    "cluster_agreement": {"ground_truth_susceptibilities", "predicted_susceptibilities", "pca_basis"},
+    "cluster_agreement": {
+        "ground_truth_susceptibilities",
+        "predicted_susceptibilities",
+        "auxiliary_predictions",
+        "pca_basis",
+    },
     "map_layout": {"whitened_susceptibilities", "knn_graph"},
     "explorer": {
         "language_model",
         "token_shards",
-        "sgld_samples",
+        "response_directions",
         "ground_truth_susceptibilities",
         "predicted_susceptibilities",
         "whitened_susceptibilities",
@@ -59,11 +87,13 @@ PARENTS = {
         "aux_correlation",
         "leakage",
         "calibration",
+        "regime",
         "negative_control",
     },
 }
-BY_SHARD = {"token_shards", "predicted_susceptibilities", "half_chain_predictions", "whitened_susceptibilities"}
-BY_GROUND_TRUTH_SHARD = {"sgld_samples", "ground_truth_susceptibilities", "activations"}
+PREDICTIONS = {"predicted_susceptibilities", "auxiliary_predictions", "half_a_predictions", "half_b_predictions"}
+BY_SHARD = PREDICTIONS | {"token_shards", "linear_response", "activations", "whitened_susceptibilities"}
+BY_GROUND_TRUTH_SHARD = {"sgld_samples", "ground_truth_susceptibilities", "chain_products"}
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +115,20 @@ def test_every_asset_reads_what_the_method_says(graph):
         for key in graph.get_all_asset_keys()
     }
     assert found == PARENTS
+
+
+def test_upsampling_by_the_auxiliary_model_trains_one_on_each_half(toy_folders, tmp_path):
+    """In a process of its own: the graph is made from the experiment that is in force when it is imported."""
+    toml = conftest.write_toml(tmp_path / "toy.toml", *toy_folders)
+    toml.write_text(toml.read_text().replace("[representation]", '[representation]\nupsampling = "auxiliary"'))
+    probe = "from assets import definitions; g = definitions.defs.resolve_asset_graph(); import dagster as dg; "
+    probe += "print(sorted(k.to_user_string() for k in g.get(dg.AssetKey('half_a_predictions')).parent_keys))"
+    environment = {**os.environ, "SUSC_EXPERIMENT": str(toml)}
+    found = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", probe], env=environment, capture_output=True, text=True
+    )
+    expected = PREDICTED_FROM | {"half_a_aux_model", "half_b_aux_model"}
+    assert found.stdout.strip() == str(sorted(expected)), found.stderr
 
 
 def test_per_token_artifacts_are_partitioned_by_shard(graph):
@@ -111,8 +155,9 @@ def test_every_asset_explains_itself(graph):
 
 
 def test_what_computes_names_its_formula_and_its_paper(graph):
-    repeated = {name for name in PARENTS if name.startswith("half_chain")}  # theirs are with what they repeat
-    plain = {"corpus_documents", "token_shards", "activations", "cluster_members", "explorer"}
+    repeated = {name for name in PARENTS if name.startswith("half_")}  # theirs are with what they repeat
+    plain = {"corpus_documents", "token_shards", "activations", "cluster_members", "explorer", "chain_products"}
+    plain |= {"linear_response"}
     for name in set(PARENTS) - plain - repeated:
         text = node(graph, name).description
         assert re.search(r"[=~]|UMAP|Jaccard|adjusted Rand", text), name
@@ -124,9 +169,9 @@ def test_what_runs_the_model_waits_for_a_gpu_and_what_holds_all_tokens_for_memor
     found = {
         pool: {name for name in PARENTS if node(graph, name).pools == {pool}} for pool in (pools.GPU, pools.MEMORY)
     }
-    trained = {"aux_model", "half_chain_aux_model"}
-    run = {"sgld_samples", "negative_control", "calibration", "activations"}
-    assert found[pools.GPU] == trained | run | {"predicted_susceptibilities", "half_chain_predictions"}
+    run = {"response_directions", "sgld_samples", "linear_response", "activations"}
+    controls = {"regime", "negative_control", "calibration"}
+    assert found[pools.GPU] == run | controls | PREDICTIONS | {"aux_model"}
     graphs = {name for name in PARENTS if "knn_graph" in name or "knn_graph" in PARENTS[name]}
     assert found[pools.MEMORY] == graphs | {"unwhitened_cluster_members", "cluster_agreement", "leakage"}
 
@@ -142,10 +187,14 @@ def test_a_setting_changes_the_version_of_those_that_read_it_and_of_no_other():
         before, sampling=dataclasses.replace(before.sampling, n_beta=before.sampling.n_beta + 1)
     )
     versions = {name: node(definitions.defs.resolve_asset_graph(), name).code_version for name in PARENTS}
-    for name, sections in (("sgld_samples", ["sampling"]), ("knn_graph", ["knn"]), ("aux_model", ["aux"])):
+    for name, sections in (
+        ("sgld_samples", ["sampling", "susceptibility"]),
+        ("knn_graph", ["knn"]),
+        ("aux_model", ["aux"]),
+    ):
         number, digest = versions[name].split("-")
         assert number.isdigit() and digest == before.digest(*sections)
-        assert (after.digest(*sections) == digest) == (sections != ["sampling"])
+        assert (after.digest(*sections) == digest) == ("sampling" not in sections)
 
 
 def test_checks_that_can_fail_do_fail():
@@ -168,21 +217,45 @@ def test_checks_that_can_fail_do_fail():
     assert not checks.clusters_are_below_the_threshold(clusters=none, experiment=experiment).passed
 
 
+def stored_directions(folder, rise, *, reliability=0.97):
+    """A folder with the directions of one component whose chains had these rises of the loss (steps, chains and images)."""
+    model = gpt_neox.GPTNeoX.from_module(toys.toy_module())
+    component = components.by_name(model, "L0H0")
+    n_chains = rise.shape[1] // 2
+    directions = torch.randn(n_chains, components.n_parameters(model, component))
+    slopes = np.random.default_rng(0).normal(size=(n_chains, 5))
+    found = direction_files.Diagnostics(
+        Trace(2.0 + rise, np.full_like(rise, 2.0)), slopes, slopes, 100, 400, reliability, 50.0
+    )
+    made = ComponentFolder(folder, "response_directions", direction_files.SUFFIX)
+    with made.writing("L0H0") as place:
+        stored = direction_files.StoredDirections(directions, np.zeros(2))
+        direction_files.save(place, model, component, stored, found, digest=direction_files.model_digest(model))
+    return made
+
+
 def test_chains_below_the_trained_loss_or_at_odds_fail_their_check(tmp_path):
-    experiment = ExperimentConfig(name="x")
-    rng = np.random.default_rng(0)
+    experiment, rng = ExperimentConfig(name="x"), np.random.default_rng(0)
+    n_chains = experiment.sampling.n_chains
+    sound = 0.1 + 0.02 * rng.random((40, 2 * n_chains))
+    apart = 0.3 * np.tile(np.arange(n_chains), 2)
+    judged = [
+        checks.chains_are_sound(response_directions=stored_directions(tmp_path / name, rise), experiment=experiment)
+        for name, rise in (("sound", sound), ("below", -sound), ("apart", sound + apart))
+    ]
+    assert [result.passed for result in judged] == [True, False, False]
 
-    def judge(mean_loss):
-        traces = toys.traces_of(mean_loss, rng.normal(size=(len(mean_loss), 3)), n_chains=experiment.sampling.n_chains)
-        folder = TraceFolder(tmp_path / str(rng.integers(1 << 30)))
-        folder.write("L0H0", loss_traces.frame("L0H0", traces))
-        return checks.chains_are_sound(sgld_samples=folder, experiment=experiment)
 
-    n_draws = experiment.sampling.n_chains * experiment.sampling.n_draws
-    sound = 1.0 + 0.1 * rng.random(n_draws)
-    assert judge(sound).passed
-    assert not judge(-sound).passed
-    assert not judge(sound + np.repeat(np.arange(experiment.sampling.n_chains), experiment.sampling.n_draws)).passed
+def test_directions_of_more_noise_than_signal_fail_their_check_and_the_sentence_names_them(tmp_path):
+    experiment, rise = ExperimentConfig(name="x"), np.full((10, 16), 0.1)
+    judged = [
+        checks.directions_are_reliable(
+            response_directions=stored_directions(tmp_path / str(value), rise, reliability=value), experiment=experiment
+        )
+        for value in (0.97, 0.7, 0.3)
+    ]
+    assert [result.passed for result in judged] == [True, True, False]
+    assert "the others: L0H0 0.70." in judged[1].description and "tokens.population_share" in judged[1].description
 
 
 def test_a_changed_corpus_asks_for_its_table_once(monkeypatch):
@@ -202,4 +275,4 @@ def test_what_is_downstream_is_asked_for_once_automation_is_on():
     after = dg.evaluate_automation_conditions(definitions.defs, instance, cursor=before.cursor)
     shards = after.get_requested_partitions(dg.AssetKey("token_shards"))
     assert shards == set(partitions.SHARDS.get_partition_keys())
-    assert after.get_num_requested(dg.AssetKey("sampling_contexts")) == 1
+    assert after.get_num_requested(dg.AssetKey("population_contexts")) == 1

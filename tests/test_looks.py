@@ -24,16 +24,19 @@ def test_every_clique_of_a_ring_is_found_and_found_again():
     graph = ring_of_cliques(8, 30)
     found = search.find_clusters(graph, SETTINGS, np.random.default_rng(0))
     assert sorted(map(sorted, found.members)) == [list(range(30 * k, 30 * k + 30)) for k in range(8)]
-    again = stability.stability(graph, graph, found, SETTINGS, np.random.default_rng(1))
+    again = stability.stability(graph, (graph, graph), found, SETTINGS, np.random.default_rng(1))
     assert again.other_seeds.tolist() == again.dropped_points.tolist() == again.half_chains.tolist() == [1.0] * 8
 
 
-def test_only_what_the_graph_of_half_the_chains_holds_too_is_found_again_there():
-    """There the first four cliques are as they were, and the vertices of the others strewn over four."""
+@pytest.mark.parametrize("half", [0, 1])
+def test_only_what_the_graphs_of_both_halves_of_the_chains_hold_is_found_again_there(half):
+    """In one of them the first four cliques are as they were, and the vertices of the others strewn over four."""
     graph = ring_of_cliques(8, 30)
     strewn = np.concatenate([np.arange(120), 120 + np.random.default_rng(3).permutation(120)])
     found = search.find_clusters(graph, SETTINGS, np.random.default_rng(0))
-    again = stability.stability(graph, graph[strewn][:, strewn], found, SETTINGS, np.random.default_rng(1))
+    graphs = [graph, graph]
+    graphs[half] = graph[strewn][:, strewn]
+    again = stability.stability(graph, tuple(graphs), found, SETTINGS, np.random.default_rng(1))
     assert again.half_chains.tolist() == [float(members.max() < 120) for members in found.members]
     assert again.other_seeds.tolist() == [1.0] * 8
 
@@ -46,7 +49,7 @@ def test_a_set_that_is_no_cluster_is_not_found_again():
     labels[members[0]] = 0
     one = np.ones(1)
     found = Clustering(labels, members, np.array([30]), 900 * one, one, one, members[0][:1], 1, 1, 0)
-    again = stability.stability(graph, graph, found, SETTINGS, rng)
+    again = stability.stability(graph, (graph, graph), found, SETTINGS, rng)
     assert again.other_seeds.tolist() == again.dropped_points.tolist() == again.half_chains.tolist() == [0.0]
 
 
@@ -71,7 +74,7 @@ def test_isolated_vertices_are_in_no_cluster(n_vertices):
     graph = sparse.csr_array((n_vertices, n_vertices), dtype=np.float32)
     found = search.find_clusters(graph, SETTINGS, np.random.default_rng(0))
     assert found.labels.tolist() == [-1] * n_vertices and found.n_looks == n_vertices
-    assert len(stability.stability(graph, graph, found, SETTINGS, np.random.default_rng(0)).other_seeds) == 0
+    assert len(stability.stability(graph, (graph, graph), found, SETTINGS, np.random.default_rng(0)).other_seeds) == 0
 
 
 def test_components_of_a_disconnected_graph_are_clusters_of_conductance_zero():

@@ -179,7 +179,7 @@ def test_the_warehouse_reads_the_tables_where_they_are(bucket, first, tmp_path, 
 
 def test_what_a_lost_machine_had_sampled_is_not_sampled_again(server, bucket, first, tmp_path):
     toml = tmp_path / "toy.toml"
-    toml.write_text(first[0].toml.read_text().replace("n_draws = 4", "n_draws = 16", 1))
+    toml.write_text(first[0].toml.read_text().replace("n_draws = 2", "n_draws = 16", 1))
     arguments = ["--select", "sgld_samples", "--shard", "shard-00001"]
     lost = Machine(tmp_path / "lost", toml, server[1], "s3://lab/susc")
     process, deadline = lost.start(*arguments), time.monotonic() + 120

@@ -22,17 +22,20 @@ SHARDS = [f"shard-{number:05d}" for number in range(5)]
 ONCE = [
     "language_model",
     "corpus_documents",
-    "sampling_contexts",
+    "population_contexts",
+    "response_directions",
+    "regime",
     "calibration",
     "negative_control",
     "pca_basis",
     "reliability",
 ]
-ONCE += ["aux_model", "half_chain_aux_model", "aux_correlation", "whitening_basis", "leakage"]
-ONCE += ["knn_graph", "half_chain_knn_graph"]
+ONCE += ["aux_model", "aux_correlation", "whitening_basis", "leakage"]
+ONCE += ["knn_graph", "half_a_knn_graph", "half_b_knn_graph"]
 ONCE += ["clusters", "cluster_members", "unwhitened_cluster_members", "cluster_agreement", "map_layout", "explorer"]
-BY_SHARD = ["token_shards", "predicted_susceptibilities", "half_chain_predictions", "whitened_susceptibilities"]
-GROUND_TRUTH = ["sgld_samples", "ground_truth_susceptibilities", "activations"]
+BY_SHARD = ["token_shards", "linear_response", "activations", "predicted_susceptibilities", "auxiliary_predictions"]
+BY_SHARD += ["half_a_predictions", "half_b_predictions", "whitened_susceptibilities"]
+GROUND_TRUTH = ["sgld_samples", "ground_truth_susceptibilities", "chain_products"]
 
 
 def command(*arguments):
@@ -206,11 +209,10 @@ def test_a_backfill_gives_the_same_bytes_in_another_order_and_mixed_shards_are_r
 
 def test_a_run_that_is_stopped_or_killed_keeps_its_finished_components(toy_folders, tmp_path):
     toml = conftest.write_toml(tmp_path / "toy.toml", *toy_folders)
-    toml.write_text(toml.read_text().replace("n_draws = 4", "n_draws = 12"))
+    toml.write_text(toml.read_text().replace("n_draws = 2", "n_draws = 24", 1))
     arguments = command("--experiment", toml, "--shard", SHARDS[0], "--select", "sgld_samples")
-    assert (
-        run(tmp_path, "--experiment", toml, "--select", *ONCE[:2], "token_shards", "sampling_contexts").returncode == 0
-    )
+    first = [*ONCE[:4], "token_shards"]
+    assert run(tmp_path, "--experiment", toml, "--select", *first).returncode == 0
     folder = tmp_path / "data" / "toy" / "sgld_samples" / SHARDS[0]
 
     def ended_by(number, n_components):

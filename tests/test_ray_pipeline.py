@@ -17,7 +17,6 @@ pytestmark = pytest.mark.slow
 pytest.importorskip("ray", reason="install the extra `ray` to sample on workers")
 CHECKOUT = Path(__file__).resolve().parent.parent
 SHARD = "shard-00000"
-SAMPLED = ["sgld_samples", "negative_control"]
 ON_RAY = '[execution]\nexecutor = "ray"\n'
 
 
@@ -42,12 +41,17 @@ def traces(root):
     return {path.name: path.read_bytes() for path in (root / "data" / "toy" / "sgld_samples").rglob("*.parquet")}
 
 
+def directions(root):
+    found = (root / "data" / "toy" / "response_directions").rglob("*.safetensors")
+    return {path.name: path.read_bytes() for path in found}
+
+
 @pytest.fixture(scope="module")
 def prepared(toy_folders, tmp_path_factory):
     """A store in which everything is made but what is sampled."""
     root = tmp_path_factory.mktemp("prepared")
     conftest.write_toml(root / "toy.toml", *toy_folders)
-    code, out, err = run(root, "--select", "language_model", "corpus_documents", "sampling_contexts", "token_shards")
+    code, out, err = run(root, "--select", "language_model", "corpus_documents", "population_contexts", "token_shards")
     assert code == 0, out + err
     return root
 
@@ -59,7 +63,7 @@ def worlds(prepared, tmp_path):
     def make(name, *additions):
         root = shutil.copytree(prepared, tmp_path / name)
         toml = root / "toy.toml"
-        toml.write_text(toml.read_text().replace("n_draws = 4", "n_draws = 24", 1) + "\n" + "\n".join(additions))
+        toml.write_text(toml.read_text().replace("n_draws = 2", "n_draws = 24", 1) + "\n" + "\n".join(additions))
         return root
 
     return make
@@ -76,6 +80,10 @@ def ray_workers(driver):
 
 def test_the_store_is_that_of_a_local_run_though_a_worker_is_killed(worlds):
     local, remote = worlds("local"), worlds("ray", ON_RAY)
+    for root in (local, remote):
+        code, out, err = run(root, "--select", "response_directions")
+        assert code == 0, out + err
+    assert len(directions(remote)) == 11 and directions(remote) == directions(local)
     arguments = ["--shard", SHARD, "--select", "sgld_samples"]
     assert run(local, *arguments)[0] == 0
     with (remote / "output").open("w") as output:
@@ -92,6 +100,7 @@ def test_the_store_is_that_of_a_local_run_though_a_worker_is_killed(worlds):
 
 def test_a_run_that_is_killed_leaves_no_process_and_the_next_one_goes_on_from_its_files(worlds):
     root = worlds("killed", ON_RAY)
+    assert run(root, "--select", "response_directions")[0] == 0
     arguments = ["--shard", SHARD, "--select", "sgld_samples"]
     process = start(root, *arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 400
@@ -116,7 +125,7 @@ def test_an_error_in_a_component_is_that_of_a_local_run_and_other_files_are_kept
     for root in (local, remote):
         toml = root / "toy.toml"
         toml.write_text(toml.read_text().replace("step_size = 0.5\n", "\n".join(too_long) + "\n", 1))
-        code, out, err = run(root, "--shard", SHARD, "--select", "sgld_samples")
+        code, out, err = run(root, "--select", "response_directions")
         assert code == 1, out + err
         messages.append(err.strip().splitlines()[-1])
     assert messages[0] == messages[1] and "sampling.step_size must be at most" in messages[0]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import toys
-from assets import definitions, walk
+from assets import definitions, partitions, walk
 from benchmarks import scale, simulate_cluster
 from benchmarks.simulate_cluster import Task, simulate
 from susc_pipeline.model import components
@@ -77,12 +77,16 @@ def test_the_real_definitions_become_one_task_a_shard_and_one_a_component():
     tasks = simulate_cluster.tasks_of(definitions.defs, units, seconds, 22)
     names = [task.name for task in tasks]
     n_sampled = sum(unit.assets == ("sgld_samples",) for unit in units)
-    assert n_sampled == 3 and len(tasks) == len(units) + 22 * n_sampled and len(set(names)) == len(names)
+    ground_truth = partitions.GROUND_TRUTH_SHARDS.get_partition_keys()
+    assert n_sampled == len(ground_truth) and len(tasks) == len(units) + 22 * (n_sampled + 1)
+    assert len(set(names)) == len(names)
     assert all(need < number for number, task in enumerate(tasks) for need in task.needs)
     by_name = {task.name: {names[need] for need in task.needs} for task in tasks}
     assert by_name["token_shards shard-00004"] == {"language_model", "corpus_documents"}
-    assert by_name["pca_basis"] == {f"ground_truth_susceptibilities shard-0000{number}" for number in (0, 1)}
-    assert len(by_name["whitening_basis"]) == 18
+    assert by_name["pca_basis"] == {
+        f"chain_products + ground_truth_susceptibilities {shard}" for shard in ground_truth[:-1]
+    }
+    assert len(by_name["whitening_basis"]) == len(partitions.SHARDS.get_partition_keys())
 
 
 def test_operations_are_those_that_the_benchmark_of_sampling_counts():

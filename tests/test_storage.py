@@ -185,7 +185,7 @@ def test_nobody_materializes_while_the_store_is_cleaned_nor_the_other_way_round(
 
 
 def test_damaged_traces_are_named_and_count_as_not_there(tmp_path):
-    traces = Store(tmp_path).traces("shard-00000", "d")
+    traces = Store(tmp_path).components("sgld_samples", "shard-00000", "d")
     frame = pl.DataFrame({"a": range(100)})
     for component in ("L0H0", "L0H1"):
         traces.write(component, frame)

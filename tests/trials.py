@@ -46,12 +46,18 @@ def units_tried():
 
 
 def edges():
-    """Each asset with each that it reads."""
+    """Each asset with each that it reads, not those of which it reads some shards alone."""
     from assets import definitions
 
     graph = definitions.defs.resolve_asset_graph()
     keys = sorted(graph.get_all_asset_keys())
-    return [(key.path[-1], parent.path[-1]) for key in keys for parent in sorted(graph.get(key).parent_keys)]
+    found = [(key, parent) for key in keys for parent in sorted(graph.get(key).parent_keys)]
+    some = dg.SpecificPartitionsPartitionMapping
+    return [
+        (key.path[-1], parent.path[-1])
+        for key, parent in found
+        if not isinstance(graph.get(key).partition_mappings.get(parent), some)
+    ]
 
 
 class World(NamedTuple):
@@ -108,8 +114,11 @@ def finished(store, assets):
         if found.asset in assets:
             shards.setdefault(found.shard, set()).add(found.asset)
     units = {(asset, shard) for shard, whole in shards.items() if whole == set(assets) for asset in whole}
-    for path in store.root.glob("sgld_samples/*/*/*.parquet"):
-        components[path] = path.stat().st_ino
+    for pattern in (
+        "sgld_samples/*/*/*.parquet",
+        "response_directions/*/[!r]*.safetensors",
+    ):  # not the gradients at rest
+        components |= {path: path.stat().st_ino for path in store.root.glob(pattern)}
     return units, components
 
 

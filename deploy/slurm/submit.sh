@@ -17,11 +17,13 @@ submit() { # options for sbatch, then --, then assets
     previous=$(sbatch --parsable --export=ALL ${previous:+--dependency=afterok:$previous} "${options[@]}" "$job" "$@")
     echo "$previous: $*"
 }
-submit --gres=none -- language_model corpus_documents sampling_contexts
+submit --gres=none -- language_model corpus_documents population_contexts
 submit --gres=none --array="0-$((shards - 1))" -- token_shards
-submit --array="0-$((ground_truth - 1))" -- sgld_samples ground_truth_susceptibilities activations
-submit -- pca_basis reliability aux_model half_chain_aux_model aux_correlation calibration negative_control
-submit --array="0-$((shards - 1))" -- predicted_susceptibilities half_chain_predictions
+submit -- response_directions
+submit --array="0-$((shards - 1))" -- linear_response activations
+submit --array="0-$((ground_truth - 1))" -- sgld_samples ground_truth_susceptibilities chain_products
+submit -- pca_basis reliability aux_model aux_correlation regime calibration negative_control
+submit --array="0-$((shards - 1))" -- predicted_susceptibilities auxiliary_predictions half_a_predictions half_b_predictions
 submit --gres=none -- whitening_basis leakage
 submit --gres=none --array="0-$((shards - 1))" -- whitened_susceptibilities
-submit --gres=none --mem=256G -- knn_graph half_chain_knn_graph clusters unwhitened_cluster_members cluster_agreement map_layout explorer
+submit --gres=none --mem=256G -- knn_graph half_a_knn_graph half_b_knn_graph clusters unwhitened_cluster_members cluster_agreement map_layout explorer

@@ -1,46 +1,46 @@
 """What the site tells of a run: how its chains behaved, and the tables of its diagnostics, ready to be written."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import polars as pl
 
+from susc_pipeline.config import SamplingSettings
 from susc_pipeline.sampling import diagnostics
+from susc_pipeline.susceptibility.direction_files import Diagnostics
 
 
-def chains(traces: dict[str, list[pl.DataFrame]], *, n_beta: float) -> pl.DataFrame:
-    """For each component R-hat, effective share of the draws, and LLC with its error, over the chains of all shards.
-
-    Args:
-        traces: of each component a table of draws for each shard (schema.loss_traces).
-        n_beta: the weight of the loss in the posterior; with 0 the LLC is missing.
-    """
+def chains(found: Mapping[str, Diagnostics], settings: SamplingSettings) -> pl.DataFrame:
+    """For each component R-hat, effective share of the steps, LLC with its error, and how well its directions are determined."""
     rows = []
-    for name, frames in traces.items():
-        by_chain = np.concatenate([_by_chain(frame) for frame in frames])
-        llc = diagnostics.local_learning_coefficient(by_chain, init_loss=frames[0]["init_loss"][0], n_beta=n_beta)
-        enough = by_chain.shape[1] >= 4
+    for name, one in found.items():
+        rise = diagnostics.rises(one.trace, settings)
+        llc = diagnostics.local_learning_coefficient(rise, init_loss=0.0, n_beta=settings.n_beta)
+        enough = rise.shape[1] >= 4
         rows.append(
             {
                 "component": name,
-                "r_hat": diagnostics.r_hat(by_chain) if enough else None,
-                "effective_share": diagnostics.effective_sample_size(by_chain) / by_chain.size,
-                "llc": llc.value if n_beta else None,
-                "llc_error": llc.standard_error if n_beta else None,
+                "r_hat": diagnostics.r_hat(rise) if enough else None,
+                "effective_share": diagnostics.effective_sample_size(rise) / rise.size,
+                "llc": llc.value if settings.n_beta else None,
+                "llc_error": llc.standard_error if settings.n_beta else None,
+                "direction_reliability": one.reliability,
+                "contexts": one.n_contexts,
+                "contexts_for_0.9": one.n_contexts_needed,
             }
         )
     return pl.DataFrame(rows)
 
 
-def loss_traces(traces: dict[str, list[pl.DataFrame]]) -> dict[str, Any]:
-    """Mean loss by step of each chain of the first shard, and the loss at the trained weights."""
-    found = {name: frames[0] for name, frames in traces.items()}
+def loss_traces(found: Mapping[str, Diagnostics], settings: SamplingSettings) -> dict[str, Any]:
+    """Of each chain the rise of the mean loss over that at the trained weights, by step after the burn-in."""
+    rises = [diagnostics.rises(one.trace, settings) for one in found.values()]
     return {
         "components": list(found),
-        "initial": [_plain(frame["init_loss"][0]) for frame in found.values()],
-        "steps": [frame.filter(chain=frame["chain"][0])["step"].to_list() for frame in found.values()],
-        "losses": [[[_plain(v) for v in chain] for chain in _by_chain(frame)] for frame in found.values()],
+        "initial": [0.0] * len(rises),
+        "steps": [list(range(settings.n_burn_in, settings.n_burn_in + rise.shape[1])) for rise in rises],
+        "losses": [[[_plain(v) for v in chain] for chain in rise] for rise in rises],
     }
 
 
@@ -48,10 +48,6 @@ def table(frame: pl.DataFrame) -> dict[str, Any]:
     """A table as the page reads it; numbers with six significant digits, what is not finite missing."""
     rows = [[_plain(value) if isinstance(value, float) else value for value in row] for row in frame.iter_rows()]
     return {"columns": frame.columns, "rows": rows}
-
-
-def _by_chain(frame: pl.DataFrame) -> np.ndarray:
-    return frame["mean_loss"].to_numpy().reshape(frame["chain"].n_unique(), -1)
 
 
 def _plain(value: float) -> float | None:

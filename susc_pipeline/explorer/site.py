@@ -90,6 +90,7 @@ def summary(site: Site, corpus: Corpus, firsts: dict[str, list[str]]) -> dict[st
         "tokens": corpus.contexts.height * corpus.tokens_per_context,
         "positions": corpus.n_positions,
         "components": site.components,
+        "source": str(site.run["source"]),
         "pcs": len(site.basis.components),
         "texts": site.texts,
         "basis": {

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import trials
-from resources import inventory, manifest, trace_folder
+from resources import component_folder, inventory, manifest
 
 pytestmark = pytest.mark.faults
 KINDS = ("truncated", "flipped", "foreign", "missing")
@@ -77,7 +77,7 @@ def test_no_reader_takes_what_is_damaged(world, name):
         rng = seeded(name, kind, "read")
         world.restore(without=(reader,))
         # The record beside a component is not read any more once the shard has a manifest.
-        _, path, other = chosen(world.store, (name,), rng, kind, without=(trace_folder.RECORD,))
+        _, path, other = chosen(world.store, (name,), rng, kind, without=(component_folder.RECORD,))
         damage(path, kind, rng, other)
         refused = world.process.run("--experiment", world.toml, "--select", reader)
         assert refused.status == 1, (reader, kind, path, refused.output[-2000:])

@@ -38,7 +38,7 @@ def test_a_killed_run_costs_nothing_but_what_it_had_not_finished(world, assets):
         changed = [path for path, number in components.items() if path.stat().st_ino != number]
         assert not changed, (how, "sampled again though it was whole")
         count.update(killed=killed.status == -9, left_temporary_folders=left, finished_kept=len(kept), made=len(made))
-        if "sgld_samples" in assets:
+        if {"sgld_samples", "response_directions"} & set(assets):
             count.update(components_kept=len(components))
     assert count["killed"], "no moment fell into the run"
     trials.record("killed", name, **count)

@@ -116,17 +116,17 @@
       const limit = charts.largest([...moved(predicted.mean), ...(measured ? moved(measured.sampled.mean) : [])]);
       pictures.replaceChildren(
         element("div", { class: "pair" },
-          charts.heatmap(site.components, moved(predicted.mean), Array.from(predicted.error), { caption: "Predicted, all members", name: `cluster-${cluster}-predicted`, unit, limit, errorMeaning: "95 %, over documents" }),
-          measured ? charts.heatmap(site.components, moved(measured.sampled.mean), Array.from(measured.sampled.error), { caption: `Measured, on ${card.measured} members`, name: `cluster-${cluster}-measured`, unit, limit, errorMeaning: "95 %, over documents" }) : element("p", { class: "note" }, "No member has a sampled susceptibility.")),
+          charts.heatmap(site.components, moved(predicted.mean), Array.from(predicted.error), { caption: `By ${explorer.visible(site.source)}, all members`, name: `cluster-${cluster}-predicted`, unit, limit, errorMeaning: "95 %, over documents" }),
+          measured ? charts.heatmap(site.components, moved(measured.sampled.mean), Array.from(measured.sampled.error), { caption: `Sampled, on ${card.measured} members`, name: `cluster-${cluster}-measured`, unit, limit, errorMeaning: "95 %, over documents" }) : element("p", { class: "note" }, "No member has a sampled susceptibility.")),
         charts.intervals(site.components, [
-          { name: "predicted, all members", values: moved(predicted.mean), errors: Array.from(predicted.error) },
-          ...(measured ? [{ name: "measured", values: moved(measured.sampled.mean), errors: Array.from(measured.sampled.error) }, { name: "predicted, same members", values: moved(measured.predicted.mean), mark: "ring" }] : []),
+          { name: `${explorer.visible(site.source)}, all members`, values: moved(predicted.mean), errors: Array.from(predicted.error) },
+          ...(measured ? [{ name: "sampled", values: moved(measured.sampled.mean), errors: Array.from(measured.sampled.error) }, { name: `${explorer.visible(site.source)}, same members`, values: moved(measured.predicted.mean), mark: "ring" }] : []),
         ], { caption: "The same with intervals, component by component", name: `cluster-${cluster}-intervals`, yLabel: "standard deviations" }));
     }
     choice.addEventListener("change", draw);
     draw();
     const meaning = "Below zero: expression, the loss of these tokens rises when the component is shaken; above: suppression; from the mean token, more of it than the average token. " +
-      "Intervals are 95 % by Student's t over documents and do not hold the error of the prediction; the measured picture does not need it.";
+      "Intervals are 95 % by Student's t over documents and do not hold the error of the directions, which all documents share; the reliability below tells of it.";
     box.append(element("div", { class: "title" }, element("h2", {}, "Mean susceptibility"), choice), element("p", { class: "note" }, meaning), pictures);
     return box;
   }
@@ -149,11 +149,11 @@
     const facts = element("dl", { class: "facts" },
       value("size", number(size), "tokens"), value("conductance", fixed(table.conductance[cluster], 4), "leaving / (leaving + staying) edge weight; low is well separated"),
       value("volume", number(card.volume), "sum of weighted degrees"), value("density", number(card.density), "edge weight inside, over pairs"),
-      value("found again", card.stability.map((share) => fixed(share)).join(" · "), "share of searches that find the cluster again: from other members; in graphs without a tenth of the points; in the graph by one half of the chains"),
+      value("found again", card.stability.map((share) => fixed(share)).join(" · "), "share of searches that find the cluster again: from other members; in graphs without a tenth of the points; in the graph by half of the chains, the lesser of both halves, which share no chain, document or draw"),
       value("documents", number(card.nDocuments)), value("mean loss", `${fixed(card.loss[0], 2)}${card.loss[1] === null ? "" : ` ± ${fixed(card.loss[1], 2)}`} nats`, "95 % interval over documents (Student's t)"),
       value("measured members", number(card.measured), "members whose susceptibility was sampled"),
-      value("agreement", fixed(card.agreement), "r over components of measured with predicted mean, on the members that have both; from 5 members"),
-      value("reliability", fixed(card.reliability), "of the measured mean, between halves of the chains (Spearman–Brown); from 5 members"),
+      value("agreement", fixed(card.agreement), "r over components of the sampled with the upsampled mean, on the members that have both; from 5 members"),
+      value("reliability", fixed(card.reliability), "of the sampled mean, between halves that share no chain, document or draw (Spearman–Brown); from 5 members"),
       survival ? value("without whitening", element("span", {}, `Jaccard ${fixed(survival.jaccard)}`), "best match among the clusters found without whitening") : null);
     const nearest = element("section", {}, element("h2", {}, "Nearest clusters"), element("ul", { class: "near" }, await Promise.all(card.nearest.map(async ([other, distance]) =>
       element("li", {}, element("a", { href: `#/cluster/${other}` }, `${other}`), await explorer.example(other), element("span", { class: "num", title: "distance of mean whitened vectors" }, fixed(distance, 1)))))));

@@ -6,8 +6,8 @@
   const SORTS = [
     ["cluster", "number", "by rising conductance"], ["size", "size", "tokens"],
     ["conductance", "conductance", "leaving / (leaving + staying) edge weight"],
-    ["foundAgain", "found again", "least share of searches that find the cluster again: from other members, without a tenth of the points, by one half of the chains; near 0 it may be a piece of the main body"],
-    ["reliability", "reliability", "of the measured mean profile, between halves of the chains (Spearman–Brown)"],
+    ["foundAgain", "found again", "least share of searches that find the cluster again: from other members, without a tenth of the points, by half of the chains (the lesser of two halves that share nothing); near 0 it may be a piece of the main body"],
+    ["reliability", "reliability", "of the sampled mean profile, between halves that share nothing (Spearman–Brown)"],
     ["survival", "survives", "best Jaccard with a cluster found without whitening"],
     ["deviation", "component", "farthest component, in standard deviations from the mean token"],
     ["tokenShare", "token", "most frequent token and its share"],

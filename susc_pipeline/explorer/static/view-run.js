@@ -12,7 +12,7 @@
       const i = found.components.indexOf(select.value);
       const series = found.losses[i].map((losses) => ({ name: "", x: found.steps[i], y: losses, thin: true, color: explorer.colors.category(0) }));
       series.push({ name: "", x: [found.steps[i][0], found.steps[i].at(-1)], y: [found.initial[i], found.initial[i]], dashed: true, color: explorer.colors.category(1) });
-      box.replaceChildren(charts.lines(series, { caption: `Loss traces of ${select.value}: a line is a chain; dashed, the loss at the trained weights`, name: `traces-${select.value}`, xLabel: "step", yLabel: "mean loss (nats)", legend: false }));
+      box.replaceChildren(charts.lines(series, { caption: `Loss traces of ${select.value}: a line is a chain with its mirror image; dashed, the trained weights`, name: `traces-${select.value}`, xLabel: "step", yLabel: "rise of the mean loss (nats)", legend: false }));
     };
     select.addEventListener("change", draw);
     draw();
@@ -38,18 +38,19 @@
       element("section", {}, element("h2", {}, "Chains"), element("div", { class: "pair" },
         charts.heatmap(column(t.chains, "component"), column(t.chains, "llc"), column(t.chains, "llc_error"), { caption: "Local learning coefficient", name: "llc", signed: false, unit: "LLC", errorMeaning: "1.96 standard errors over chains" }),
         traces(run.traces)),
-        whole(t.chains, "Convergence of the chains, all shards together", "chains", { r_hat: "1 where chains agree; above about 1.1 they do not", effective_share: "effective sample size over number of draws" })),
+        whole(t.chains, "Convergence of the chains, and reliability of the response directions", "chains", { r_hat: "1 where chains agree; above about 1.1 they do not", effective_share: "effective sample size over number of draws" })),
       element("section", {}, element("h2", {}, "Reliability"), element("div", { class: "pair" }, ...["component", "pc"].map((kind) => {
         const rows = t.reliability.rows.filter((row) => row[0] === kind);
-        return charts.intervals(rows.map((row) => row[1]), [{ name: "split-half, Spearman–Brown", values: rows.map((row) => row[3]) }], { caption: kind === "pc" ? "Of principal components" : "Of components", name: `reliability-${kind}`, yLabel: "reliability", width: 440 });
+        return charts.intervals(rows.map((row) => row[1]), [{ name: "halves that share nothing, Spearman–Brown", values: rows.map((row) => row[3]), errors: rows.map((row) => (row[5] - row[4]) / 3.92) }], { caption: kind === "pc" ? "Of principal components" : "Of components", name: `reliability-${kind}`, yLabel: "reliability", width: 440 });
       })), whole(t.reliability, "Reliability and noise ceiling", "reliability")),
       element("section", {}, element("h2", {}, "Prediction"), element("div", { class: "pair" },
         charts.intervals(column(t.aux_correlation, "pc").map((n) => `PC${n}`), [
-          { name: "r, withheld documents", values: column(t.aux_correlation, "r"), errors: column(t.aux_correlation, "high").map((h, i) => (h - column(t.aux_correlation, "low")[i]) / 3.92) },
+          { name: "linear response, withheld documents", values: column(t.aux_correlation, "linear_response_r"), errors: column(t.aux_correlation, "linear_response_high").map((h, i) => (h - column(t.aux_correlation, "linear_response_low")[i]) / 3.92) },
+          { name: "auxiliary model", values: column(t.aux_correlation, "r"), errors: column(t.aux_correlation, "high").map((h, i) => (h - column(t.aux_correlation, "low")[i]) / 3.92) },
           { name: "noise ceiling", values: column(t.aux_correlation, "ceiling"), mark: "dash" },
-          { name: "null, 95 %", values: column(t.aux_correlation, "null_95"), mark: "cross" }, { name: "ridge", values: column(t.aux_correlation, "ridge_r"), mark: "ring" }], { caption: "Auxiliary model beside its ceiling", name: "aux-correlation", yLabel: "Pearson r", width: 440 }),
+          { name: "null, 95 %", values: column(t.aux_correlation, "null_95"), mark: "cross" }, { name: "ridge", values: column(t.aux_correlation, "ridge_r"), mark: "ring" }], { caption: "Linear response and auxiliary model beside the ceiling", name: "aux-correlation", yLabel: "Pearson r", width: 440 }),
         charts.intervals(run.explainedVariance.map((_, i) => `PC${i + 1}`), [{ name: "share of variance of the z-scored ground truth", values: run.explainedVariance }], { caption: "Explained variance", name: "explained-variance", yLabel: "share", width: 440 })),
-        whole(t.aux_correlation, "Correlation of predicted with measured scores", "aux-correlation")),
+        whole(t.aux_correlation, "Correlation with sampled scores", "aux-correlation")),
       element("section", {}, element("h2", {}, "Likeness to the activations"), element("div", { class: "pair" }, ...["cka", "jaccard"].map((measure) => {
         const spaces = [...new Set(column(t.leakage, "space"))];
         const part = (rows, name) => rows.map((row) => row[t.leakage.columns.indexOf(name)]);
@@ -58,8 +59,9 @@
         series.push({ name: "chance", dashed: true, color: explorer.colors.token("soft"), x: part(rows[0], "layer"), y: part(rows[0], `${measure}_chance`) });
         return charts.lines(series, { caption: measure === "cka" ? "Linear CKA by layer, 95 % intervals over documents" : "Shared neighbours (Jaccard) by layer, 95 % intervals over documents", name: measure, xLabel: "layer of the activations", yLabel: measure === "cka" ? "linear CKA" : "mean Jaccard index", zero: true, xTicks: part(rows[0], "layer") });
       })), whole(t.leakage, "CKA and Jaccard beside chance", "leakage")),
+      element("section", {}, element("h2", {}, "What a susceptibility is here"), element("p", {}, explorer.visible(run.meaning)), whole(t.regime, "Regime of each component: what decides its susceptibilities", "regime", { controlled_share: "2 LLC over the number of weights: the directions that the loss controls", prior_slope: "linear response over that of chains at nβ = 0" })),
       element("section", {}, element("h2", {}, "Negative control and whitening"), element("div", { class: "pair" },
-        t.negative_control.rows.length ? charts.heatmap(column(t.negative_control, "component"), column(t.negative_control, "disattenuated"), null, { caption: "What chains that do not know the loss (nβ = 0) reproduce", name: "negative-control", signed: false, unit: "correlation, sampling noise taken off" }) : element("p", { class: "note" }, "No negative control was sampled (sampling.negative_control)."),
+        t.negative_control.rows.length ? charts.heatmap(column(t.negative_control, "component"), column(t.negative_control, "slope"), column(t.negative_control, "slope_error").map((e) => 1.96 * e), { caption: "Change of the mean excess loss from nβ = 0 to nβ, over nβ times the susceptibility: 1 where both agree", name: "negative-control", signed: false, unit: "slope", errorMeaning: "1.96 standard errors over chains" }) : element("p", { class: "note" }, "No negative control was sampled (sampling.negative_control)."),
         element("div", {}, element("p", {}, `Without whitening ${number(comparison.clusters)} clusters, with it ${number(site.clusters)}; adjusted Rand index ${fixed(comparison.rand)}; ${number(Array.from(survivors).filter((v) => v >= 0.5).length)} clusters keep a match of Jaccard 0.5 or more.`), element("p", {}, element("a", { href: "#/compare" }, "Compare")))),
         t.negative_control.rows.length ? whole(t.negative_control, "Negative control", "negative-control") : null),
       element("section", {}, element("h2", {}, "Calibration"), whole(t.calibration, "Settings tried, and the verdict on each", "calibration")),

@@ -55,7 +55,7 @@
     return element("aside", { class: "tokencard", "aria-label": "Chosen token" },
       element("h2", {}, element("code", {}, element("bdi", {}, explorer.tokenShown(found.tokens[position])))),
       element("p", {}, cluster >= 0 ? element("a", { href: `#/cluster/${cluster}` }, `cluster ${cluster}`) : "in no cluster", `, loss ${fixed(found.losses[position - 1], 2)} nats, token ${number(found.start + position)} of `, element("bdi", {}, visible(found.document))),
-      charts.heatmap(site.components, predicted, null, { caption: "Predicted susceptibility", name: `token-${context}-${position}`, unit: "standard deviations over tokens", limit }),
+      charts.heatmap(site.components, predicted, null, { caption: `Susceptibility by ${explorer.visible(site.source)}`, name: `token-${context}-${position}`, unit: "standard deviations over tokens", limit }),
       sampled ? charts.heatmap(site.components, sampled.value, sampled.error, { caption: "Measured, with Monte-Carlo error", name: `token-${context}-${position}-measured`, unit: "standard deviations over tokens", limit, errorMeaning: "1.96 standard errors over chains" }) : element("p", { class: "note" }, "Not sampled: this token has a prediction only."),
       element("h3", {}, `Its ${near.length} neighbours`), element("p", { class: "note" }, "Strongest edges of the graph that the clusters come from."), list, more);
   }
@@ -74,7 +74,7 @@
     const side = element("div", { class: "side" });
     const select = element("select", { "aria-label": "Colour by" },
       element("option", { value: "cluster" }, "cluster"), element("option", { value: "loss" }, "loss"),
-      element("optgroup", { label: "component (predicted)" }, site.components.map((name, i) => element("option", { value: `component-${i}` }, name))),
+      element("optgroup", { label: `component (${explorer.visible(site.source)})` }, site.components.map((name, i) => element("option", { value: `component-${i}` }, name))),
       element("optgroup", { label: "principal component" }, Array.from({ length: site.pcs }, (_, i) => element("option", { value: `pc-${i}` }, `PC${i + 1}`))));
     select.value = by;
     if (select.selectedIndex < 0) { by = "cluster"; select.value = by; }
