@@ -9,7 +9,7 @@ export PYTHONPATH := $(CURDIR)
 # Threads that wait spin for less long: a third faster where other work shares the cores, no slower where none does.
 export GOMP_SPINCOUNT ?= 10000
 
-.PHONY: audit bench bench-allocation bench-auxiliary bench-bias bench-chain-stability bench-clustering bench-explorer bench-kernels bench-llc bench-load bench-partitions bench-repeatability bench-samplers bench-sampling bench-scale bench-scaling clean columns explore fuzz help install lint lock postgres run screenshots test test-browser test-engines test-faults test-faults-slow test-peer test-slow tiny-model ui
+.PHONY: audit bench-auxiliary bench-bergson bench-clustering bench-explorer bench-kernels bench-llc bench-load bench-partitions bench-repeatability bench-sampling bench-scale bench-scaling bench-truth clean columns explore fuzz help install lint lock postgres run screenshots test test-browser test-engines test-faults test-faults-slow test-peer test-slow tiny-model ui
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -127,20 +127,22 @@ bench-partitions: $(VENV)/.browser ## Load the definitions and Dagster's pages w
 columns: install ## Write docs/columns.md, what each column of the warehouse means
 	$(BIN)/python -m resources.columns
 
-bench: install ## Measure the estimators against the sample covariance
-	$(BIN)/python benchmarks/estimators.py
+bench-truth: run $(VENV)/.peer ## Are the susceptibilities right, how sure, and how soon? Beside the covariance and devinterp (half an hour)
+	$(BIN)/python -m benchmarks.truth
 
-bench-bias: install ## Compare what first_order and the covariance estimate (a quarter of an hour)
-	$(BIN)/python benchmarks/estimators.py --bias
+# Without what it needs for pictures, sound and 8-bit weights; the project's own packages are seen through the .pth.
+build/bergson/.installed: $(VENV)/.installed
+	$(PYTHON) -m venv build/bergson
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > $$(build/bergson/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/project.pth
+	build/bergson/bin/pip install --quiet --disable-pip-version-check -c constraints.txt accelerate datasets ml_dtypes natsort peft petname simple-parsing torchopt
+	build/bergson/bin/pip install --quiet --disable-pip-version-check --no-deps bergson==2.5.1
+	touch $@
 
-bench-sampling: $(VENV)/.peer ## Measure sampling against the reference library (half an hour; installs it)
+bench-bergson: build/bergson/.installed ## Measure linear response against per-token scores by bergson (installs it, beside the project)
+	build/bergson/bin/python -m benchmarks.bergson
+
+bench-sampling: $(VENV)/.peer ## Measure sampling against the reference library at equal work (installs it)
 	$(BIN)/python benchmarks/sampling.py
-
-bench-samplers: install ## Compare samplers, step sizes and posteriors (about an hour)
-	$(BIN)/python benchmarks/samplers.py
-
-bench-allocation: install ## Replay allocations of chains to components by their need (half an hour; goes on where it stopped)
-	$(BIN)/python benchmarks/allocation.py
 
 bench-scaling: install ## Measure time and memory of sampling against tokens, draws, components, layers
 	$(BIN)/python benchmarks/scaling.py
@@ -148,10 +150,7 @@ bench-scaling: install ## Measure time and memory of sampling against tokens, dr
 bench-llc: install ## Compare local learning coefficients with the published convention
 	$(BIN)/python benchmarks/llc.py
 
-bench-chain-stability: run ## How often clusters are found again by halves of the chains that share none
-	$(BIN)/python benchmarks/chain_stability.py
-
-bench-repeatability: run ## What rounding, the order of seeds and the auxiliary model's start do to the clusters (half an hour)
+bench-repeatability: run ## What rounding and the order of seeds do to the clusters
 	$(BIN)/python benchmarks/repeatability.py
 
 bench-kernels: run ## Vary the kernel and the neighbours of the graph on the run's vectors

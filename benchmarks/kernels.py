@@ -36,9 +36,9 @@ def whitened_points(store: Store, experiment: ExperimentConfig) -> tuple[np.ndar
     keys = tokens.shard_keys(experiment.tokens)
     stored = {
         asset: {shard: tables.scan(store.table(asset, shard)) for shard in keys}
-        for asset in ("whitened_susceptibilities", "half_chain_predictions")
+        for asset in ("whitened_susceptibilities", "half_a_predictions")
     }
-    scores = schema.stack(stored["half_chain_predictions"], "prediction").values
+    scores = schema.stack(stored["half_a_predictions"], "prediction").values
     basis = whitening.fit(moments.of(scores), relative_floor=experiment.representation.whitening_floor)
     whole = schema.stack(stored["whitened_susceptibilities"], "whitened").values
     return whole, whitening.transform(scores, basis).astype(np.float32)

@@ -49,9 +49,18 @@ def masks(module: torch.nn.Module, component: Component) -> dict[str, torch.Tens
 
 
 def run(
-    module: Any, component: Component, tokens: Tokens, settings: SamplingSettings, *, seed: int = 100
+    module: Any,
+    component: Component,
+    tokens: Tokens,
+    settings: SamplingSettings,
+    *,
+    seed: int = 100,
+    n_chains: int | None = None,
 ) -> PeerTraces:
-    """Sample one component with the reference library; its progress bars and files are thrown away."""
+    """Sample one component with the reference library; its progress bars and files are thrown away.
+
+    The number of chains may be fewer than the settings allow for our own.
+    """
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = sample(
@@ -66,7 +75,7 @@ def run(
             localization=settings.localization,
             sampling_method=METHODS[settings.sampler],
             param_masks=masks(module, component),
-            num_chains=settings.n_chains,
+            num_chains=n_chains or settings.n_chains,
             num_draws=settings.n_draws,
             batch_size=settings.batch_size,
             num_burnin_steps=settings.n_burn_in,

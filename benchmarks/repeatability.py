@@ -1,9 +1,8 @@
-"""How far the clusters depend on chance: rounding, the order of seeds, the initial weights of the auxiliary model.
+"""How far the clusters depend on chance: rounding, and the order of seeds.
 
 `make bench-repeatability` reads the store that `make run` left and clusters its tokens again, with one thing changed at a time.
 Printed are the share of clusters with a match (Jaccard one half) in the other search, both ways, and the adjusted Rand index;
-for clusters by how often they are found again the share that another order of seeds finds; and whether averaging several
-auxiliary models helps.
+and for clusters by how often they are found again the share that another order of seeds finds.
 """
 
 import argparse
@@ -11,21 +10,19 @@ import itertools
 
 import numpy as np
 import polars as pl
-from auxiliary import split_of
-from chain_stability import features, graph_of, stored_clusters, trained
+from scipy import sparse
 
 from resources import experiment as experiments
+from resources import tables
 from resources.experiment import load as load_experiment
 from resources.storage import Store
-from susc_pipeline import seeds
-from susc_pipeline.clustering import agreement, knn, search
+from susc_pipeline import schema, seeds, tokens
+from susc_pipeline.clustering import agreement, knn, reading, search
 from susc_pipeline.config import ExperimentConfig
-from susc_pipeline.model import pretrained
-from susc_pipeline.representation import auxiliary, metrics
+from susc_pipeline.representation import moments, whitening
 
 N_ORDERS = 3
-N_AVERAGED = (1, 2, 4)
-ROUNDING = 1e-6  # of each prediction: some ten times what float32 rounds by
+ROUNDING = 1e-6  # of each score: some ten times what float32 rounds by
 STABILITIES = ("seed_stability", "point_stability", "chain_stability")
 
 
@@ -46,7 +43,7 @@ def line(name: str, first: np.ndarray, second: np.ndarray, more: str = "") -> No
 
 def orders(store: Store, experiment: ExperimentConfig) -> None:
     """Other orders of seeds in the run's graph, and which clusters they find."""
-    graph, stored = knn.load(store.path("knn_graph")), stored_clusters(store, experiment).labels
+    graph, stored = knn.load(store.path("knn_graph")), stored_labels(store, experiment)
     others = [labels_of(graph, experiment, order) for order in range(1, N_ORDERS + 1)]
     for other in others:
         line("another order of seeds", stored, other)
@@ -70,27 +67,30 @@ def orders(store: Store, experiment: ExperimentConfig) -> None:
     print(f"  of those without a match mostly unclustered by the first other order: {np.mean(lost):.2f}")
 
 
-def models(store: Store, experiment: ExperimentConfig) -> None:
-    """Auxiliary models that differ in their initial weights and the order of their batches, alone and averaged."""
-    data, _ = split_of(store, experiment)
-    width = pretrained.load(store.path("language_model")).model.hidden_size
-    everything, tested, predicted = features(store, experiment), [], []
-    for number in range(2 * max(N_AVERAGED)):
-        model = trained(data, experiment, width, *([str(number)] if number else []))
-        tested.append(auxiliary.predict(model, data.test.activations))
-        predicted.append(auxiliary.predict(model, everything))
-    noise = 1 + ROUNDING * np.random.default_rng(0).standard_normal(predicted[0].shape)
+def rounding(store: Store, experiment: ExperimentConfig) -> None:
+    """The run's vectors, and the same moved by little."""
+    keys = tokens.shard_keys(experiment.tokens)
+    frames = {shard: tables.scan(store.table("predicted_susceptibilities", shard)) for shard in keys}
+    scores = schema.stack(frames, "prediction").values
+    noise = 1 + ROUNDING * np.random.default_rng(0).standard_normal(scores.shape)
     plain, moved = (
-        labels_of(graph_of(scores, experiment), experiment)
-        for scores in (predicted[0], (predicted[0] * noise).astype(np.float32))
+        labels_of(graph_of(each.astype(np.float32), experiment), experiment) for each in (scores, scores * noise)
     )
-    line(f"predictions moved by {ROUNDING:g} of themselves", plain, moved)
-    for count in N_AVERAGED:
-        halves = [slice(0, count), slice(max(N_AVERAGED), max(N_AVERAGED) + count)]
-        r = [metrics.correlation_per_column(np.mean(tested[h], axis=0), data.test.scores).mean() for h in halves]
-        found = [labels_of(graph_of(np.mean(predicted[h], axis=0), experiment), experiment) for h in halves]
-        what = "other initial weights" if count == 1 else f"{count} models averaged, and {count} others"
-        line(what, *found, more=f"; r {r[0]:.3f} and {r[1]:.3f}")
+    line(f"vectors moved by {ROUNDING:g} of themselves", plain, moved)
+
+
+def graph_of(scores: np.ndarray, experiment: ExperimentConfig) -> sparse.csr_array:
+    """The k-NN graph of scores, whitened."""
+    basis = whitening.fit(moments.of(scores), relative_floor=experiment.representation.whitening_floor)
+    rng = np.random.default_rng(seeds.sequence(experiment.seed, "knn_graph"))
+    return knn.knn_graph(whitening.transform(scores, basis).astype(np.float32), experiment.knn, rng)
+
+
+def stored_labels(store: Store, experiment: ExperimentConfig) -> np.ndarray:
+    """Cluster of each token of the run."""
+    keys = tokens.shard_keys(experiment.tokens)
+    whitened = {shard: tables.scan(store.table("whitened_susceptibilities", shard)) for shard in keys}
+    return reading.labels(pl.read_parquet(store.table("cluster_members")), schema.stack(whitened, "whitened"))
 
 
 def main() -> None:
@@ -100,7 +100,7 @@ def main() -> None:
     experiment = load_experiment(parser.parse_args().experiment)
     store = experiments.store(experiment)
     orders(store, experiment)
-    models(store, experiment)
+    rounding(store, experiment)
 
 
 if __name__ == "__main__":

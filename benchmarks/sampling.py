@@ -1,21 +1,14 @@
-"""Sampling beside the reference library (devinterp 2.0.1): equal work by time, and equal reliability by time.
+"""Sampling beside the reference library (devinterp 2.0.1): equal work by time. Equal reliability is in reliable_time.py.
 
-`make bench-sampling` runs both parts in one process, interleaved, on the same model, tokens, components, threads and
+`make bench-sampling` runs both in one process, interleaved, on the same model, tokens, components, threads and
 float32, and writes benchmarks/results/sampling.json.
 
-Part A, equal work: both make the same number of SGLD steps and draws of the same chains' lengths and record the same
+Both make the same number of SGLD steps and draws of the same chains' lengths and record the same
 token losses. Ours is timed with everything it needs, the residual streams included. Beside it stands the arithmetic
 that no exact method can leave out (matrix products of the component, of the layers above it and of the unembedding,
 forward for an evaluation, forward and by the inputs backward for a step) at the machine's matrix-product peak; and the time
 of the same layers as PyTorch's operators take it, products, attention, norms, GELU and softmax, measured alone on the same
 batch: what is beyond that is the engine's own (the component, the noise, the update, the bookkeeping).
-
-Part B, equal reliability: of a column of susceptibilities, reliability(n) = S / (S + E / n), with S the variance over tokens of
-the posterior's own covariances and E the error variance of one draw (Spearman-Brown is this formula). S comes from a
-long chain, as the covariance over tokens of its two halves; E from each method's own draws, as n times the variance over
-tokens of its estimate less S. The draws that a reliability R asks for are n = E R / (S (1 - R)), so the ratio of times is
-(E x seconds per draw) of one to that of the other, whatever R. Both are the plain sample covariance, -Cov[phi, l - L],
-recomputed from stored traces.
 """
 
 import argparse
@@ -26,23 +19,23 @@ import resource
 import statistics
 import subprocess
 import sys
-import sysconfig
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import peer
+import standard_library
 import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from susc_pipeline import corpus, schema, seeds, tokens
+from susc_pipeline import seeds
 from susc_pipeline.config import SamplingSettings, TokenSettings
-from susc_pipeline.model import components, gpt_neox, pretrained, token_loss
+from susc_pipeline.model import components, gpt_neox, perturbation, pretrained, token_loss
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.gpt_neox import GPTNeoX
-from susc_pipeline.sampling import chains, stability
-from susc_pipeline.susceptibility import estimators
+from susc_pipeline.sampling import chains, curvature
+from susc_pipeline.sampling.observables import Population
 
 RESULTS = Path(__file__).parent / "results" / "sampling.json"
 EQUAL_WORK = SamplingSettings(
@@ -53,29 +46,16 @@ EQUAL_WORK = SamplingSettings(
     n_burn_in=0,
     n_steps_between_draws=4,
     batch_size=8,
-    slopes=False,
 )
-PUBLISHED = replace(
-    EQUAL_WORK, sampler="rmsprop_sgld_devinterp", step_size=1e-5, n_burn_in=160, n_steps_between_draws=160, n_draws=4
-)
-OURS = replace(
-    EQUAL_WORK, sampler="exponential", step_size=1.0, n_steps_between_draws=2, n_burn_in=4, n_chains=8, batch_size=4
-)
-LONG = replace(OURS, n_draws=250)
-BATCH = 32  # contexts: those of all chains of a step of part A
-SAMPLED = ("L1H2", "L2MLP", "unembed")
+BATCH = 32  # contexts: those of all chains of a step
 
 
 def embedded() -> tuple[GPTNeoXForCausalLM, peer.Tokens]:
     """The embedded model and contexts of its own corpus."""
     module = GPTNeoXForCausalLM.from_pretrained(pretrained.EMBEDDED, local_files_only=True)
     tokenizer = pretrained.load(pretrained.EMBEDDED).tokenizer
-    documents = tokens.tokenize(corpus.python_standard_library(Path(sysconfig.get_path("stdlib"))), tokenizer)
-    settings = TokenSettings(contexts_per_shard=16, n_observable_contexts=8)
-    reserved = tokens.sampling_contexts(documents, settings, 1)
-    shard = tokens.contexts_of_shard(documents, settings, 1, "shard-00000")
-    roles = [schema.token_ids(reserved.filter(role=role)) for role in ("observable", "minibatch")]
-    return module.eval(), peer.Tokens(schema.token_ids(shard), *roles)
+    shard, population = standard_library.contexts(tokenizer, TokenSettings(contexts_per_shard=16), n_chains=4)
+    return module.eval(), peer.Tokens(shard, population.parts[0][:8], population.parts[1][:64])
 
 
 def pythia_14m_shape() -> tuple[GPTNeoXForCausalLM, peer.Tokens]:
@@ -85,14 +65,14 @@ def pythia_14m_shape() -> tuple[GPTNeoXForCausalLM, peer.Tokens]:
         vocab_size=50304, hidden_size=128, num_hidden_layers=6, num_attention_heads=4, intermediate_size=512
     )
     rng = np.random.default_rng(0)
-    ids = [rng.integers(0, 50304, size=(n, 128)) for n in (8, 8, 32)]
+    ids = [rng.integers(0, 50304, size=(n, 128)) for n in (8, 8, 64)]
     return GPTNeoXForCausalLM(config).eval(), peer.Tokens(*ids)
 
 
 def ours(model: GPTNeoX, found: list[Component], data: peer.Tokens, settings: SamplingSettings) -> list:
-    """All traces of some components, residual streams included."""
-    contexts = chains.sampling_contexts(model, **data._asdict())
-    return [chains.sample(model, c, settings, contexts, seeds.sequence(0, c.name)) for c in found]
+    """All traces of some components, residual streams included; the population is what the reference's minibatches are."""
+    everything = Population(tuple(data.minibatch.reshape(settings.n_chains, -1, data.minibatch.shape[1])))
+    return [chains.sample(model, c, settings, data.shard, everything, seeds.sequence(0, c.name)) for c in found]
 
 
 def theirs(module: GPTNeoXForCausalLM, found: list[Component], data: peer.Tokens, settings: SamplingSettings) -> list:
@@ -169,10 +149,10 @@ def _operator_costs(model: GPTNeoX, positions: int) -> dict[str, float]:
 
 
 def equal_work(name: str, module, data: peer.Tokens, chosen: list[str] | None, settings, n_repeats: int) -> dict:
-    """Part A for one model: interleaved repeats of both, and the share of the peak."""
+    """One model: interleaved repeats of both, and the share of the peak."""
     model = GPTNeoX.from_module(module)
     found = [c for c in components.enumerate_components(model) if chosen is None or c.name in chosen]
-    short = replace(settings, n_draws=2, n_steps_between_draws=1, n_chains=2)
+    short = replace(settings, n_draws=2, n_steps_between_draws=1, n_chains=4)
     ours(model, found[:1], data, short), theirs(module, found[:1], data, short)
     rows = []
     for number in range(n_repeats):
@@ -189,7 +169,7 @@ def equal_work(name: str, module, data: peer.Tokens, chosen: list[str] | None, s
                 "peak": matrix_product_peak(),
             }
         )
-        print(f"A {name} {number + 1}/{n_repeats}: " + json.dumps(rows[-1]), flush=True)
+        print(f"{name} {number + 1}/{n_repeats}: " + json.dumps(rows[-1]), flush=True)
     ratios = [row["peer"] / row["ours"] for row in rows]
     curvatures = seconds(_curvatures, model, found, data)
     operations = sum(necessary_operations(model, c, data, settings) for c in found)
@@ -215,80 +195,16 @@ def equal_work(name: str, module, data: peer.Tokens, chosen: list[str] | None, s
 
 def _curvatures(model: GPTNeoX, found: list[Component], data: peer.Tokens) -> None:
     """What our chains do before they start and the reference's do not: find the curvature, which bounds the step."""
-    contexts = chains.sampling_contexts(model, **data._asdict())
+    ids = torch.as_tensor(data.minibatch[: curvature.MAX_CONTEXTS].astype(np.int64))
     for component in found:
-        stability.largest_curvature(model, component, chains.observable_inputs(model, component, contexts))
-
-
-def restricted(losses: np.ndarray, observable: np.ndarray) -> np.ndarray:
-    """The sample covariance from losses (draws, tokens) and the mean loss of the observable set (draws)."""
-    phi = observable - observable.mean()
-    return -(phi @ (losses - observable[:, None])) / (len(phi) - 1)
-
-
-def equal_reliability(module, data: peer.Tokens) -> list[dict]:
-    """Part B for each sampled component."""
-    model = GPTNeoX.from_module(module)
-    contexts = chains.sampling_contexts(model, **data._asdict())
-    rows = []
-    for name in SAMPLED:
-        component = components.by_name(model, name)
-        started = time.perf_counter()
-        long = chains.sample(model, component, LONG, contexts, seeds.sequence(0, "long", name))
-        per_draw_ours = (time.perf_counter() - started) / len(long.mean_loss)
-        a, b = estimators.halves(long, kind="restricted")
-        signal = float(np.cov(a, b)[0, 1])
-        of_long = estimators.restricted(long).value
-        n_ours = len(long.mean_loss)
-        error_ours = n_ours * max(float(of_long.var()) - signal, 0.0)
-        started = time.perf_counter()
-        stored = peer.run(module, component, data, PUBLISHED)
-        n_peer = PUBLISHED.n_chains * PUBLISHED.n_draws
-        per_draw_peer = (time.perf_counter() - started) / n_peer
-        losses = stored.shard.reshape(n_peer, -1).astype(np.float64)
-        observable = stored.observable.reshape(n_peer, -1).astype(np.float64).mean(axis=1)
-        of_peer = restricted(losses, observable)
-        error_peer = n_peer * (float(of_peer.var()) - signal)
-        order = _order(stored.shard_ids, data.shard)
-        aligned = of_long.reshape(len(data.shard), -1)[order].ravel()
-        rows.append(
-            {
-                "component": name,
-                "signal_variance": signal,
-                "half_correlation_of_long_chain": float(np.corrcoef(a, b)[0, 1]),
-                "error_variance_of_a_draw": {"ours": error_ours, "peer": error_peer},
-                "seconds_per_draw": {"ours": per_draw_ours, "peer": per_draw_peer},
-                "draws": {"ours": n_ours, "peer": n_peer},
-                "mean_observable": {
-                    "ours": float(long.mean_loss.mean() - long.init_loss),
-                    "peer": float(observable.mean() - long.init_loss),
-                },
-                "slope_of_peer_on_long_chain": float(np.cov(of_peer, aligned)[0, 1] / signal),
-                "reliability_of_480_seconds": {
-                    who: float(signal / (signal + error / (480 / each)))
-                    for who, error, each in (
-                        ("ours", error_ours, per_draw_ours),
-                        ("peer", error_peer, per_draw_peer),
-                    )
-                },
-                "speedup": error_peer * per_draw_peer / (error_ours * per_draw_ours),
-            }
-        )
-        print("B " + json.dumps(rows[-1]), flush=True)
-    return rows
-
-
-def _order(stored: np.ndarray, original: np.ndarray) -> list[int]:
-    """Where each of the reference's shuffled contexts stands in ours."""
-    found = {row.tobytes(): number for number, row in enumerate(np.ascontiguousarray(original, np.int64))}
-    return [found[row.tobytes()] for row in np.ascontiguousarray(stored, np.int64)]
+        curvature.largest_curvature(model, component, perturbation.prepare_tokens(model, component, ids))
 
 
 def peak_memory(who: str) -> int:
     """Largest resident size, in MiB, of a process that samples one MLP of the Pythia-14M shape by one of the two."""
     module, data = pythia_14m_shape()
     component = Component("mlp", 3)
-    settings = replace(EQUAL_WORK, n_chains=2, n_draws=2)
+    settings = replace(EQUAL_WORK, n_chains=4, n_draws=2)
     if who == "ours":
         ours(GPTNeoX.from_module(module), [component], data, settings)
     else:
@@ -305,10 +221,10 @@ def peak_memories() -> dict[str, int]:
 
 
 def both_models(n_repeats: int) -> list[dict]:
-    """Part A."""
+    """The embedded model, and a shape of which the vocabulary is most of the work."""
     large, large_data = pythia_14m_shape()
     chosen = ["embed", "L0H0", "L3H1", "L5MLP", "unembed"]
-    small = replace(EQUAL_WORK, n_chains=2, n_draws=2)
+    small = replace(EQUAL_WORK, n_chains=4, n_draws=2)
     return [
         equal_work("embedded", *embedded(), None, EQUAL_WORK, n_repeats),
         equal_work("Pythia-14M's shape", large, large_data, chosen, small, n_repeats),
@@ -318,7 +234,6 @@ def both_models(n_repeats: int) -> list[dict]:
 PARTS = {
     "peak_memory_mib": lambda n_repeats: peak_memories(),
     "equal_work": both_models,
-    "equal_reliability": lambda n_repeats: equal_reliability(*embedded()),
 }
 
 
@@ -341,7 +256,6 @@ def main() -> None:
         RESULTS.parent.mkdir(exist_ok=True)
         RESULTS.write_text(json.dumps(content, indent=1) + "\n")
     print(f"speedup={content['equal_work'][0]['speedup']:.2f}")
-    print(f"reliability_speedup={statistics.median(row['speedup'] for row in content['equal_reliability']):.0f}")
 
 
 if __name__ == "__main__":

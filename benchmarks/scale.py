@@ -1,7 +1,8 @@
 """What an experiment of a given size takes: operations, disk, network and memory of each asset, by stated formulas.
 
-`python benchmarks/scale.py` prints the tables of docs/scale.md. Rates come from benchmarks/results and from the run that
+`python -m benchmarks.scale` prints the tables of docs/scale.md. Rates come from benchmarks/results and from the run that
 the README describes; nothing here was measured on a GPU, so times of a GPU are operations over a rate that is assumed.
+The formula of linear response is held against measured seconds in benchmarks/truth.py.
 """
 
 from typing import NamedTuple
@@ -15,8 +16,12 @@ BYTES_A_SHARD_TOKEN = 1.9  # 191 kB for 100,584 tokens of token_shards (tiny)
 SEARCH_TOKENS_A_SECOND = 3_590  # 100,584 tokens in 28.0 s: clusters and how often they are found again, 2 cores (tiny)
 GRAPH_TOKENS_A_SECOND = 9_800  # 100,584 tokens in 10.3 s, 22 dimensions, 2 cores (tiny)
 COLUMNS = 4  # of ground_truth_susceptibilities: value, error and two halves
+RESPONSE_COLUMNS = 3  # of linear_response: value and two halves
+PREDICTIONS = 4  # tables of predict_susceptibilities: the vectors, both halves, the auxiliary model's
 LAYERS_READ = 4  # whose residual streams the auxiliary model reads, beside one loss gradient
-EPOCHS = 40
+EPOCHS = 8
+HALVES = 2
+ASSUMED_TERAFLOPS = 400
 
 
 class Shape(NamedTuple):
@@ -62,23 +67,46 @@ class Shape(NamedTuple):
         ends = self.layers * self.layer(positions)  # of the embedding; the unembedding has nothing above it
         return heads_and_mlps + ends + self.components * self.unembedding
 
+    def tangents(self, positions: int) -> float:
+        """Operations that one tangent of every component adds for one token: no product with the vocabulary but unembed's.
+
+        In a layer attention has four products for two, each with the whole context; the last layer is passed by keys and
+        values alone. A tangent begins in its component: along the direction, and through the weights.
+        """
+        hidden, size = self.hidden, self.hidden // self.heads
+        layer = 24 * hidden**2 + 8 * hidden * positions
+        last = 4 * hidden**2 + 4 * hidden * positions
+        head, mlp = 10 * hidden * size + 8 * size * positions, 24 * hidden**2
+        between = sum(max(0, self.layers - 2 - number) for number in range(self.layers))
+        heads_and_mlps = (self.heads + 1) * (between * layer + (self.layers - 1) * last)
+        own = self.layers * (self.heads * head + mlp) + self.unembedding
+        return heads_and_mlps + own + (self.layers - 1) * layer + last  # the last two are the embedding's
+
 
 class Chains(NamedTuple):
-    """Settings of the chains, of which every ground-truth shard has its own."""
+    """Settings of a component's chains; each has a mirror image, and counts of contexts are those of a chain and its image."""
 
     name: str
-    chains: int
-    draws: int
-    burn_in: int
-    between: int
-    batch: int
-    slopes: bool
-    observable: int = 16
+    contexts: int = 8_192
+    """Population contexts of a component's directions, all chains together: the budget, not what was needed."""
+    rest_contexts: int = 100_000
+    """Population contexts of the gradient at w*, once for all components."""
+    chains: int = 8
+    draws: int = 1
+    burn_in: int = 2
+    between: int = 1
+    batch: int = 2
+    reference: int = 2
 
     @property
     def steps(self) -> int:
-        """Gradient steps of a chain."""
+        """Gradient steps of a chain of a shard."""
         return self.burn_in + self.draws * self.between
+
+    @property
+    def all_draws(self) -> int:
+        """Draws at each token of the ground truth, images included."""
+        return 2 * self.chains * self.draws
 
 
 class Plan(NamedTuple):
@@ -105,28 +133,50 @@ class Plan(NamedTuple):
 
 PYTHIA = Shape("Pythia-1.4B", layers=24, hidden=2048, heads=16)
 LARGE = Shape("70B", layers=80, hidden=8192, heads=64)
-PUBLISHED = Chains("published", chains=4, draws=100, burn_in=160, between=160, batch=16, slopes=False)
-TINY = Chains("as tiny", chains=4, draws=4, burn_in=1, between=1, batch=2, slopes=True)
+TINY = Chains("as tiny")
+RESPONSE = Plan(PYTHIA, TINY, 100_000, 46_000_000, 100_000, pcs=410)
 PLANS = {
-    "1.4B, published": Plan(PYTHIA, PUBLISHED, 4_250_000, 46_000_000, 102_000, pcs=410),
-    "1.4B, published, large shards": Plan(PYTHIA, PUBLISHED, 4_250_000, 46_000_000, 1_062_500, pcs=410),
-    "1.4B, chains as tiny": Plan(PYTHIA, TINY, 4_250_000, 46_000_000, 102_000, pcs=410),
-    "70B, published": Plan(LARGE, PUBLISHED, 4_250_000, 1_000_000_000, 102_000, pcs=5_202),
-    "70B, chains as tiny": Plan(LARGE, TINY, 4_250_000, 1_000_000_000, 102_000, pcs=5_202),
+    "1.4B": RESPONSE,
+    "1.4B, 4.25M sampled": RESPONSE._replace(truth=4_250_000),
+    "70B": Plan(LARGE, TINY, 100_000, 1_000_000_000, 1_000_000, pcs=5_202),
 }
+
+
+def linear_response(shape: Shape, positions: int, n_directions: int) -> float:
+    """Operations of the linear response of one token: a forward pass, the last layer back, and all tangents."""
+    primal = shape.forward(positions) + shape.unembedding + 2 * shape.layer(positions)
+    return primal + n_directions * shape.tangents(positions)
 
 
 def sampling_operations(plan: Plan) -> tuple[float, float]:
     """Operations of all gradient steps, and of all evaluations, of one ground-truth shard.
 
-    A step goes forward and back through what lies above; with slopes every chain is run twice and measured twice.
+    A step goes forward and back through what lies above. At a draw tokens are passed forward with two tangents.
     """
-    chains, twice = plan.chains, 1 + plan.chains.slopes
-    per_token = plan.shape.above(plan.positions) * chains.chains * twice
-    stepped = 2 * chains.steps * chains.batch * plan.positions
-    stepped += 2 * chains.slopes * chains.draws * chains.observable * plan.positions  # the direction of the slopes
-    evaluated = chains.draws * (plan.shard + chains.observable * plan.positions)
-    return per_token * stepped, per_token * evaluated
+    shape, chains, positions = plan.shape, plan.chains, plan.positions
+    above = shape.above(positions)
+    measured = above + shape.components * shape.unembedding + 2 * shape.tangents(positions)  # the loss's gradient
+    stepped = 3 * above * 2 * chains.chains * chains.steps * chains.batch * positions
+    return stepped, measured * chains.all_draws * (plan.shard + chains.reference * positions)
+
+
+def response_operations(plan: Plan) -> dict[str, float]:
+    """Operations of the measured part of the pipeline: directions, linear response, and second_order to judge it."""
+    shape, chains, positions = plan.shape, plan.chains, plan.positions
+    return {
+        "gradients at w*": 3 * shape.forward(positions) * chains.rest_contexts * positions,
+        "directions, by chains": 3 * 3 * shape.above(positions) * chains.contexts * positions,
+        "linear_response": plan.tokens * linear_response(shape, positions, HALVES),
+        "sgld_samples": plan.truth_shards * sum(sampling_operations(plan)),
+    }
+
+
+def response_table() -> str:
+    """Operations and GPU-hours of Pythia-1.4B, at the rate that is assumed."""
+    found = response_operations(RESPONSE)
+    rows = {name: f"{count:.2g} operations, {hours(count, ASSUMED_TERAFLOPS):.1f} h" for name, count in found.items()}
+    head = f"{RESPONSE.shape.name}, {RESPONSE.tokens / 1e6:.0f}M tokens, at {ASSUMED_TERAFLOPS} TFLOP/s (assumed)"
+    return "\n".join([head, *(f"  {name:24s} {text}" for name, text in rows.items())])
 
 
 def operations(plan: Plan) -> dict[str, float]:
@@ -134,59 +184,68 @@ def operations(plan: Plan) -> dict[str, float]:
     features = (LAYERS_READ + 1) * plan.shape.hidden
     auxiliary = 2 * 16 * plan.shape.hidden * (features + plan.pcs)
     forward = plan.shape.forward(plan.positions) + plan.shape.unembedding  # the loss's gradient is one product more
-    trained = 3 * auxiliary * plan.truth * EPOCHS
+    measured = response_operations(plan)
     return {
-        "sgld_samples": plan.truth_shards * sum(sampling_operations(plan)),
-        "activations": plan.truth * forward,
-        "aux_model, half_chain_aux_model": 2 * trained,
-        "predicted_susceptibilities, half_chain_predictions": plan.tokens * (forward + 2 * auxiliary),
+        "response_directions": measured["gradients at w*"] + measured["directions, by chains"],
+        "linear_response": measured["linear_response"],
+        "sgld_samples": measured["sgld_samples"],
+        "activations": plan.tokens * forward,
+        "aux_model": 3 * auxiliary * plan.tokens * EPOCHS,
+        "predict_susceptibilities": plan.tokens * (auxiliary + 3 * 2 * plan.shape.components * plan.pcs),
     }
 
 
 def disk(plan: Plan) -> dict[str, float]:
     """Bytes that each asset's files take."""
     features = (LAYERS_READ + 1) * plan.shape.hidden
-    values = plan.chains.chains * plan.chains.draws * plan.shape.components * (1 + plan.chains.slopes)
+    values = plan.chains.all_draws * plan.shape.components * 3  # the loss and two slopes
     scores = plan.tokens * (4 * plan.pcs * PACKED + 8)
     return {
         "token_shards": plan.tokens * BYTES_A_SHARD_TOKEN,
+        "response_directions": plan.chains.chains * 4 * plan.shape.weights,
+        "linear_response": plan.tokens * 4 * RESPONSE_COLUMNS * plan.shape.components * PACKED,
         "sgld_samples": plan.truth * values * BYTES_A_TRACE_VALUE,
         "ground_truth_susceptibilities": plan.truth * 4 * COLUMNS * plan.shape.components * PACKED,
-        "activations": plan.truth * 2 * features * PACKED,
-        "aux_model, half_chain_aux_model": 2 * 4 * 16 * plan.shape.hidden * (features + plan.pcs),
-        "predicted_susceptibilities, half_chain_predictions": 2 * scores,
+        "activations": plan.tokens * 2 * features * PACKED,
+        "aux_model": 4 * 16 * plan.shape.hidden * (features + plan.pcs),
+        "predict_susceptibilities": PREDICTIONS * scores,
         "whitened_susceptibilities": scores,
-        "knn_graph, half_chain_knn_graph": 2 * plan.tokens * BYTES_A_GRAPH_TOKEN,
+        "knn_graph, half_a_knn_graph, half_b_knn_graph": 3 * plan.tokens * BYTES_A_GRAPH_TOKEN,
     }
 
 
 def read_bytes(plan: Plan) -> dict[str, float]:
     """Bytes that each asset reads of others: over a network where the store is behind one."""
     stored = disk(plan)
-    truth, active = stored["ground_truth_susceptibilities"], stored["activations"]
-    scores = stored["whitened_susceptibilities"]
+    truth, scores = stored["ground_truth_susceptibilities"], stored["whitened_susceptibilities"]
+    response, active = stored["linear_response"], stored["activations"]
     return {
+        "linear_response": plan.shards * (2 * plan.shape.weights + stored["response_directions"]),
+        "sgld_samples": plan.truth_shards * (2 * plan.shape.weights + stored["response_directions"]),
         "ground_truth_susceptibilities": stored["sgld_samples"],
-        "pca_basis, reliability": 3 / COLUMNS * truth + 2 / COLUMNS * truth,
-        "aux_model, half_chain_aux_model, aux_correlation": 3 * (truth + active),
-        "predicted_susceptibilities, half_chain_predictions": plan.shards * 2 * plan.shape.weights,
+        "pca_basis, reliability": 3 / COLUMNS * truth,
+        "aux_model, aux_correlation": 2 * (truth + active + response / RESPONSE_COLUMNS),
+        "predict_susceptibilities": active + response,
         "whitening_basis, whitened_susceptibilities": 2 * scores,
-        "knn_graph, half_chain_knn_graph": 3 * scores,
-        "clusters": stored["knn_graph, half_chain_knn_graph"] + scores,
+        "knn_graph, half_a_knn_graph, half_b_knn_graph": 3 * scores,
+        "clusters": stored["knn_graph, half_a_knn_graph, half_b_knn_graph"] + scores,
     }
 
 
-def memory(plan: Plan) -> dict[str, float]:
+def memory(plan: Plan, *, contexts_at_once: int = 4) -> dict[str, float]:
     """Bytes that must be in the memory of one machine or GPU at once."""
     shape, chains, positions = plan.shape, plan.chains, plan.positions
-    streams = (shape.layers + 1) * (plan.shard * positions / (positions - 1) + chains.observable * positions)
+    images = 2 * chains.chains
     of_layer = 12 * shape.hidden + 2 * 4 * shape.hidden
-    step = chains.chains * chains.batch * positions * ((shape.layers - 1) * of_layer + 3 * shape.hidden) * 2
+    step = images * chains.batch * positions * ((shape.layers - 1) * of_layer + 3 * shape.hidden) * 2
+    n_tangents = HALVES * ((shape.layers - 1) * (shape.heads + 1) + 1)
+    tangents = 2 * n_tangents * contexts_at_once * positions * shape.hidden * 2
     return {
         "GPU: weights, bfloat16": 2 * shape.weights,
-        "GPU: residual streams of a shard, all depths": 2 * shape.hidden * streams,
+        "GPU: directions of both halves, float32": HALVES * 4 * shape.weights,
+        "GPU: tangents of linear response, before and after a layer": tangents,
         "GPU: a gradient step of a head of layer 0": step,
-        "GPU: eight arrays of the unembedding's chains": 8 * chains.chains * shape.vocabulary * shape.hidden * 4,
+        "GPU: eight arrays of the unembedding's chains": 8 * images * shape.vocabulary * shape.hidden * 4,
         "CPU: points of the k-NN graph, float32": 4 * plan.tokens * plan.pcs,
         "CPU: k-NN graph of the search (a memory map)": plan.tokens * BYTES_A_GRAPH_TOKEN,
         "CPU: moments of the components, float64": 8 * shape.components**2,
@@ -220,17 +279,15 @@ def main() -> None:
             end="",
         )
         print(f"{plan.shape.weights / 1e9:.1f}e9 weights; steps are {steps / (steps + evaluations):.0%} of sampling")
+    print(response_table())
     print(table("operations", {n: operations(p) for n, p in PLANS.items()}, lambda count: f"{count:.2g}"))
     for rate in (50, 100, 200, 400):
-        print(f"hours of sampling at {rate} TFLOP/s:", end=" ")
-        print(", ".join(f"{n} {hours(operations(p)['sgld_samples'], rate):,.3g}" for n, p in PLANS.items()))
-    published = operations(PLANS["1.4B, published, large shards"])["sgld_samples"]
-    print(f"4,800 hours for the operations of large shards: {published / 4800 / 3600 / 1e12:.0f} TFLOP/s")
+        print(f"hours at {rate} TFLOP/s:", end=" ")
+        print(", ".join(f"{n} {hours(sum(response_operations(p).values()), rate):,.3g}" for n, p in PLANS.items()))
     for title, count in (("disk", disk), ("read", read_bytes), ("memory", memory)):
         print(table(title, {n: count(p) for n, p in PLANS.items()}, shown_bytes))
-    for name in ("1.4B, published", "70B, published"):
-        tokens = PLANS[name].tokens
-        search, graph = tokens / SEARCH_TOKENS_A_SECOND / 3600, tokens / GRAPH_TOKENS_A_SECOND / 3600
+    for name, plan in PLANS.items():
+        search, graph = plan.tokens / SEARCH_TOKENS_A_SECOND / 3600, plan.tokens / GRAPH_TOKENS_A_SECOND / 3600
         print(f"{name}: search {search:.0f} h, a graph {graph:.1f} h, on 2 cores, if proportional to tokens")
 
 

@@ -23,6 +23,7 @@ from susc_pipeline.config import SamplingSettings
 from susc_pipeline.model import components, tiny
 from susc_pipeline.model.gpt_neox import GPTNeoX
 from susc_pipeline.sampling import chains
+from susc_pipeline.sampling.observables import Population
 
 RESULTS = Path(__file__).parent / "results" / "scaling.json"
 AT_REST = {"tokens": 2048, "draws": 32, "components": 2, "layers": 4}
@@ -35,12 +36,12 @@ def sample(tokens: int, draws: int, n_components: int, layers: int) -> tuple[flo
     model = GPTNeoX.from_module(tiny.build_model(tiny.TinyRecipe(n_layers=layers)).requires_grad_(False))
     ids = np.random.default_rng(0).integers(0, model.vocabulary_size, size=(tokens // POSITIONS + 40, POSITIONS))
     found = [c for c in components.enumerate_components(model) if c.kind == "head"][:n_components]
-    settings = SamplingSettings(n_chains=N_CHAINS, n_draws=draws // N_CHAINS, n_beta=0.0, slopes=False)
+    settings = SamplingSettings(n_chains=N_CHAINS, n_draws=draws // N_CHAINS, n_beta=0.0)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = time.perf_counter()
-    contexts = chains.sampling_contexts(model, shard=ids[40:], observable=ids[:8], minibatch=ids[8:40])
+    population = Population(tuple(ids[:40].reshape(N_CHAINS, -1, POSITIONS)))
     for component in found:
-        chains.sample(model, component, settings, contexts, seeds.sequence(0, component.name))
+        chains.sample(model, component, settings, ids[40:], population, seeds.sequence(0, component.name))
     return time.perf_counter() - started, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
 
 

@@ -11,6 +11,7 @@ import heapq
 import itertools
 import json
 import os
+import re
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from assets.walk import Unit
 
 RESULTS = Path(__file__).resolve().parent / "results" / "simulate_cluster.json"
+PYTHIA = experiment.EXPERIMENTS / "pythia-1.4b.toml"
+BY_COMPONENT = (("response_directions",), ("sgld_samples",))
 REPAIR = 600.0  # seconds that a failed machine is away: assumed
 
 
@@ -116,19 +119,19 @@ def simulate(
 def tasks_of(
     definitions: dg.Definitions, units: Iterable["Unit"], seconds: Mapping[str, float], n_components: int
 ) -> list[Task]:
-    """Tasks of a graph's units: one for each, but one for each component of a shard of sgld_samples, as they are kept.
+    """Tasks of a graph's units: one for each, but one for each component where components are kept as they are made.
 
     Args:
         definitions: the graph.
         units: assets and shards in an order in which each comes after what it is made from (assets/walk.py).
         seconds: of a shard of each asset, or of the whole where it has no shards.
-        n_components: parts of a shard of sgld_samples.
+        n_components: parts of response_directions and of a shard of sgld_samples.
     """
     graph, tasks, done = definitions.resolve_asset_graph(), [], {}
     for unit in units:
         needs = {done[key] for name in unit.assets for key in sources(graph, name, unit.shard)}
         length = sum(seconds[name] for name in unit.assets)
-        if unit.assets == ("sgld_samples",):
+        if unit.assets in BY_COMPONENT:
             parts = range(len(tasks), len(tasks) + n_components)
             tasks += [Task(f"{unit} {part}", length / n_components, tuple(needs)) for part in parts]
             needs, length = parts, 0.0
@@ -156,37 +159,30 @@ def durations(plan: Plan, teraflops: float, gigabytes_a_second: float) -> dict[s
     The search and the graphs take what they take in proportion on the two cores of the run in the README.
     """
     steps, evaluations = scale.sampling_operations(plan)
-    count, read = scale.operations(plan), scale.read_bytes(plan)
+    count, read, disk = scale.operations(plan), scale.read_bytes(plan), gigabytes_a_second * 1e9
     search, graph = plan.tokens / scale.SEARCH_TOKENS_A_SECOND, plan.tokens / scale.GRAPH_TOKENS_A_SECOND
     found = defaultdict(float)
-    found |= {
+    of_shard = ("linear_response", "activations", "predict_susceptibilities")
+    found |= {name: count[name] / plan.shards / (teraflops * 1e12) for name in of_shard}
+    found["predicted_susceptibilities"] = found.pop("predict_susceptibilities")
+    found |= {name: count[name] / (teraflops * 1e12) for name in ("response_directions", "aux_model")}
+    return found | {
         "sgld_samples": (steps + evaluations) / (teraflops * 1e12),
-        "activations": count["activations"] / plan.truth_shards / (teraflops * 1e12),
-        "ground_truth_susceptibilities": read["ground_truth_susceptibilities"]
-        / plan.truth_shards
-        / (gigabytes_a_second * 1e9),
-        "pca_basis": read["pca_basis, reliability"] / (gigabytes_a_second * 1e9),
+        "ground_truth_susceptibilities": read["ground_truth_susceptibilities"] / plan.truth_shards / disk,
+        "pca_basis": read["pca_basis, reliability"] / disk,
         "knn_graph": graph,
-        "half_chain_knn_graph": graph,
+        "half_a_knn_graph": graph,
+        "half_b_knn_graph": graph,
         "clusters": search,
         "unwhitened_cluster_members": graph + search,
     }
-    found |= {
-        name: total / (teraflops * 1e12)
-        for name, total in (
-            ("aux_model", count["aux_model, half_chain_aux_model"] / 2),
-            ("half_chain_aux_model", count["aux_model, half_chain_aux_model"] / 2),
-            ("predicted_susceptibilities", count["predicted_susceptibilities, half_chain_predictions"] / plan.shards),
-        )
-    }
-    return found
 
 
 def real_tasks(plan: Plan, teraflops: float, gigabytes_a_second: float) -> list[Task]:
     """Tasks of the project's own definitions for the plan's shards."""
-    text = (experiment.EXPERIMENTS / "pythia-1.4b.toml").read_text()
-    text = text.replace("n_shards = 60", f"n_shards = {plan.shards}", 1)
-    text = text.replace("n_ground_truth_shards = 12", f"n_ground_truth_shards = {plan.truth_shards}")
+    text = re.sub(r"(?m)^n_(shards|ground_truth_shards|validation_shards) = .*$", "", PYTHIA.read_text())
+    counts = f"n_shards = {plan.shards}\nn_ground_truth_shards = {max(2, plan.truth_shards)}\nn_validation_shards = 1"
+    text = text.replace("[tokens]", f"[tokens]\n{counts}", 1)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "plan.toml"
         path.write_text(text)
@@ -199,7 +195,7 @@ def real_tasks(plan: Plan, teraflops: float, gigabytes_a_second: float) -> list[
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--plan", choices=scale.PLANS, default="1.4B, published, large shards")
+    parser.add_argument("--plan", choices=scale.PLANS, default="1.4B")
     parser.add_argument("--teraflops", type=float, default=125, help="that a GPU achieves: assumed")
     parser.add_argument("--gigabytes", type=float, default=1.0, help="a second that a machine reads: assumed")
     parser.add_argument(

@@ -1,0 +1,144 @@
+"""How well tokens are given without draws, and with k antithetic pairs of draws each, against second_order.
+
+With L_i the linear response along the direction of chain i, S_i second_order by chain i (one antithetic pair of draws at every
+token, along the same direction) and D_i = S_i - L_i what the pair adds,
+
+    C_k = mean of L over all chains + s * mean of D over k chains,
+
+s by component from the training shards: the least-squares share of D, shrunk by its noise. The truth is the mean of S over all n
+chains, as measured, with its own noise. No product of a chain with itself counts as signal, so that what C_k and the truth
+share by chance is left out (replicates.py):
+
+    r_k = cov(L + s D, S) / sqrt(var(C_k) var(truth)),   var(mean over k) = signal + noise / k.
+
+The ceiling is sqrt(reliability of the truth). k = n is an estimate from pairs like those of the truth, and not the truth itself.
+"""
+
+import time
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from benchmarks import replicates, stored
+from resources.storage import Store
+from susc_pipeline.config import ExperimentConfig
+from susc_pipeline.model import components, perturbation, tangents
+from susc_pipeline.model.gpt_neox import GPTNeoX
+from susc_pipeline.representation.pca import PCABasis
+from susc_pipeline.sampling import loss_traces
+from susc_pipeline.susceptibility import direction_files, estimators
+
+N_PAIRS = (0, 1, 2, 4, 8)
+CONTEXTS_AT_ONCE = 4
+TIMED_CONTEXTS = 2
+
+
+class ByChain(NamedTuple):
+    """Of every chain, what it says of each token of a shard."""
+
+    response: Float[np.ndarray, "chains tokens components"]
+    """Linear response along the chain's direction."""
+    sampled: Float[np.ndarray, "chains tokens components"]
+    """second_order by the chain's pair of draws."""
+
+    @property
+    def added(self) -> Float[np.ndarray, "chains tokens components"]:
+        """What the pair adds to the linear response."""
+        return self.sampled - self.response
+
+
+def by_chain(store: Store, model: GPTNeoX, shard: str) -> ByChain:
+    """Linear responses and sampled values of a shard of the run, chain by chain."""
+    found = components.enumerate_components(model)
+    digest, place = direction_files.model_digest(model), stored.folder(store, "response_directions")
+    names = {component: place / f"{component.name}{direction_files.SUFFIX}" for component in found}
+    along = {c: direction_files.load(path, model, c, digest=digest).directions for c, path in names.items()}
+    ids = torch.as_tensor(stored.contexts(store, shard).astype(np.int64)).split(CONTEXTS_AT_ONCE)
+    slopes = torch.cat([tangents.slopes_at_rest(model, part, along).slopes for part in ids], dim=2)
+    response = -slopes.flatten(2).permute(1, 2, 0).numpy().astype(np.float64)
+    traces = stored.folder(store, "sgld_samples", shard)
+    tables = (stored.traces(traces / f"{component.name}.parquet") for component in found)
+    sampled = [estimators.by_chain(loss_traces.of_frame(table), kind="second_order") for table in tables]
+    return ByChain(response, np.stack(sampled, axis=2))
+
+
+def shares(training: list[ByChain]) -> Float[np.ndarray, " columns"]:
+    """Per component and pair of draws, signal and noise of what is to be shrunk: see `share`."""
+    joined = ByChain(*(np.concatenate(parts, axis=1) for parts in zip(*training, strict=True)))
+    products = replicates.products(joined.added, joined.added)
+    return np.stack([np.maximum(products.signal, 0.0), products.noise])
+
+
+def share(of: Float[np.ndarray, "2 columns"], n_pairs: int) -> Float[np.ndarray, " columns"]:
+    """Least-squares share of the added part as measured by so many pairs: signal / (signal + noise / pairs)."""
+    signal, noise = of
+    return signal / np.maximum(signal + noise / n_pairs, np.finfo(float).tiny) if n_pairs else np.zeros_like(signal)
+
+
+def correlations(
+    measured: ByChain, weights: Float[np.ndarray, "components columns"], shrunk: np.ndarray, n_pairs: int
+) -> Float[np.ndarray, " columns"]:
+    """r_k of each column of the components times the weights."""
+    n_chains = len(measured.sampled)
+    response, truth, added = (
+        measured.response @ weights,
+        measured.sampled @ weights,
+        (measured.added * shrunk) @ weights,
+    )
+    both, rest = replicates.products(response, added), replicates.products(added, added)
+    crossed = replicates.products(response, truth).signal + replicates.products(added, truth).signal
+    variance = replicates.products(response, response).of_mean(n_chains) + 2 * both.of_mean(n_chains)
+    variance += rest.of_mean(n_pairs) if n_pairs else 0.0
+    return crossed / np.sqrt(variance * replicates.products(truth, truth).of_mean(n_chains))
+
+
+def ceiling(measured: ByChain, weights: Float[np.ndarray, "components columns"]) -> Float[np.ndarray, " columns"]:
+    """Correlation of the noiseless truth with the truth as measured."""
+    found = replicates.products(measured.sampled @ weights, measured.sampled @ weights)
+    return np.sqrt(np.maximum(found.signal, 0.0) / found.of_mean(len(measured.sampled)))
+
+
+def seconds_a_thousand(store: Store, model: GPTNeoX, shard: str) -> tuple[float, float]:
+    """Seconds of the linear response of 1,000 tokens along two halves, all components, and of one pair of draws."""
+    found = components.enumerate_components(model)
+    ids = torch.as_tensor(stored.contexts(store, shard)[:TIMED_CONTEXTS].astype(np.int64))
+    sizes = {component: components.n_parameters(model, component) for component in found}
+    noise = {component: 1e-3 * torch.randn(2, 2, size) for component, size in sizes.items()}
+    tangents.slopes_at_rest(model, ids, {c: value[0] for c, value in noise.items()})
+    started = time.perf_counter()
+    tangents.slopes_at_rest(model, ids, {c: value[0] for c, value in noise.items()})
+    between = time.perf_counter()
+    for component, value in noise.items():
+        inputs = perturbation.prepare_tokens(model, component, ids)
+        tangents.losses_and_slopes(model, component, inputs, value[0], value)
+    thousands = ids[:, 1:].numel() / 1000
+    return (between - started) / thousands, (time.perf_counter() - between) / thousands
+
+
+def measure(
+    store: Store, experiment: ExperimentConfig, model: GPTNeoX, basis: PCABasis, training: list[str], withheld: str
+) -> dict:
+    """Correlation and price of every number of pairs, by component and by PC, of the withheld shard."""
+    measured = by_chain(store, model, withheld)
+    noise_of_pairs = shares([by_chain(store, model, shard) for shard in training])
+    names = [component.name for component in components.enumerate_components(model)]
+    axes = {"component": np.eye(len(names)), "pc": (basis.components / basis.scale).T}
+    for_rest, for_pair = seconds_a_thousand(store, model, withheld)
+    rows = []
+    for n_pairs in N_PAIRS:
+        row = {"pairs": n_pairs, "seconds_a_thousand_tokens": for_rest + n_pairs * for_pair}
+        shrunk = share(noise_of_pairs, n_pairs)
+        for kind, weights in axes.items():
+            row[kind] = correlations(measured, weights, shrunk, n_pairs).tolist()
+            row[f"mean_by_{kind}"] = float(np.mean(row[kind]))
+        row["share"] = shrunk.tolist()
+        rows.append(row)
+        print(
+            f"{n_pairs} pairs: r by component {row['mean_by_component']:.3f}, by PC {row['mean_by_pc']:.3f}, share "
+            f"{np.mean(shrunk):.2f}, {row['seconds_a_thousand_tokens']:.2f} s a thousand tokens",
+            flush=True,
+        )
+    ceilings = {kind: ceiling(measured, weights).tolist() for kind, weights in axes.items()}
+    return {"components": names, "rows": rows, "ceiling": ceilings}
