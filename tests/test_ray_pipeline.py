@@ -63,7 +63,7 @@ def worlds(prepared, tmp_path):
     def make(name, *additions):
         root = shutil.copytree(prepared, tmp_path / name)
         toml = root / "toy.toml"
-        toml.write_text(toml.read_text().replace("n_draws = 2", "n_draws = 24", 1) + "\n" + "\n".join(additions))
+        toml.write_text(toml.read_text().replace("n_draws = 2", "n_draws = 12", 1) + "\n" + "\n".join(additions))
         return root
 
     return make
