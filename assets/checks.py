@@ -11,7 +11,7 @@ from susc_pipeline import schema
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.representation import moments
 from susc_pipeline.sampling import diagnostics
-from susc_pipeline.susceptibility import direction_files
+from susc_pipeline.susceptibility import direction_files, regime
 
 MIN_SHARE_OF_COMPONENTS = 0.9
 LEAST_RELIABILITY = 0.5  # below it a column is more noise than signal
@@ -27,9 +27,9 @@ def chains_are_sound(
     response_directions: ComponentFolder, experiment: dg.ResourceParam[ExperimentConfig]
 ) -> dg.AssetCheckResult:
     """Chains of a component agree (R-hat), and their loss lies above that at w*: the LLC is positive."""
-    names = [name for name in response_directions.components()]
+    names = response_directions.components()
     rises = [
-        diagnostics.rises(direction_files.diagnostics(response_directions.whole(name)).trace, experiment.sampling)
+        regime.rises(direction_files.diagnostics(response_directions.whole(name)), experiment.sampling)
         for name in names
     ]
     r_hats = [diagnostics.r_hat(rise) for rise in rises if rise.shape[1] >= 4]

@@ -11,7 +11,7 @@ import toys
 from susc_pipeline import seeds
 from susc_pipeline.config import CalibrationSettings, SamplingSettings
 from susc_pipeline.model import components, gpt_neox, perturbation
-from susc_pipeline.sampling import calibration, chains, memory
+from susc_pipeline.sampling import calibration, chains, diagnostics, memory
 from susc_pipeline.sampling.observables import Population
 from susc_pipeline.susceptibility import directions
 
@@ -84,7 +84,7 @@ def test_a_trace_is_the_rise_of_pairs_after_the_burn_in():
     """Two chains with images, three steps; the first is burn-in."""
     rest = np.array([[1.0, 2.0, 1.0, 2.0]] * 3)
     rise = np.array([[9.0, 9.0, 9.0, 9.0], [0.1, 0.2, 0.3, 0.4], [0.5, 0.6, 0.7, 0.8]])
-    found = calibration.rises(directions.Trace(rest + rise, rest), n_draws=2)
+    found = diagnostics.rises(directions.Trace(rest + rise, rest), n_draws=2)
     np.testing.assert_allclose(found, [[0.2, 0.6], [0.3, 0.7]])
 
 

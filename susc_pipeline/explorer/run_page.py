@@ -8,6 +8,7 @@ import polars as pl
 
 from susc_pipeline.config import SamplingSettings
 from susc_pipeline.sampling import diagnostics
+from susc_pipeline.susceptibility import regime
 from susc_pipeline.susceptibility.direction_files import Diagnostics
 
 
@@ -15,7 +16,7 @@ def chains(found: Mapping[str, Diagnostics], settings: SamplingSettings) -> pl.D
     """For each component R-hat, effective share of the steps, LLC with its error, and how well its directions are determined."""
     rows = []
     for name, one in found.items():
-        rise = diagnostics.rises(one.trace, settings)
+        rise = regime.rises(one, settings)
         llc = diagnostics.local_learning_coefficient(rise, init_loss=0.0, n_beta=settings.n_beta)
         enough = rise.shape[1] >= 4
         rows.append(
@@ -35,7 +36,7 @@ def chains(found: Mapping[str, Diagnostics], settings: SamplingSettings) -> pl.D
 
 def loss_traces(found: Mapping[str, Diagnostics], settings: SamplingSettings) -> dict[str, Any]:
     """Of each chain the rise of the mean loss over that at the trained weights, by step after the burn-in."""
-    rises = [diagnostics.rises(one.trace, settings) for one in found.values()]
+    rises = [regime.rises(one, settings) for one in found.values()]
     return {
         "components": list(found),
         "initial": [0.0] * len(rises),

@@ -28,7 +28,6 @@ from susc_pipeline.sampling import chains, curvature, diagnostics, memory
 from susc_pipeline.sampling.observables import Population
 from susc_pipeline.sampling.samplers import SAMPLERS
 from susc_pipeline.susceptibility import directions
-from susc_pipeline.susceptibility.directions import Trace
 
 DRIFT_LEVEL = 0.995
 ACCEPTANCE_STEPS = 4
@@ -136,7 +135,7 @@ def _cell(
     # The gradient at w* depends on no setting of the sampler, so its slopes are left out: zero.
     nothing = np.zeros((settings.n_chains, n_tokens))
     found = directions.rise(model, component, settings, budget, population, measured, nothing, source)
-    trace = rises(found.trace, n_draws=found.n_contexts // n_each)
+    trace = diagnostics.rises(found.trace, n_draws=found.n_contexts // n_each)
     coefficient = diagnostics.local_learning_coefficient(trace, init_loss=0.0, n_beta=settings.n_beta)
     uniform_rise = float(np.log(model.vocabulary_size) - found.trace.rest_loss.mean())
     word, remedy = verdict(trace, uniform_rise=uniform_rise)
@@ -151,12 +150,6 @@ def _cell(
         "verdict": word,
         "remedy": remedy,
     }
-
-
-def rises(trace: Trace, *, n_draws: int) -> Float[np.ndarray, "chains draws"]:
-    """Rise of the mean loss over that at w* at each of the last steps, each on its own contexts: mean of a mirrored pair."""
-    rise = (trace.loss - trace.rest_loss).astype(np.float64)[-n_draws:]
-    return np.mean(np.split(rise, 2, axis=1), axis=0).T
 
 
 def verdict(trace: Float[np.ndarray, "chains draws"], *, uniform_rise: float) -> tuple[str, str]:

@@ -6,8 +6,6 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from susc_pipeline.config import SamplingSettings
-
 AGREEMENT_LEVEL = 0.999  # of a test that is made for each of some hundred components
 LEAST_LIMIT = 1.1  # what is usually asked of long chains
 
@@ -21,14 +19,13 @@ class Trace(NamedTuple):
     """Mean loss of the same contexts at w*."""
 
 
-def rises(trace: Trace, settings: SamplingSettings) -> Float[np.ndarray, "chains draws"]:
-    """Rise of the mean loss over that at w* on the same contexts, at each step after the burn-in, in nats.
+def rises(trace: Trace, *, n_draws: int) -> Float[np.ndarray, "chains draws"]:
+    """Rise of the mean loss over that at w* on the same contexts, at each of the last steps, in nats: mean of a mirrored pair.
 
-    A chain and its mirror image, which share contexts, count as one: their mean.
+    A chain and its mirror image share contexts, so they count as one.
     """
-    n_kept = max(1, len(trace.loss) - settings.n_burn_in)
-    of_images = (trace.loss - trace.rest_loss)[-n_kept:].astype(np.float64)
-    return of_images.reshape(n_kept, 2, -1).mean(axis=1).T
+    rise = (trace.loss - trace.rest_loss).astype(np.float64)[-n_draws:]
+    return np.mean(np.split(rise, 2, axis=1), axis=0).T
 
 
 class Estimate(NamedTuple):

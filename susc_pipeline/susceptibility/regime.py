@@ -48,6 +48,12 @@ class Chains(NamedTuple):
     """Effective sample size of the rise over the number of steps."""
 
 
+def rises(found: Rise | Diagnostics, settings: SamplingSettings) -> Float[np.ndarray, "chains steps"]:
+    """Rise of the mean loss over that at w* at each step after the burn-in, of each mirrored pair, in nats."""
+    # Counted from the end: where steps were divided, so was the burn-in.
+    return diagnostics.rises(found.trace, n_draws=found.n_contexts // (settings.n_chains * settings.batch_size))
+
+
 def of_chains(found: Rise | Diagnostics, settings: SamplingSettings) -> Chains:
     """Local learning coefficient and convergence of the chains that found a direction, steps of the burn-in left out.
 
@@ -57,10 +63,7 @@ def of_chains(found: Rise | Diagnostics, settings: SamplingSettings) -> Chains:
         found: by chains of these settings.
         settings: of the chains.
     """
-    rise = (found.trace.loss - found.trace.rest_loss).T.astype(np.float64)  # (chains and images, steps)
-    # Counted from the end: where steps were divided, so was the burn-in.
-    n_steps = found.n_contexts // (settings.n_chains * settings.batch_size)
-    pairs = rise[:, -n_steps:].reshape(2, settings.n_chains, -1).mean(axis=0)
+    pairs = rises(found, settings)
     llc = diagnostics.local_learning_coefficient(pairs, init_loss=0.0, n_beta=settings.n_beta)
     return Chains(llc, diagnostics.r_hat(pairs), diagnostics.effective_sample_size(pairs) / pairs.size)
 
