@@ -34,7 +34,7 @@ GROUP = "b_ground_truth"
 @dg.asset(
     group_name=GROUP,
     kinds={"pytorch", "safetensors"},
-    code_version=version(1, "sampling", "directions"),
+    code_version=version(2, "sampling", "directions"),
     pool=pools.GPU,
 )
 def response_directions(
@@ -71,9 +71,11 @@ def response_directions(
     rest_names = [f"rest-{chain:02d}" for chain in range(n_chains)]
     chains_missing = [chain for chain, name in enumerate(rest_names) if missing and own.damage(name)]
     resting = executor.map(functools.partial(direction_task.rest_finder, task), chains_missing)
-    for chain, rest in progress.track(context, resting, "gradients at w*", len(chains_missing)):
+    for chain, (rest, score) in progress.track(context, resting, "gradients at w*", len(chains_missing)):
         with own.writing(rest_names[chain]) as place:
-            save_file(rest.gradient, place, metadata={"contexts": str(rest.n_contexts)})
+            kinds = {direction_files.AT_REST: rest.gradient, direction_files.SCORE: score}
+            named = {f"{kind}.{name}": vector for kind, part in kinds.items() for name, vector in part.items()}
+            save_file(named, place, metadata={"contexts": str(rest.n_contexts)})
 
     def attached(component: components.Component) -> Rest:
         return _rest(component.name, [own.whole(name) for name in rest_names])
@@ -91,12 +93,13 @@ def response_directions(
 
 
 def _rest(component: str, paths: list[Path]) -> Rest:
-    gradients, n_contexts = [], 0
+    gradients, scores, n_contexts = [], [], 0
     for path in paths:
         with safe_open(path, framework="np") as file:
-            gradients.append(file.get_tensor(component))
+            gradients.append(file.get_tensor(f"{direction_files.AT_REST}.{component}"))
+            scores.append(file.get_tensor(f"{direction_files.SCORE}.{component}"))
             n_contexts += int(file.metadata()["contexts"])
-    return Rest(np.stack(gradients), n_contexts)
+    return Rest(np.stack(gradients), np.stack(scores), n_contexts)
 
 
 def directions_population(frame: pl.LazyFrame, experiment: ExperimentConfig) -> tuple[Population, np.ndarray]:
@@ -117,7 +120,7 @@ def population_of(frame: pl.LazyFrame, role: str, n_chains: int, *, limit: int |
     partitions_def=GROUND_TRUTH_SHARDS,
     group_name=GROUP,
     kinds={"pytorch", "parquet"},
-    code_version=version(3, "sampling", "susceptibility"),
+    code_version=version(4, "sampling", "susceptibility"),
     pool=pools.GPU,
 )
 def sgld_samples(
@@ -147,7 +150,8 @@ def sgld_samples(
         context.log.info(f"sampling {component}, for its file {what}")
     draws = population_of(population_contexts, "draws", experiment.sampling.n_chains)
     measured = schema.token_ids(token_shards)
-    where = (model, experiment.model.device, experiment.sampling, measured, draws, estimator.needs_pairs)
+    needs = estimator.needs_own_slopes, estimator.needs_curvatures
+    where = (model, experiment.model.device, experiment.sampling, measured, draws, *needs)
     task = SamplingTask(*where, seed=experiment.seed, names=("sgld_samples", shard))
     digest = direction_files.model_digest(model)
 
@@ -212,7 +216,7 @@ def estimate_susceptibilities(
     partitions_def=SHARDS,
     group_name=GROUP,
     kinds={"pytorch", "parquet"},
-    code_version=version(1),
+    code_version=version(2, "linear_response"),
     pool=pools.GPU,
 )
 def linear_response(
@@ -222,16 +226,18 @@ def linear_response(
     response_directions: ComponentFolder,
     experiment: dg.ResourceParam[ExperimentConfig],
 ) -> dg.MaterializeResult[pl.DataFrame]:
-    """Linear response -v.(grad l - grad L)(w*) of every token to every component, in nats squared: measured without a draw.
+    """Response at the trained weights of every token to every component, in nats squared: measured without a draw.
 
-    It is the first term of the susceptibility at the trained weights. `half_a` and `half_b` are by the directions of either
+    -v.(grad l - grad L)(w*), and along linear_response.n_scores scores s half of the curvature s.(hessian l - hessian L)(w*) s /
+    localization^2: the first two terms of the susceptibility. `half_a` and `half_b` are by the directions and scores of either
     half of the chains, which share nothing.
     """
     model = language_model.load(experiment.model).model
     found = components.enumerate_components(model)
     for component in found:
         response_directions.whole(component.name)
-    halves = direction_files.halves(response_directions.path, model, found)
+    n_scores = experiment.linear_response.n_scores
+    halves = direction_files.halves(response_directions.path, model, found, n_scores=n_scores)
     report = progress.reporter(context, f"contexts of {context.partition_key}")
     measured = responses.estimate(model, schema.token_ids(token_shards), halves, progress=report)
     keys = schema.token_key_frame(token_shards).with_columns(loss=pl.Series(measured.losses))

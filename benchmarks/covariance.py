@@ -54,7 +54,7 @@ def sampled(
     )
     direction = (rest + rise.gradient) / settings.localization
     seed = seeds.sequence(0, *names, "draws")
-    return chains.sample(model, component, settings, shard, everything, seed, direction=direction, paired=True)
+    return chains.sample(model, component, settings, shard, everything, seed, direction=direction, own_slopes=True)
 
 
 def compare(traces: LossTraces, kind: str) -> dict[str, float]:

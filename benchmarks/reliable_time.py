@@ -77,17 +77,21 @@ def ours(
     parts: tuple[Population, Population],
     shard: np.ndarray,
 ) -> tuple[np.ndarray, float]:
-    """second_order of each chain (chains, tokens), and the seconds that it took but for the gradients at w*."""
+    """gauss_newton of each chain (chains, tokens), and the seconds that it took but for the gradients at w*."""
     on_directions, on_draws = parts
     component, settings = components.by_name(model, name), experiment.sampling
     probe = np.concatenate([part[:2] for part in on_draws.parts])[:N_PROBE]
     task = DirectionTask(model, "cpu", settings, experiment.directions, on_directions, probe, experiment.seed)
-    rest = Rest(torch.stack([each.gradient[name] for each in rests]).numpy(), sum(each.n_contexts for each in rests))
+    gradients = torch.stack([each.gradient[name] for each in rests]).numpy()
+    no_scores = np.zeros((0, gradients.shape[1]), np.float32)  # they are of linear responses alone
+    rest = Rest(gradients, no_scores, sum(each.n_contexts for each in rests))
     started = time.perf_counter()
     along, _ = direction_task.finder(task)(component, rest)
     seed = seeds.sequence(experiment.seed, "truth", name)
-    traces = chains.sample(model, component, settings, shard, on_draws, seed, direction=along.directions, paired=True)
-    found = estimators.by_chain(traces, kind="second_order")
+    traces = chains.sample(
+        model, component, settings, shard, on_draws, seed, direction=along.directions, curvatures=True
+    )
+    found = estimators.by_chain(traces, kind="gauss_newton")
     return found, time.perf_counter() - started
 
 

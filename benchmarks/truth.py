@@ -4,7 +4,8 @@
 
 - reliability: the run's own table; its halves share no chain, no context and no draw (Spearman-Brown).
 - covariance: second_order beside the plain covariance on fixed contexts, worst component (covariance.py).
-- upsampling: linear response, pairs of draws and the auxiliary model beside second_order (upsampling.py, and the run's table).
+- estimators: gauss_newton beside second_order, of every component (estimators.py).
+- upsampling: linear response, pairs of draws and the auxiliary model beside sampled values (upsampling.py, and the table).
 - time: to reliability 0.9, beside devinterp (reliable_time.py; installed by `make .venv/.peer`).
 - rate: linear response of the embedded model, operations by the formula of scale.py, and share of the matrix peak.
 
@@ -24,7 +25,7 @@ import polars as pl
 import torch
 from transformers import GPTNeoXForCausalLM
 
-from benchmarks import covariance, reliable_time, scale, stored, upsampling
+from benchmarks import covariance, estimators, reliable_time, scale, stored, upsampling
 from resources import experiment as experiments
 from resources import tables
 from resources.storage import Store
@@ -64,6 +65,12 @@ def against_covariance(run: Run, options: argparse.Namespace) -> dict:
     fixed = stored.population(run.store, "draws", 1).parts[0]
     shard = stored.contexts(run.store, run.withheld)[:COVARIANCE_CONTEXTS]
     return {"rows": covariance.measure(run.model, fixed, shard, n_draws=options.draws)}
+
+
+def against_second_order(run: Run, options: argparse.Namespace) -> dict:
+    """gauss_newton and second_order of every component, from the same draws."""
+    shard = stored.contexts(run.store, run.withheld)
+    return {"rows": estimators.measure(run.store, run.experiment, run.model, shard)}
 
 
 def given_tokens(run: Run, options: argparse.Namespace) -> dict:
@@ -121,6 +128,7 @@ def _median_seconds(work: Callable[[], object], n_repeats: int = 5) -> float:
 
 PARTS: dict[str, Callable[[Run, argparse.Namespace], dict]] = {
     "reliability": reliability,
+    "estimators": against_second_order,
     "upsampling": given_tokens,
     "rate": rate,
     "time": to_reliability,
@@ -139,9 +147,14 @@ def lines(content: dict) -> list[str]:
         for name, key in (("second_order_vs_covariance", "r"), ("second_order_scale", "scale")):
             worst = max((row[key] for row in used), key=lambda value: abs(value - 1))
             found.append(f"{name}={worst:.3f}")
+    if part := content.get("estimators"):
+        for name in ("r", "scale"):
+            values = [row[name] for row in part["rows"]]
+            worst = max(values, key=lambda value: abs(value - 1))
+            found.append(f"gauss_newton_{name}={np.median(values):.3f}, worst {worst:.3f}")
     if part := content.get("upsampling"):
         table = part["aux_correlation"]
-        pairs = {row["pairs"]: row["mean_by_pc"] for row in part["rows"]}
+        pairs = {row["pairs"]: row["mean_by_pc"] for row in part["rows"]}  # of a chain: its draws
         found.append(f"linear_response_r={np.mean([row['linear_response_r'] for row in table]):.3f}")
         found.append(f"pairs2_r={pairs[2]:.3f}")
         found.append(f"auxiliary_r={np.mean([row['r'] for row in table]):.3f}")

@@ -1,9 +1,9 @@
-"""How well tokens are given without draws, and with k antithetic pairs of draws each, against second_order.
+"""How well tokens are given without draws, and with k antithetic pairs of draws each, against the ground truth.
 
-With L_i the linear response along the direction of chain i, S_i second_order by chain i (one antithetic pair of draws at every
-token, along the same direction) and D_i = S_i - L_i what the pair adds,
+With L_i the linear response along the direction of chain i, S_i what chain i gives by the run's estimator (its antithetic pairs
+of draws at every token, along the same direction) and D_i = S_i - L_i what they add,
 
-    C_k = mean of L over all chains + s * mean of D over k chains,
+    C_k = mean of L over all chains + s * mean of D over the chains that k pairs take,
 
 s by component from the training shards: the least-squares share of D, shrunk by its noise. The truth is the mean of S over all n
 chains, as measured, with its own noise. No product of a chain with itself counts as signal, so that what C_k and the truth
@@ -30,7 +30,7 @@ from susc_pipeline.representation.pca import PCABasis
 from susc_pipeline.sampling import loss_traces
 from susc_pipeline.susceptibility import direction_files, estimators
 
-N_PAIRS = (0, 1, 2, 4, 8)
+N_CHAINS = (0, 1, 2, 4, 8)
 CONTEXTS_AT_ONCE = 4
 TIMED_CONTEXTS = 2
 
@@ -41,15 +41,15 @@ class ByChain(NamedTuple):
     response: Float[np.ndarray, "chains tokens components"]
     """Linear response along the chain's direction."""
     sampled: Float[np.ndarray, "chains tokens components"]
-    """second_order by the chain's pair of draws."""
+    """By the chain's pairs of draws."""
 
     @property
     def added(self) -> Float[np.ndarray, "chains tokens components"]:
-        """What the pair adds to the linear response."""
+        """What the pairs add to the linear response."""
         return self.sampled - self.response
 
 
-def by_chain(store: Store, model: GPTNeoX, shard: str) -> ByChain:
+def by_chain(store: Store, model: GPTNeoX, shard: str, kind: str) -> ByChain:
     """Linear responses and sampled values of a shard of the run, chain by chain."""
     found = components.enumerate_components(model)
     digest, place = direction_files.model_digest(model), stored.folder(store, "response_directions")
@@ -60,7 +60,7 @@ def by_chain(store: Store, model: GPTNeoX, shard: str) -> ByChain:
     response = -slopes.flatten(2).permute(1, 2, 0).numpy().astype(np.float64)
     traces = stored.folder(store, "sgld_samples", shard)
     tables = (stored.traces(traces / f"{component.name}.parquet") for component in found)
-    sampled = [estimators.by_chain(loss_traces.of_frame(table), kind="second_order") for table in tables]
+    sampled = [estimators.by_chain(loss_traces.of_frame(table), kind=kind) for table in tables]
     return ByChain(response, np.stack(sampled, axis=2))
 
 
@@ -112,7 +112,8 @@ def seconds_a_thousand(store: Store, model: GPTNeoX, shard: str) -> tuple[float,
     between = time.perf_counter()
     for component, value in noise.items():
         inputs = perturbation.prepare_tokens(model, component, ids)
-        tangents.losses_and_slopes(model, component, inputs, value[0], value)
+        here = tangents.losses_and_slopes(model, component, inputs, value[0], value[:1]).losses
+        perturbation.curvatures(model, component, inputs, value[0], value[1], here, step=1.0)
     thousands = ids[:, 1:].numel() / 1000
     return (between - started) / thousands, (time.perf_counter() - between) / thousands
 
@@ -121,17 +122,19 @@ def measure(
     store: Store, experiment: ExperimentConfig, model: GPTNeoX, basis: PCABasis, training: list[str], withheld: str
 ) -> dict:
     """Correlation and price of every number of pairs, by component and by PC, of the withheld shard."""
-    measured = by_chain(store, model, withheld)
-    noise_of_pairs = shares([by_chain(store, model, shard) for shard in training])
+    kind, each = experiment.susceptibility.estimator, experiment.sampling.n_draws
+    measured = by_chain(store, model, withheld, kind)
+    noise_of_pairs = shares([by_chain(store, model, shard, kind) for shard in training])
     names = [component.name for component in components.enumerate_components(model)]
     axes = {"component": np.eye(len(names)), "pc": (basis.components / basis.scale).T}
     for_rest, for_pair = seconds_a_thousand(store, model, withheld)
     rows = []
-    for n_pairs in N_PAIRS:
+    for n_chains in N_CHAINS:
+        n_pairs = n_chains * each
         row = {"pairs": n_pairs, "seconds_a_thousand_tokens": for_rest + n_pairs * for_pair}
-        shrunk = share(noise_of_pairs, n_pairs)
+        shrunk = share(noise_of_pairs, n_chains)
         for kind, weights in axes.items():
-            row[kind] = correlations(measured, weights, shrunk, n_pairs).tolist()
+            row[kind] = correlations(measured, weights, shrunk, n_chains).tolist()
             row[f"mean_by_{kind}"] = float(np.mean(row[kind]))
         row["share"] = shrunk.tolist()
         rows.append(row)

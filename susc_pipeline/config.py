@@ -150,7 +150,7 @@ class SamplingSettings:
     batch_size: int = 2
     """Population contexts of a chain's gradient, fresh at every step."""
     draw_batch_size: int = 0
-    """Population contexts of the gradient at a draw, which second_order compares with the tokens'; 0 takes batch_size."""
+    """Population contexts of a draw's scores (gauss_newton) or of its gradient (second_order), if more than batch_size."""
     n_reference_contexts: int = 2
     """Further contexts of each draw, on which the population's mean slopes and its loss are measured a second time."""
     n_chains: int = 8
@@ -211,6 +211,20 @@ class DirectionSettings:
 
 
 @dataclass(frozen=True)
+class LinearResponseSettings:
+    """How far the response at the trained weights goes."""
+
+    n_scores: int = 0
+    """Scores along which the second-order term is measured, two forward passes each; even, and at most sampling.n_chains. 0
+    leaves that term out."""
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        rule = "even, for half of them belong to either half of the chains, and not negative"
+        require(self.n_scores >= 0 and self.n_scores % 2 == 0, "linear_response.n_scores", self.n_scores, rule)
+
+
+@dataclass(frozen=True)
 class RegimeSettings:
     """For which components it is tried where the loss begins to decide."""
 
@@ -262,9 +276,9 @@ class CalibrationSettings:
 class SusceptibilitySettings:
     """How the draws become a number for each token."""
 
-    estimator: str = "second_order"
-    """One of second_order, first_order, restricted, stein, two_chain, influence; each file of susceptibility/estimators says
-    what it leaves out."""
+    estimator: str = "gauss_newton"
+    """One of gauss_newton, second_order, first_order, restricted, stein, two_chain, influence; each file of
+    susceptibility/estimators says what it leaves out."""
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -334,6 +348,7 @@ class ExperimentConfig:
     tokens: TokenSettings = field(default_factory=TokenSettings)
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
     directions: DirectionSettings = field(default_factory=DirectionSettings)
+    linear_response: LinearResponseSettings = field(default_factory=LinearResponseSettings)
     regime: RegimeSettings = field(default_factory=RegimeSettings)
     calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
     susceptibility: SusceptibilitySettings = field(default_factory=SusceptibilitySettings)
@@ -352,6 +367,13 @@ class ExperimentConfig:
             require_name("explorer.compare_with", other)
         require(self.seed >= 0, "seed", self.seed, "zero or more")
         estimator, n_draws = ESTIMATORS[self.susceptibility.estimator], self.sampling.n_draws
+        n_scores, dtype = self.linear_response.n_scores, self.model.dtype
+        rule = f"at most sampling.n_chains ({self.sampling.n_chains}), which have a score each"
+        require(n_scores <= self.sampling.n_chains, "linear_response.n_scores", n_scores, rule)
+        rule = "zero where model.dtype is bfloat16: a difference of its losses is noise"
+        require(n_scores == 0 or dtype == "float32", "linear_response.n_scores", n_scores, rule)
+        rule = f"float32 for susceptibility.estimator {self.susceptibility.estimator!r}, which takes second differences of losses"
+        require(self.model.dtype == "float32" or not estimator.needs_curvatures, "model.dtype", self.model.dtype, rule)
         rule = f"at least 2 for susceptibility.estimator {self.susceptibility.estimator!r}, which is a covariance over draws"
         require(n_draws >= 2 or not estimator.is_covariance, "sampling.n_draws", n_draws, rule)
 

@@ -30,7 +30,7 @@ from susc_pipeline.susceptibility import linear_response as responses
 SETTINGS = SamplingSettings(step_size=2.0, n_chains=4, batch_size=1, n_reference_contexts=1)
 DIRECTIONS = DirectionSettings(max_contexts=512, n_probe_contexts=4)
 DRAWS_SHARE = 4  # one background context in so many is read by the draws, the others by the directions
-ESTIMATOR = "second_order"
+ESTIMATOR = "gauss_newton"
 
 
 class _Measured(NamedTuple):
@@ -57,7 +57,7 @@ def susceptibilities(
     seed: int = 0,
     progress: Callable[[list[Component]], Iterable[Component]] = iter,
 ) -> pl.DataFrame:
-    """How each component responds to each token of a text, by the estimator second_order: a row is a token and a component.
+    """How each component responds to each token of a text, by the estimator gauss_newton: a row is a token and a component.
 
     Columns: `position` of the token in the text, `token` (its text), `loss` at w* in nats, `component`, `susceptibility` and
     its `standard_error` over chains and their contexts, both in nats squared. The first token of a context is not predicted
@@ -100,7 +100,13 @@ def susceptibilities(
 
 
 def linear_response(
-    loaded: LoadedModel, text: str, folder: Path, *, component_names: Sequence[str] = (), context_length: int = 128
+    loaded: LoadedModel,
+    text: str,
+    folder: Path,
+    *,
+    component_names: Sequence[str] = (),
+    context_length: int = 128,
+    n_scores: int = 0,
 ) -> pl.DataFrame:
     """How each component responds to each token of a text at w*, by forward passes alone: a row is a token and a component.
 
@@ -113,6 +119,7 @@ def linear_response(
         folder: response directions, a file <component>.safetensors each, as direction_files.py writes them.
         component_names: such as L2H0; none named: all those that the folder has.
         context_length: tokens of a context; a shorter text is one context.
+        n_scores: scores along which the second-order term is measured, an even number; 0 leaves it out.
 
     Raises:
         ValueError: a text with fewer than two tokens, an unknown component, or directions that are missing, damaged, or of
@@ -125,7 +132,9 @@ def linear_response(
         raise ValueError(f"{folder} has no response directions, files such as {_file_name('embed')}; name their folder")
     chosen = [components.by_name(model, name) for name in names]
     measured = _measured(loaded, text, context_length)
-    found = responses.estimate(model, measured.contexts, direction_files.halves(folder, model, chosen))
+    found = responses.estimate(
+        model, measured.contexts, direction_files.halves(folder, model, chosen, n_scores=n_scores)
+    )
     return pl.concat(
         pl.DataFrame(
             {
@@ -157,7 +166,7 @@ def _sample(
     rise = response_directions.rise(model, component, settings, wanted, parts.directions, parts.probe, slopes, source)
     along = (rest + rise.gradient) / settings.localization
     source = seeds.sequence(seed, "sgld_samples", component.name)
-    return chains.sample(model, component, settings, shard, parts.draws, source, direction=along, paired=True)
+    return chains.sample(model, component, settings, shard, parts.draws, source, direction=along, curvatures=True)
 
 
 def _background(

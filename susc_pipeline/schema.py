@@ -220,7 +220,7 @@ MEANINGS = {
     "jaccard_low": "lower end of its 95 % interval over documents",
     "kind": "component or pc",
     "layer": "layer behind which the activations are, counted from 1",
-    "linear_response": "minus the slope of the token's excess loss at w* along each response direction; nats squared",
+    "linear_response": "minus the slope of the token's excess loss at w* along each response direction, and its f2; nats squared",
     "linear_response_high": "upper end of the 95 % interval of linear_response_r, over documents",
     "linear_response_low": "lower end of the 95 % interval of linear_response_r, over documents",
     "linear_response_r": "Pearson r of linear response with measured scores on withheld documents",
@@ -269,7 +269,7 @@ MEANINGS = {
 }
 
 
-TRACE_SCALARS = ("mean_loss", "rest_loss", "reference_rise", "score", "mean_slope", "mean_own_slope")
+TRACE_SCALARS = ("mean_loss", "rest_loss", "reference_rise", "score", "mean_slope", "mean_own_slope", "mean_curvature")
 
 
 def loss_traces(widths: Mapping[str, int]) -> dict[str, object]:

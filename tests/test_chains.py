@@ -44,14 +44,14 @@ def test_restricted_chains_move_nothing_else_bitwise():
     before = {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
     for component in components.enumerate_components(model):
         direction = directions_of(model, component)
-        sampled(model, component, seeds.sequence(0, component.name), direction=direction, paired=True)
+        sampled(model, component, seeds.sequence(0, component.name), direction=direction, own_slopes=True)
     assert all(torch.equal(before[name], parameter) for name, parameter in module.named_parameters())
 
 
 def test_the_same_seed_gives_the_same_traces_and_another_seed_others():
     _, model = world()
     component = components.by_name(model, "L1H0")
-    first, again, other = (sampled(model, component, seeds.sequence(s, "x"), paired=True) for s in (1, 1, 2))
+    first, again, other = (sampled(model, component, seeds.sequence(s, "x"), own_slopes=True) for s in (1, 1, 2))
     for one, same in zip(first, again, strict=True):
         np.testing.assert_array_equal(one, same)
     assert np.abs(first.token_losses - other.token_losses).max() > 1e-3
@@ -63,7 +63,7 @@ def test_batching_changes_no_number_beyond_rounding():
     direction = directions_of(model, component)
     small = dataclasses.replace(SETTINGS, evaluation_batch_size=1)
     a, b = (
-        sampled(model, component, seeds.sequence(1), settings=s, direction=direction, paired=True)
+        sampled(model, component, seeds.sequence(1), settings=s, direction=direction, own_slopes=True)
         for s in (SETTINGS, small)
     )
     for one, same in zip(a, b, strict=True):
@@ -73,14 +73,14 @@ def test_batching_changes_no_number_beyond_rounding():
 def test_columns_do_not_depend_on_how_tokens_are_sharded():
     _, model = world()
     component = components.by_name(model, "L1MLP")
-    options = {"direction": directions_of(model, component), "paired": True}
+    options = {"direction": directions_of(model, component), "own_slopes": True, "curvatures": True}
     whole, *parts = (
         sampled(model, component, seeds.sequence(1), shard=s, **options) for s in (SHARD, *np.split(SHARD, [2]))
     )
     for name in loss_traces.WIDE:
         together = np.concatenate([getattr(part, name) for part in parts], axis=1)
         np.testing.assert_allclose(getattr(whole, name), together, atol=2e-5)
-    for kind in ("second_order", "restricted"):
+    for kind in ("gauss_newton", "second_order", "restricted"):
         estimate = np.concatenate([estimators.estimate(part, kind=kind).value for part in parts])
         np.testing.assert_allclose(estimators.estimate(whole, kind=kind).value, estimate, atol=2e-5)
 
@@ -88,7 +88,7 @@ def test_columns_do_not_depend_on_how_tokens_are_sharded():
 def test_mirror_images_read_the_same_contexts_and_change_no_chain():
     _, model = world()
     component = components.by_name(model, "L1H0")
-    alone, paired = (sampled(model, component, seeds.sequence(1), paired=p) for p in (False, True))
+    alone, paired = (sampled(model, component, seeds.sequence(1), own_slopes=p) for p in (False, True))
     chains_only = loss_traces.take(paired, paired.mirror == 0)
     np.testing.assert_allclose(chains_only.token_losses, alone.token_losses, atol=2e-5)
     np.testing.assert_array_equal(chains_only.chain, alone.chain)
@@ -222,7 +222,7 @@ def test_slopes_are_gradients_times_the_direction(name):
     _, model = world()
     component = components.by_name(model, name)
     direction = directions_of(model, component)
-    traces = sampled(model, component, seeds.sequence(9), direction=direction, paired=True)
+    traces = sampled(model, component, seeds.sequence(9), direction=direction, own_slopes=True)
     steps = steps_of(model, component, SETTINGS, seeds.sequence(9))
     shard = perturbation.prepare_tokens(model, component, torch.as_tensor(SHARD))
     both = torch.cat([direction, direction])
@@ -242,7 +242,38 @@ def test_slopes_are_gradients_times_the_direction(name):
         np.testing.assert_allclose(traces.own_slopes[rows].mean(axis=1), own, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["restricted", "first_order", "second_order"])
+@pytest.mark.parametrize("name", ["L2MLP", "L1H0", "embed", "unembed"])
+def test_curvatures_are_second_derivatives_along_the_score_of_another_chain_of_the_half(name):
+    _, model = world()
+    component = components.by_name(model, name)
+    settings = dataclasses.replace(SETTINGS, draw_batch_size=3)
+    population = POPULATION._replace(parts=tuple(np.concatenate([part, part]) for part in POPULATION.parts))
+    seed, n_steps = seeds.sequence(9), settings.n_burn_in + 2  # to the first draw
+    traces = sampled(model, component, seed, settings=settings, population=population, curvatures=True)
+    assert not traces.own_slopes.size
+    rows = of_draw(traces, 0)
+    fresh = chains.fresh_batches(model, component, settings, population, seed)
+    batches = [batch for _, (batch, _) in zip(range(n_steps), fresh)]
+    read = (chains.doubled(chains.first_contexts(batch, settings.batch_size)) for batch in batches)
+    n_weights = components.n_parameters(model, component)
+    pushes = chains.noise(seed, n_weights, n_chains=4, mirrored=True, device=model.device)
+    delta = list(chains.run(model, component, settings, chains.start(settings, next(pushes)), read, pushes))[-1].delta
+    labels, batch = chains._labels(seed, settings.n_chains, model.device), batches[-1]
+    scores = perturbation.scores(model, component, chains.doubled(batch), delta, labels)
+    shard = perturbation.prepare_tokens(model, component, torch.as_tensor(SHARD))
+    here = perturbation.losses(model, component, shard, delta)
+    others = [2, 3, 0, 1, 6, 7, 4, 5]  # of the mirror images in the same order
+
+    def along(order):
+        bent = perturbation.curvatures(model, component, shard, delta, scores[order], here, step=0.02)
+        return bent.flatten(1).numpy() / settings.localization**2
+
+    for found, wanted, own in zip(traces.curvatures[rows], along(others), along(range(8)), strict=True):
+        assert np.corrcoef(found, wanted)[0, 1] > 0.98
+        assert np.corrcoef(found, own)[0, 1] < 0.95
+
+
+@pytest.mark.parametrize("kind", ["restricted", "first_order", "second_order", "gauss_newton"])
 @pytest.mark.parametrize("name", ["L1H0", "L2MLP", "unembed"])
 def test_susceptibilities_of_the_contexts_that_phi_is_made_of_sum_to_zero(name, kind):
     """Every step then reads all of them twice: for its gradient, and as its reference."""
@@ -250,7 +281,7 @@ def test_susceptibilities_of_the_contexts_that_phi_is_made_of_sum_to_zero(name, 
     component = components.by_name(model, name)
     fixed = Population((np.concatenate([SHARD, SHARD]),) * 4)
     settings = dataclasses.replace(SETTINGS, batch_size=len(SHARD), n_reference_contexts=len(SHARD))
-    options = {"direction": directions_of(model, component), "paired": True}
+    options = {"direction": directions_of(model, component), "own_slopes": True, "curvatures": True}
     traces = sampled(model, component, seeds.sequence(2), settings=settings, population=fixed, **options)
     found = estimators.estimate(traces, kind=kind).value
     assert abs(found.mean()) < 1e-3 * np.abs(found).max()
@@ -296,7 +327,8 @@ def test_traces_survive_their_table(paired):
     _, model = world()
     component = components.by_name(model, "embed")
     direction = directions_of(model, component) if paired else None
-    traces = sampled(model, component, seeds.sequence(0), direction=direction, paired=paired)
+    options = {"direction": direction, "own_slopes": paired, "curvatures": paired}
+    traces = sampled(model, component, seeds.sequence(0), **options)
     back = loss_traces.of_frame(loss_traces.frame("embed", traces).sample(fraction=1.0, shuffle=True, seed=1))
     for before, after in zip(traces, back, strict=True):
         np.testing.assert_array_equal(before, after)

@@ -268,7 +268,9 @@ def hermite_terms(phi, psi, *, localization, n_terms=5):
 
 @pytest.mark.parametrize("of_phi", [1, 2, 3, 4])
 @pytest.mark.parametrize("of_psi", [1, 2, 3, 4])
-def test_first_order_holds_the_first_hermite_term_and_second_order_one_two_and_twice_the_fourth(of_phi, of_psi):
+def test_first_order_holds_the_first_hermite_term_and_gauss_newton_the_second_and_second_order_twice_the_fourth(
+    of_phi, of_psi
+):
     localization = 3.0
     rng = np.random.default_rng((of_phi, of_psi))
     phi, psi = (Polynomial(rng.normal(size=degree + 1)) for degree in (of_phi, of_psi))
@@ -279,6 +281,15 @@ def test_first_order_holds_the_first_hermite_term_and_second_order_one_two_and_t
     traces = mirrored(w, -w, weights, **dict(zip(("phi", "psi"), functions, strict=True)), localization=localization)
     assert covariance(traces, "first_order") == pytest.approx(f1, rel=1e-9)
     assert covariance(traces, "second_order") == pytest.approx(f1 + f2 + 2 * f4, rel=1e-9)
+    # Scores come from draws of another chain: on average their square is the mean curvature of phi, whatever the draw.
+    curvature = (
+        (weights @ phi.deriv(2)(w)).item()
+        * len(weights)
+        * np.tile(weights, 2)
+        * psi.deriv(2)(np.concatenate([w, -w])[:, 0])
+    )
+    bent = traces._replace(curvatures=curvature[:, None] / localization**2)
+    assert covariance(bent, "gauss_newton") == pytest.approx(f1 + f2, rel=1e-9)
     exact = weights @ (phi(w) * psi(w)) - (weights @ phi(w)) * (weights @ psi(w))
     assert f1 + f2 + f3 + f4 == pytest.approx(exact.item(), rel=1e-9)
     assert f5 == pytest.approx(0.0, abs=1e-12)

@@ -79,7 +79,7 @@ def test_differences_are_n_beta_times_second_order_susceptibilities(model):
     rest = torch.stack([directions.at_rest(model, POPULATION, chain).gradient["L1H0"] for chain in range(4)])
     settings = dataclasses.replace(SETTINGS, n_draws=50, n_beta=1.0)
     traces = chains.sample(
-        model, HEAD, settings, CONTEXTS, POPULATION, seeds.sequence(2), direction=rest / 50.0, paired=True
+        model, HEAD, settings, CONTEXTS, POPULATION, seeds.sequence(2), direction=rest / 50.0, own_slopes=True
     )
     one = estimators.estimate_component(traces, kind="second_order")
     estimates = ShardEstimates(*(column[:, None] for column in one))

@@ -96,9 +96,8 @@ def test_the_mean_slope_of_a_half_meets_no_chain_with_itself(resting):
 
 def stored(model, component, rng):
     shape = (4, components.n_parameters(model, component))
-    found = StoredDirections(
-        torch.as_tensor(rng.normal(size=shape).astype(np.float32)), rng.normal(size=2), torch.zeros(shape)
-    )
+    vectors = [torch.as_tensor(rng.normal(size=shape).astype(np.float32)) for _ in range(3)]
+    found = StoredDirections(vectors[0], rng.normal(size=2), LOCALIZATION, *vectors[1:], rng.normal(size=4))
     trace = Trace(rng.normal(size=(9, 8)), rng.normal(size=(9, 8)))
     return found, Diagnostics(trace, rng.normal(size=(4, 5)), rng.normal(size=(4, 5)), 10, 20, 0.9, np.inf)
 
@@ -116,9 +115,11 @@ def test_directions_and_diagnostics_read_back_exactly(model, folder):
     for component in components.enumerate_components(model):
         path, digest = folder / f"{component.name}.safetensors", direction_files.model_digest(model)
         expected, diagnostics = stored(model, component, np.random.default_rng(len(component.name)))
-        found = direction_files.load(path, model, component, digest=digest, with_rest=True)
-        assert torch.equal(found.directions, expected.directions) and torch.equal(found.at_rest, expected.at_rest)
-        np.testing.assert_array_equal(found.mean_slopes, expected.mean_slopes)
+        found = direction_files.load(path, model, component, digest=digest, with_rest=True, with_scores=True)
+        for read, written in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(read, written)
+        bare = direction_files.load(path, model, component, digest=digest)
+        assert bare.at_rest is bare.scores is bare.mean_curvatures is None
         again = direction_files.diagnostics(path)
         np.testing.assert_array_equal(again.trace.loss, diagnostics.trace.loss)
         np.testing.assert_allclose(again.rise_slopes, diagnostics.rise_slopes, rtol=1e-6)
@@ -165,6 +166,44 @@ def test_linear_responses_of_the_populations_own_tokens_average_to_nothing(model
     zero = torch.zeros(1, components.n_parameters(model, component))
     gradient = gradient_at(model, component, contexts, zero).repeat(4, 1)
     slopes = directions.mean_slopes(gradient, gradient, localization=LOCALIZATION)
-    halves = {component: StoredDirections(gradient[:2] / LOCALIZATION, slopes)}
-    found = linear_response.estimate(model, contexts, halves).half_a
-    assert abs(found.mean()) < 1e-3 * np.abs(found).mean()
+    scores = 0.3 * torch.randn(2, zero.shape[1], generator=torch.Generator().manual_seed(0))
+    curvatures = linear_response.mean_curvatures(model, component, contexts, scores, localization=LOCALIZATION)
+    bare = StoredDirections(gradient[:2] / LOCALIZATION, slopes, LOCALIZATION)
+    for halves in ({component: bare}, {component: bare._replace(scores=scores, mean_curvatures=curvatures)}):
+        found = linear_response.estimate(model, contexts, halves).half_a
+        assert abs(found.mean()) < 1e-3 * np.abs(found).mean()
+
+
+@pytest.mark.parametrize("name", ["embed", "L0H1", "L1MLP", "unembed"])
+def test_the_second_term_is_half_the_curvature_along_the_scores_of_either_half(model, folder, name):
+    component, shard = components.by_name(model, name), toys.toy_tokens(3, seed=7)
+    with_scores, without = (direction_files.halves(folder, model, [component], n_scores=n) for n in (4, 0))
+    bent, plain = (linear_response.estimate(model, shard, halves) for halves in (with_scores, without))
+    found = with_scores[component]
+    inputs = perturbation.prepare_tokens(model, component, torch.as_tensor(shard))
+    zeros, step = torch.zeros_like(found.scores), 2e-3
+    here = perturbation.losses(model, component, inputs, zeros)
+    ends = [perturbation.gradients(model, component, inputs, h * found.scores)[0] for h in (-step, step)]
+    mean = ((ends[1] - ends[0]) * found.scores).sum(dim=1).numpy() / (2 * step) / LOCALIZATION**2
+    token = perturbation.curvatures(model, component, inputs, zeros, found.scores, here, step=0.02).flatten(1).numpy()
+    for rank, half in enumerate(("half_a", "half_b")):
+        second = getattr(bent, half)[:, 0] - getattr(plain, half)[:, 0]
+        expected = -(mean - found.mean_curvatures)[rank::2].mean() / 2
+        assert second.mean() == pytest.approx(expected, rel=0.05, abs=0.02 * float(np.abs(mean).max()))
+        assert np.corrcoef(second, -token[rank::2].mean(axis=0))[0, 1] > 0.97
+    with pytest.raises(
+        ValueError, match="has 4 scores, one a chain, fewer than the 6 asked for; lower linear_response"
+    ):
+        direction_files.halves(folder, model, [component], n_scores=6)
+
+
+def test_scores_at_rest_are_those_of_each_component_alone(model):
+    """Of the same labels: one backward pass gives every component's."""
+    found = directions.score_at_rest(model, POPULATION, 1, seeds.sequence(3))
+    component = components.by_name(model, "unembed")  # reads the labels with the numbers that the whole model drew
+    labels = torch.Generator().manual_seed(int(seeds.sequence(3).generate_state(1, np.uint64)[0] >> 1))
+    inputs = perturbation.prepare_tokens(model, component, torch.as_tensor(POPULATION.parts[1]))
+    batch = perturbation.ComponentInputs(*(tensor[None] for tensor in inputs))
+    exact = perturbation.scores(model, component, batch, torch.zeros(1, found["unembed"].numel()), labels)[0]
+    torch.testing.assert_close(found["unembed"], exact, atol=1e-5, rtol=1e-3)
+    assert set(found) == {one.name for one in components.enumerate_components(model)}

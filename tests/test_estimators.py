@@ -9,7 +9,7 @@ from susc_pipeline.susceptibility import estimators
 from susc_pipeline.susceptibility.estimators import influence, restricted, two_chain
 from susc_pipeline.susceptibility.estimators.terms import BLOCKS_PER_CHAIN
 
-GAUSSIAN_KINDS = ("restricted", "first_order", "second_order", "stein")
+GAUSSIAN_KINDS = ("restricted", "first_order", "second_order", "gauss_newton", "stein")
 
 
 def random_traces(seed=0, n_chains=4, per_chain=10, n_tokens=7, context_noise=0.0):
@@ -18,7 +18,7 @@ def random_traces(seed=0, n_chains=4, per_chain=10, n_tokens=7, context_noise=0.
     n_draws = n_chains * per_chain
     phi, rest = rng.normal(size=n_draws), rng.normal(size=n_draws)
     of_batch, of_reference = phi + context_noise * rng.normal(size=(2, n_draws))
-    scalars = ("score", "mean_slope", "mean_own_slope")
+    scalars = ("score", "mean_slope", "mean_own_slope", "mean_curvature")
     return toys.traces_of(
         of_batch + rest,
         rng.normal(size=(n_draws, n_tokens)) + phi[:, None],
@@ -27,6 +27,7 @@ def random_traces(seed=0, n_chains=4, per_chain=10, n_tokens=7, context_noise=0.
         reference_rise=of_reference,
         token_slopes=rng.normal(size=(n_draws, n_tokens)),
         own_slopes=rng.normal(size=(n_draws, n_tokens)),
+        curvatures=rng.normal(size=(n_draws, n_tokens)),
         **{name: rng.normal(size=n_draws) for name in scalars},
     )
 
@@ -194,7 +195,7 @@ def test_halves_are_estimates_from_disjoint_chains(kind):
     traces, whole = random_traces(), random_traces(seed=9)
     a, b = estimators.halves(traces, kind=kind, all_weights=whole)
     odd = (traces.chain == 1)[:, None]
-    slower = {name: np.where(odd, 9.0, getattr(traces, name)) for name in ("token_slopes", "own_slopes")}
+    slower = {name: np.where(odd, 9.0, getattr(traces, name)) for name in ("token_slopes", "own_slopes", "curvatures")}
     changed = traces._replace(token_losses=np.where(odd, traces.mean_loss[:, None], traces.token_losses), **slower)
     a_after, b_after = estimators.halves(changed, kind=kind, all_weights=whole)
     np.testing.assert_array_equal(a, a_after)
@@ -240,6 +241,7 @@ def test_unknown_estimators_are_refused():
         ("stein", "token_slopes", "stein needs slopes along response directions.*materialize"),
         ("second_order", "token_slopes", "second_order needs slopes along response directions.*materialize"),
         ("second_order", "own_slopes", "second_order needs slopes of mirrored pairs of chains.*materialize"),
+        ("gauss_newton", "curvatures", "gauss_newton needs curvatures along scores.*materialize"),
     ],
 )
 def test_traces_that_lack_what_the_estimator_needs_are_refused(kind, lacking, message):
@@ -252,9 +254,9 @@ def test_traces_that_lack_what_the_estimator_needs_are_refused(kind, lacking, me
 def test_estimators_say_what_they_need():
     traces = random_traces()
     empty = np.zeros((len(traces.chain), 0), np.float32)
-    bare = traces._replace(token_slopes=empty, own_slopes=empty)
+    bare = traces._replace(token_slopes=empty, own_slopes=empty, curvatures=empty)
     for kind, estimator in estimators.ESTIMATORS.items():
-        if not (estimator.needs_direction or estimator.needs_pairs):
+        if not (estimator.needs_direction or estimator.needs_own_slopes or estimator.needs_curvatures):
             expected = estimators.estimate(traces, kind=kind, all_weights=traces).value
             np.testing.assert_array_equal(estimators.estimate(bare, kind=kind, all_weights=traces).value, expected)
     with pytest.raises(ValueError, match="two_chain needs chains of all weights; sample the component all_weights too"):

@@ -33,7 +33,14 @@ def task():
     contexts = {"shard": toys.toy_tokens(6), "population": population}
     model = GPTNeoX.from_module(toys.toy_module())
     return tasks.SamplingTask(
-        model, "cpu", SETTINGS, **contexts, paired=True, seed=7, names=("sgld_samples", "shard-00000")
+        model,
+        "cpu",
+        SETTINGS,
+        **contexts,
+        own_slopes=True,
+        curvatures=True,
+        seed=7,
+        names=("sgld_samples", "shard-00000"),
     )
 
 
@@ -96,7 +103,7 @@ def test_a_task_samples_what_its_seed_and_contexts_say(task):
     model, component = task.model, components.Component("head", 1, 0)
     direction = direction_of(model, component)
     seed = seeds.sequence(7, "sgld_samples", "shard-00000", "L1H0")
-    options = {"direction": torch.as_tensor(direction), "paired": True}
+    options = {"direction": torch.as_tensor(direction), "own_slopes": True, "curvatures": True}
     by_hand = chains.sample(model, component, SETTINGS, task.shard, task.population, seed, **options)
     by_task = tasks.sampler(task)(component, direction)
     assert all(np.array_equal(a, b) for a, b in zip(by_hand, by_task, strict=True))

@@ -229,7 +229,7 @@ def stored_directions(folder, rise, *, reliability=0.97):
     )
     made = ComponentFolder(folder, "response_directions", direction_files.SUFFIX)
     with made.writing("L0H0") as place:
-        stored = direction_files.StoredDirections(directions, np.zeros(2))
+        stored = direction_files.StoredDirections(directions, np.zeros(2), 300.0)
         direction_files.save(place, model, component, stored, found, digest=direction_files.model_digest(model))
     return made
 

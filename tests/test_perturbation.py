@@ -153,3 +153,74 @@ def test_loss_gradients_are_those_of_autograd():
 def test_a_model_in_float16_is_refused():
     with pytest.raises(ValueError, match="float32 or bfloat16, got float16"):
         gpt_neox.GPTNeoX.from_module(toys.toy_module(dtype=torch.float16))
+
+
+@pytest.mark.parametrize("kind", ["embed", "L1H1", "L2MLP", "unembed"])
+def test_scores_have_the_gauss_newton_matrix_as_their_covariance(kind):
+    """Along any u, E[(s.u)^2] is the mean over tokens of Var_p[dz/du], p the softmax of the logits z at the perturbed weights."""
+    model = gpt_neox.GPTNeoX.from_module(toys.toy_module())
+    component = components.by_name(model, kind)
+    token_ids = torch.as_tensor(toys.toy_tokens(3))
+    inputs = perturbation.prepare_tokens(model, component, token_ids)
+    n_weights, n_scores = components.n_parameters(model, component), 4000
+    generator = torch.Generator().manual_seed(0)
+    delta = 0.05 * torch.randn(1, n_weights, generator=generator)
+    along = torch.randn(5, n_weights, generator=generator)
+    found = torch.cat(
+        [
+            perturbation.scores(model, component, inputs, delta.expand(200, -1), generator)
+            for _ in range(n_scores // 200)
+        ]
+    )
+    precise = in_float64(model)
+    exact = perturbation.prepare_tokens(precise, component, token_ids)
+    for u in along:
+        ends = [all_logits(precise, component, exact, delta.double() + h * u.double()) for h in (-1e-4, 1e-4)]
+        p, moved = (ends[0] + ends[1]).div(2).softmax(-1), (ends[1] - ends[0]) / 2e-4
+        variance = (p * moved**2).sum(-1) - (p * moved).sum(-1) ** 2
+        assert (found @ u).square().mean() == pytest.approx(float(variance.mean()), rel=6 * (2 / n_scores) ** 0.5)
+    assert (found @ along.T).mean(dim=0).abs().max() < 6 * (found @ along.T).std() / n_scores**0.5
+
+
+def in_float64(model):
+    return gpt_neox.with_weights(model, {name: w.double() for name, w in gpt_neox.named_weights(model).items()})
+
+
+def all_logits(model, component, inputs, delta):
+    """Logits of every predicted token, of the model with the component's weights moved."""
+    captured = []
+
+    def capture(normed, token_ids, unembedding, labels=None):
+        captured.append(normed[..., :-1, :] @ unembedding.T)
+        return captured[-1][..., 0]
+
+    real, token_loss.cross_entropy = token_loss.cross_entropy, capture
+    try:
+        perturbation.losses(model, component, inputs, delta)
+    finally:
+        token_loss.cross_entropy = real
+    return captured[0].unflatten(0, (-1, len(inputs.token_ids)))[0]  # the unembedding's have no axis of chains
+
+
+@pytest.mark.parametrize("kind", ["embed", "L1H1", "L2MLP", "unembed"])
+def test_curvatures_are_second_derivatives(kind):
+    """Against plain differences of plain logits in float64, token by token."""
+    model = gpt_neox.GPTNeoX.from_module(toys.toy_module())
+    precise = in_float64(model)
+    component = components.by_name(model, kind)
+    token_ids = torch.as_tensor(toys.toy_tokens(2))
+    generator = torch.Generator().manual_seed(0)
+    delta, along = 0.05 * torch.randn(2, 1, components.n_parameters(model, component), generator=generator)
+    inputs = perturbation.prepare_tokens(model, component, token_ids)
+    here = perturbation.losses(model, component, inputs, delta)
+    found = perturbation.curvatures(model, component, inputs, delta, along, here, step=0.03)
+    exact = perturbation.prepare_tokens(precise, component, token_ids)
+
+    def second(h):
+        def at(t):
+            logits = all_logits(precise, component, exact, delta.double() + t * along.double())
+            return -logits.log_softmax(-1).gather(-1, token_ids[:, 1:, None])[None, ..., 0]
+
+        return (at(h) - 2 * at(0.0) + at(-h)) / h**2
+
+    torch.testing.assert_close(found, second(1e-3).float(), atol=0.02 * float(found.abs().max()), rtol=0.0)

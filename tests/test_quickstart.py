@@ -62,7 +62,7 @@ def folder(loaded, tmp_path_factory):
         component = components.by_name(loaded.model, name)
         n_weights = components.n_parameters(loaded.model, component)
         along = 1e-3 * torch.randn(4, n_weights, generator=torch.Generator().manual_seed(number))
-        found = StoredDirections(along, np.array([0.1, 0.2], np.float32))
+        found = StoredDirections(along, np.array([0.1, 0.2], np.float32), 300.0)
         path = made / f"{name}.safetensors"
         direction_files.save(path, loaded.model, component, found, diagnostics, digest=digest)
     return made
@@ -98,8 +98,8 @@ def test_susceptibilities_are_those_of_the_pipelines_own_steps(loaded):
     rise = directions.rise(model, component, QUICK, DIRECTIONS, for_directions, probe, slopes, source)
     along = (rest + rise.gradient) / 300.0
     shard, source = token_ids[:whole].reshape(-1, LENGTH), seeds.sequence(0, "sgld_samples", "L2H1")
-    traces = chains.sample(model, component, QUICK, shard, for_draws, source, direction=along, paired=True)
-    expected = estimators.estimate(traces, kind="second_order")
+    traces = chains.sample(model, component, QUICK, shard, for_draws, source, direction=along, curvatures=True)
+    expected = estimators.estimate(traces, kind="gauss_newton")
     np.testing.assert_array_equal(found["susceptibility"], expected.value)
     np.testing.assert_array_equal(found["standard_error"], expected.standard_error)
 

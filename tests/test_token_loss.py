@@ -78,3 +78,40 @@ def test_the_number_of_threads_changes_no_bit(n_contexts, n_entries):
         found.append((losses.detach(), *torch.autograd.grad(losses.sum(), (normed, unembedding))))
     torch.set_num_threads(before)
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("n_entries", [7, 1300])  # within a block of the vocabulary, and across three
+def test_sampled_tokens_have_the_softmax_as_their_frequencies(n_entries):
+    torch.manual_seed(0)
+    inputs, unembedding = 2.0 * torch.randn(3, 4), torch.randn(n_entries, 4)
+    n_times = 20_000
+    drawn = token_loss.sampled(inputs.repeat(n_times, 1), unembedding, torch.Generator().manual_seed(1)).view(
+        n_times, 3
+    )
+    expected = n_times * (inputs @ unembedding.T).double().softmax(dim=1)
+    for row in range(3):
+        counts = torch.bincount(drawn[:, row], minlength=n_entries)
+        likely = expected[row] > 5
+        found, wanted = counts[likely].sum(), expected[row, likely].sum()
+        chi_square = ((counts[likely] - expected[row, likely]) ** 2 / expected[row, likely]).sum()
+        n_likely = int(likely.sum())
+        assert abs(chi_square - n_likely) < 6 * (2 * n_likely) ** 0.5
+        assert abs(found - wanted) < 6 * (n_times * (1 - wanted / n_times + 1e-3)) ** 0.5
+
+
+def test_sampled_tokens_are_those_of_one_uniform_number_a_row():
+    """The inverse of the distribution function over the whole vocabulary, block or no block."""
+    torch.manual_seed(0)
+    inputs, unembedding = torch.randn(500, 4), torch.randn(1300, 4)
+    uniform = torch.rand(500, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    reached = (inputs @ unembedding.T).double().softmax(dim=1).cumsum(dim=1)
+    plain = torch.searchsorted(reached, uniform[:, None]).flatten()
+    found = token_loss.sampled(inputs, unembedding, torch.Generator().manual_seed(1))
+    assert (found == plain).float().mean() > 0.99  # where the sums of both round differently at an edge
+    assert (found - plain).abs().max() <= 1
+
+
+def test_extreme_logits_are_sampled_too():
+    inputs = torch.tensor([[1e4], [-1e4]])
+    found = token_loss.sampled(inputs, torch.tensor([[1.0], [0.0], [-1.0]]), torch.Generator().manual_seed(0))
+    assert found.tolist() == [0, 2]

@@ -36,8 +36,10 @@ def traces_of(
     score=None,
     mean_slope=None,
     mean_own_slope=None,
+    mean_curvature=None,
     token_slopes=None,
     own_slopes=None,
+    curvatures=None,
     rest_loss=None,
     reference_rise=None,
 ):
@@ -58,7 +60,9 @@ def traces_of(
         score=zeros if score is None else score,
         mean_slope=zeros if mean_slope is None else mean_slope,
         mean_own_slope=zeros if mean_own_slope is None else mean_own_slope,
+        mean_curvature=zeros if mean_curvature is None else mean_curvature,
         token_losses=np.asarray(token_losses, dtype=np.float32),
         token_slopes=flat if token_slopes is None else token_slopes,
         own_slopes=flat if own_slopes is None else own_slopes,
+        curvatures=flat if curvatures is None else curvatures,
     )

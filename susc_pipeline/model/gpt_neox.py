@@ -226,13 +226,13 @@ def residual_stream(
 
 
 def differentiable_losses(
-    model: GPTNeoX, token_ids: Int[Tensor, "contexts positions"]
+    model: GPTNeoX, token_ids: Int[Tensor, "contexts positions"], labels: torch.Generator | None = None
 ) -> Float[Tensor, "contexts predicted"]:
-    """Loss of each token but the first, in nats, through which gradients reach every weight."""
+    """Loss of each token but the first, in nats, through which gradients reach every weight; see `cross_entropy` for labels."""
     x = functional.embedding(token_ids, model.embedding)
     for layer in model.layers:
         x = run_layer(x, layer, model)
-    return token_loss.cross_entropy(normalize(x, model.final_norm, model), token_ids, model.unembedding)
+    return token_loss.cross_entropy(normalize(x, model.final_norm, model), token_ids, model.unembedding, labels)
 
 
 @torch.no_grad()

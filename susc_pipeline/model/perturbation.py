@@ -16,6 +16,8 @@ from susc_pipeline.model import components, gpt_neox, token_loss
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.gpt_neox import GPTNeoX
 
+CURVATURE_RISE = 0.003  # nats
+
 
 class ComponentInputs(NamedTuple):
     """What a component's losses need from below and beside it, for a table of contexts."""
@@ -71,6 +73,7 @@ def losses(
     component: Component,
     inputs: ComponentInputs,
     deltas: Float[Tensor, "chains parameters"],
+    labels: torch.Generator | None = None,
 ) -> Float[Tensor, "chains contexts predicted"]:
     """Loss of each token but the first under each chain's perturbation of the component, in nats.
 
@@ -79,6 +82,7 @@ def losses(
         component: the one that is perturbed.
         inputs: of shape (contexts, ...) where all chains read the same contexts, or (chains, contexts, ...).
         deltas: difference from w* of the component's weights, flat, in the order of `components.weights`.
+        labels: with it, losses are those of tokens that the perturbed model itself predicts, drawn by this generator.
     """
     trained = components.weights(model, component)
     shapes = {name: weight.shape for name, weight in trained.items()}
@@ -93,16 +97,16 @@ def losses(
             )
             models = (gpt_neox.with_weights(model, weights) for weights in changed)
             pairs = zip(models, chains_ids, strict=True)
-            return torch.stack([gpt_neox.differentiable_losses(moved, ids) for moved, ids in pairs])
+            return torch.stack([gpt_neox.differentiable_losses(moved, ids, labels) for moved, ids in pairs])
         case "unembed":
-            return _unembed(trained["unembedding"], named["unembedding"], normed, chains_ids)
+            return _unembed(trained["unembedding"], named["unembedding"], normed, chains_ids, labels)
         case "embed":
             x = normed + lookup(named["embedding"], chains_ids).to(normed.dtype)
         case "mlp":
             x = rest + _mlp(_full(trained, named), normed)
         case _:
             x = rest + _head(model, _full(trained, named), normed)
-    return _run_above(model, component, x, chains_ids)
+    return _run_above(model, component, x, chains_ids, labels)
 
 
 def gradients(
@@ -114,6 +118,61 @@ def gradients(
         loss = losses(model, component, batch, leaf).mean(dim=(1, 2))
         (gradient,) = torch.autograd.grad(loss.sum(), leaf)
     return gradient, loss.detach()
+
+
+def scores(
+    model: GPTNeoX,
+    component: Component,
+    batch: ComponentInputs,
+    delta: Float[Tensor, "chains parameters"],
+    labels: torch.Generator,
+) -> Float[Tensor, "chains parameters"]:
+    """A random vector of each chain whose covariance is the Fisher matrix of a token's prediction, at the chain's weights.
+
+    The score of labels that the model itself predicts, summed over N tokens and divided by their root. The Fisher matrix is
+    the Gauss-Newton matrix of the loss (Martens 2020): its Hessian, but for curvature times the error of the prediction.
+    """
+    with torch.enable_grad():
+        leaf = delta.detach().requires_grad_()
+        loss = losses(model, component, batch, leaf, labels)
+        (gradient,) = torch.autograd.grad(loss.sum() / loss[0].numel() ** 0.5, leaf)
+    return gradient
+
+
+@torch.no_grad()
+def curvatures(
+    model: GPTNeoX,
+    component: Component,
+    inputs: ComponentInputs,
+    deltas: Float[Tensor, "chains parameters"],
+    along: Float[Tensor, "chains parameters"],
+    here: Float[Tensor, "chains contexts predicted"],
+    *,
+    step: float,
+) -> Float[Tensor, "chains contexts predicted"]:
+    """Second derivative of each token's loss along a direction of each chain, by a central difference.
+
+    Args:
+        model: at w*, in float32: in bfloat16 a difference of losses is noise.
+        component: the one that is perturbed.
+        inputs: as `losses` takes them.
+        deltas: where the chains are.
+        along: the directions.
+        here: losses where the chains are.
+        step: of the difference, in lengths of the direction.
+    """
+    ahead, behind = (losses(model, component, inputs, deltas + sign * step * along) for sign in (1, -1))
+    return (ahead - here + behind - here) / step**2
+
+
+def curvature_step(scores: Float[Tensor, "scores parameters"], *, rise: float = CURVATURE_RISE) -> float:
+    """Step of the difference along scores which raises the mean loss so much: far above rounding, small beside the noise.
+
+    A step along s raises it by step^2 s.Fs / 2, and (s.s')^2 of two scores has the mean of s.Fs.
+    """
+    n_pairs = max(1, len(scores) * (len(scores) - 1) // 2)
+    stiffness = (scores @ scores.T).triu(1).square().sum() / n_pairs
+    return float((2 * rise / stiffness.clamp_min(torch.finfo(torch.float32).tiny)).sqrt())
 
 
 def _full(trained: dict[str, Tensor], deltas: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor | None]]:
@@ -160,7 +219,11 @@ def lookup(
 
 
 def _run_above(
-    model: GPTNeoX, component: Component, x: Float[Tensor, "chains contexts positions hidden"], token_ids: Tensor
+    model: GPTNeoX,
+    component: Component,
+    x: Float[Tensor, "chains contexts positions hidden"],
+    token_ids: Tensor,
+    labels: torch.Generator | None,
 ) -> Tensor:
     merged = x.flatten(0, 1)
     if component.kind == "head" and not model.parallel_residual:
@@ -168,19 +231,23 @@ def _run_above(
     for layer in model.layers[component.layer + 1 :]:
         merged = gpt_neox.run_layer(merged, layer, model)
     normed = gpt_neox.normalize(merged, model.final_norm, model)
-    flat = token_loss.cross_entropy(normed, token_ids.reshape(-1, token_ids.shape[-1]), model.unembedding)
+    flat = token_loss.cross_entropy(normed, token_ids.reshape(-1, token_ids.shape[-1]), model.unembedding, labels)
     return flat.unflatten(0, x.shape[:2])
 
 
 def _unembed(
-    trained: Tensor, delta: Float[Tensor, "chains vocabulary hidden"], normed: Tensor, token_ids: Tensor
+    trained: Tensor,
+    delta: Float[Tensor, "chains vocabulary hidden"],
+    normed: Tensor,
+    token_ids: Tensor,
+    labels: torch.Generator | None,
 ) -> Float[Tensor, "chains contexts predicted"]:
     def one(chain: int) -> Tensor:
         read = normed[chain if len(normed) > 1 else 0]
         if trained.dtype == torch.float32:
-            return token_loss.cross_entropy(read, token_ids[chain], trained + delta[chain])
+            return token_loss.cross_entropy(read, token_ids[chain], trained + delta[chain], labels)
         # Concatenating inputs and matrices adds the two products before the softmax, each in its own exponent.
         both = torch.cat([trained, delta[chain].to(trained.dtype)], dim=-1)
-        return token_loss.cross_entropy(torch.cat([read, read], dim=-1), token_ids[chain], both)
+        return token_loss.cross_entropy(torch.cat([read, read], dim=-1), token_ids[chain], both, labels)
 
     return torch.stack([one(chain) for chain in range(len(delta))])

@@ -24,10 +24,16 @@ def cross_entropy(
     normed: Float[Tensor, "*batch positions hidden"],
     token_ids: Int[Tensor, "*batch positions"],
     unembedding: Float[Tensor, "vocabulary hidden"],
+    labels: torch.Generator | None = None,
 ) -> Float[Tensor, "*batch predicted"]:
-    """Loss of each token but the first, in nats, from the normed last residual; never all logits at once."""
+    """Loss of each token but the first, in nats, from the normed last residual; never all logits at once.
+
+    With a generator of labels, the loss is that of tokens which the model itself predicts, drawn from its softmax.
+    """
     inputs = normed[..., :-1, :].reshape(-1, normed.shape[-1])
-    targets = token_ids[..., 1:].reshape(-1)
+    targets = (
+        token_ids[..., 1:].reshape(-1) if labels is None else sampled(inputs.detach(), unembedding.detach(), labels)
+    )
     return _CrossEntropy.apply(inputs, unembedding, targets).view(token_ids[..., 1:].shape)
 
 
@@ -80,6 +86,36 @@ def losses_and_slopes(
     return losses.view(shape), slopes.view(-1, *shape)
 
 
+@torch.no_grad()
+def sampled(
+    inputs: Float[Tensor, "rows hidden"], unembedding: Float[Tensor, "vocabulary hidden"], generator: torch.Generator
+) -> Int[Tensor, " rows"]:
+    """A token of each row, drawn from the softmax of its logits by one uniform number: a block of the vocabulary, then in it."""
+    n_rows, n_entries = LOGITS_AT_ONCE[inputs.device.type]
+    uniform = torch.rand(len(inputs), generator=generator, device=inputs.device, dtype=torch.float64)
+    block, left = _drawn(_block_normalizers(inputs, unembedding), uniform)
+    found = torch.empty_like(block)
+    for number, start in enumerate(range(0, len(unembedding), n_entries)):
+        for rows in (block == number).nonzero().flatten().split(n_rows):
+            logits = (inputs[rows] @ unembedding[start : start + n_entries].T).float()
+            found[rows] = start + _drawn(logits, left[rows])[0]
+    return found
+
+
+def _drawn(
+    logits: Float[Tensor, "rows entries"], uniform: Float[Tensor, " rows"]
+) -> tuple[Int[Tensor, " rows"], Float[Tensor, " rows"]]:
+    """An entry of each row by inverting the distribution function, and where in the entry the uniform number lies."""
+    reached = logits.double().softmax(dim=1).cumsum(dim=1)
+    wanted = uniform[:, None] * reached[:, -1:]
+    entry = torch.searchsorted(reached, wanted, right=True).clamp_(max=logits.shape[1] - 1)
+    above = reached.gather(1, entry)
+    below = torch.where(entry > 0, reached.gather(1, (entry - 1).clamp_(min=0)), torch.zeros_like(above))
+    return entry[:, 0], ((wanted - below) / (above - below).clamp_(min=torch.finfo(torch.float64).tiny))[:, 0].clamp_(
+        0, 1
+    )
+
+
 class _CrossEntropy(torch.autograd.Function):
     """Loss, and the gradient of the inputs while the logits are in the cache.
 
@@ -124,11 +160,18 @@ def _normalizers(
     inputs: Float[Tensor, "rows hidden"], unembedding: Float[Tensor, "vocabulary hidden"]
 ) -> Float[Tensor, " rows"]:
     """Logarithm of the sum of all exponentiated logits, of each row."""
+    return torch.logsumexp(_block_normalizers(inputs, unembedding), dim=1)
+
+
+def _block_normalizers(
+    inputs: Float[Tensor, "rows hidden"], unembedding: Float[Tensor, "vocabulary hidden"]
+) -> Float[Tensor, "rows blocks"]:
+    """The same of each block of the vocabulary."""
     n_entries = LOGITS_AT_ONCE[inputs.device.type][1]
     parts = torch.empty(len(inputs), -(-len(unembedding) // n_entries), device=inputs.device)
     for rows, entries, logits in _blocks(inputs, unembedding):
         parts[rows, entries.start // n_entries] = torch.logsumexp(logits, dim=1)
-    return torch.logsumexp(parts, dim=1)
+    return parts
 
 
 def _expected(

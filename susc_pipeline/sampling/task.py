@@ -31,8 +31,10 @@ class SamplingTask(NamedTuple):
     shard: Int[np.ndarray, "contexts positions"]
     population: Population
     """Contexts of the draws."""
-    paired: bool
-    """Whether the estimator needs mirrored pairs of chains."""
+    own_slopes: bool
+    """Whether the estimator needs slopes of mirrored pairs of chains."""
+    curvatures: bool
+    """Whether it needs curvatures along scores."""
     seed: int
     names: tuple[str, ...]
     """What the chains are for, such as ("sgld_samples", "shard-00003"): with the component's name, their seed."""
@@ -53,7 +55,8 @@ def sampler(
             task.population,
             seeds.sequence(task.seed, *task.names, component.name),
             direction=None if direction is None else torch.as_tensor(direction).to(model.device),
-            paired=task.paired and component.kind != "all_weights",
+            own_slopes=task.own_slopes and component.kind != "all_weights",
+            curvatures=task.curvatures and component.kind != "all_weights",
         )
 
     return sample

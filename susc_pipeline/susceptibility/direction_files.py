@@ -24,7 +24,7 @@ from susc_pipeline.sampling.diagnostics import Trace
 
 SUFFIX = ".safetensors"
 KEY = "response_directions"
-DIRECTION, AT_REST = "direction", "at_rest"
+DIRECTION, AT_REST, SCORE = "direction", "at_rest", "score"
 
 
 class StoredDirections(NamedTuple):
@@ -34,8 +34,14 @@ class StoredDirections(NamedTuple):
     """v of each chain, E[grad phi] / localization, in the order of `components.weights`."""
     mean_slopes: Float[np.ndarray, " halves"]
     """Slope of the population loss at w* along the mean direction of each half, in nats squared."""
+    localization: float
+    """Of the posterior, per squared weight."""
     at_rest: Float[Tensor, "chains parameters"] | None = None
     """Gradient at w* of each chain's documents: the part of v times localization that no chain had to find."""
+    scores: Float[Tensor, "chains parameters"] | None = None
+    """A score of each chain's documents at w* (perturbation.scores)."""
+    mean_curvatures: Float[np.ndarray, " chains"] | None = None
+    """Curvature of the population loss at w* along each score / localization^2, in nats squared."""
 
 
 class Diagnostics(NamedTuple):
@@ -80,7 +86,8 @@ def save(
 ) -> None:
     """Write one component's file."""
     shapes = {name: weight.shape for name, weight in components.weights(model, component).items()}
-    vectors = {DIRECTION: found.directions} | ({} if found.at_rest is None else {AT_REST: found.at_rest})
+    every = {DIRECTION: found.directions, AT_REST: found.at_rest, SCORE: found.scores}
+    vectors = {kind: vector for kind, vector in every.items() if vector is not None}
     named = {
         f"{kind}.{name}": piece.contiguous()
         for kind, vector in vectors.items()
@@ -88,15 +95,24 @@ def save(
     }
     trace = diagnostics.trace
     arrays = {"mean_slopes": found.mean_slopes, "loss": trace.loss, "rest_loss": trace.rest_loss}
+    arrays |= {} if found.mean_curvatures is None else {"mean_curvatures": found.mean_curvatures}
     arrays |= {name: getattr(diagnostics, name).astype(np.float32) for name in SLOPES}
     numbers = {name: getattr(diagnostics, name) for name in NUMBERS}
-    content = {"component": component.name, "model": digest, **numbers}
+    content = {"component": component.name, "model": digest, "localization": found.localization, **numbers}
     tensors = named | {name: torch.as_tensor(np.ascontiguousarray(array)) for name, array in arrays.items()}
     save_file(tensors, path, metadata={KEY: json.dumps(content)})
 
 
-def load(path: Path, model: GPTNeoX, component: Component, *, digest: str, with_rest: bool = False) -> StoredDirections:
-    """The directions of one component, on the model's device; with the gradients at w* where they are asked for.
+def load(
+    path: Path,
+    model: GPTNeoX,
+    component: Component,
+    *,
+    digest: str,
+    with_rest: bool = False,
+    with_scores: bool = False,
+) -> StoredDirections:
+    """The directions of one component, on the model's device; with gradients and scores at w* where they are asked for.
 
     Raises:
         ValueError: the file is damaged, or its directions belong to other weights or another component.
@@ -108,9 +124,18 @@ def load(path: Path, model: GPTNeoX, component: Component, *, digest: str, with_
                 f"{component.name} of model {digest}; use the model that they were found for, or find them again"
             )
         weights = components.weights(model, component)
-        flat = [_flat(file, path, kind, weights).to(model.device) for kind in (DIRECTION, AT_REST)[: 1 + with_rest]]
-        mean_slopes = _tensor(file, path, "mean_slopes")
-    return StoredDirections(flat[0], mean_slopes.numpy(), flat[1] if with_rest else None)
+        wanted = {DIRECTION: True, AT_REST: with_rest, SCORE: with_scores}
+        vectors = (
+            _flat(file, path, kind, weights).to(model.device) if is_wanted else None
+            for kind, is_wanted in wanted.items()
+        )
+        directions, at_rest, scores = vectors
+        mean_slopes = _tensor(file, path, "mean_slopes").numpy()
+        mean_curvatures = _tensor(file, path, "mean_curvatures").numpy() if with_scores else None
+        localization = content.get("localization")
+    if not isinstance(localization, float):
+        raise ValueError(f"{path} lacks localization; find the directions again")
+    return StoredDirections(directions, mean_slopes, localization, at_rest, scores, mean_curvatures)
 
 
 def _flat(file: Any, path: Path, kind: str, weights: dict[str, Tensor]) -> Float[Tensor, "chains parameters"]:
@@ -138,22 +163,35 @@ def diagnostics(path: Path) -> Diagnostics:
 
 
 def halves(
-    folder: Path, model: GPTNeoX, chosen: Iterable[Component], *, digest: str | None = None
+    folder: Path, model: GPTNeoX, chosen: Iterable[Component], *, digest: str | None = None, n_scores: int = 0
 ) -> "dict[Component, StoredDirections]":
-    """The mean direction of either half of the chains, of each component: even chains, then odd ones.
+    """The mean direction of either half of the chains, of each component: even chains, then odd ones; and first scores.
 
     Args:
         folder: with a file for each component.
         model: at w*.
         chosen: the components.
         digest: of the model, where it is known already.
+        n_scores: scores that are read, of the first chains.
+
+    Raises:
+        ValueError: a file is damaged or of another model, or there are fewer scores.
     """
     own = digest or model_digest(model)
     found = {}
     for component in chosen:
-        stored = load(folder / f"{component.name}{SUFFIX}", model, component, digest=own)
-        means = [stored.directions[rank::2].mean(dim=0) for rank in (0, 1)]
-        found[component] = StoredDirections(torch.stack(means), stored.mean_slopes)
+        place = folder / f"{component.name}{SUFFIX}"
+        stored = load(place, model, component, digest=own, with_scores=n_scores > 0)
+        if n_scores > len(stored.directions):
+            raise ValueError(
+                f"{place} has {len(stored.directions)} scores, one a chain, fewer than the {n_scores} asked for; lower "
+                f"linear_response.n_scores, or raise sampling.n_chains and find the directions again"
+            )
+        means = torch.stack([stored.directions[rank::2].mean(dim=0) for rank in (0, 1)])
+        scores, curvatures = (
+            part if part is None else part[:n_scores] for part in (stored.scores, stored.mean_curvatures)
+        )
+        found[component] = stored._replace(directions=means, scores=scores, mean_curvatures=curvatures)
     return found
 
 

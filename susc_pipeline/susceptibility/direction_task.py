@@ -14,7 +14,7 @@ from susc_pipeline.model import gpt_neox, pretrained
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.gpt_neox import GPTNeoX
 from susc_pipeline.sampling.observables import Population
-from susc_pipeline.susceptibility import directions, reliability
+from susc_pipeline.susceptibility import directions, linear_response, reliability
 from susc_pipeline.susceptibility.direction_files import Diagnostics, StoredDirections
 from susc_pipeline.susceptibility.directions import RestGradients
 
@@ -36,19 +36,22 @@ class DirectionTask(NamedTuple):
 
 
 class Rest(NamedTuple):
-    """What a component's chains add to: the gradients at w* of each chain's documents, and their slopes on the probe."""
+    """What is known of a component before its chains run, of each chain's documents at w*."""
 
     gradients: Float[np.ndarray, "chains parameters"]
+    scores: Float[np.ndarray, "chains parameters"]
     n_contexts: int
 
 
-def rest_finder(task: DirectionTask) -> Callable[[int, None], RestGradients]:
-    """A function of the number of a chain that gives the gradients at w* of its documents, of all components."""
+def rest_finder(task: DirectionTask) -> Callable[[int, None], tuple[RestGradients, dict[str, Tensor]]]:
+    """A function of the number of a chain that gives the gradients at w* of its documents, of all components, and a score."""
     model = gpt_neox.to(task.model, pretrained.torch_device(task.device))
 
-    def find(chain: int, _: None) -> RestGradients:
+    def find(chain: int, _: None) -> tuple[RestGradients, dict[str, Tensor]]:
         found = directions.at_rest(model, task.population, chain)
-        return found._replace(gradient={name: value.cpu() for name, value in found.gradient.items()})
+        score = directions.score_at_rest(model, task.population, chain, seeds.sequence(task.seed, "scores", str(chain)))
+        gradient, score = ({name: value.cpu() for name, value in part.items()} for part in (found.gradient, score))
+        return found._replace(gradient=gradient), score
 
     return find
 
@@ -78,6 +81,10 @@ def finder(task: DirectionTask) -> Callable[[Component, Rest], tuple[StoredDirec
             reliability=risen.reliability,
             n_contexts_needed=needed,
         )
-        return StoredDirections((gradient / localization).cpu(), mean_slopes, at_rest.cpu()), diagnostics
+        scores = torch.as_tensor(rest.scores).to(model.device)
+        curvatures = linear_response.mean_curvatures(model, component, task.probe, scores, localization=localization)
+        at_w = {"at_rest": at_rest.cpu(), "scores": scores.cpu(), "mean_curvatures": curvatures}
+        found = StoredDirections((gradient / localization).cpu(), mean_slopes, localization, **at_w)
+        return found, diagnostics
 
     return find

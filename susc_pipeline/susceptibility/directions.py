@@ -62,21 +62,47 @@ def at_rest(
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> RestGradients:
     """Gradient at w* of the mean loss over all contexts of one chain's part of the population."""
-    named = {name: weight.detach().requires_grad_() for name, weight in gpt_neox.named_weights(model).items()}
-    moved = gpt_neox.with_weights(model, named)
-    total = {name: torch.zeros_like(weight, dtype=torch.float32) for name, weight in named.items()}
     part = population.parts[chain]
+    total = {name: torch.zeros_like(w, dtype=torch.float32) for name, w in gpt_neox.named_weights(model).items()}
     for first in range(0, len(part), REST_BATCH_SIZE):
         ids = torch.as_tensor(part[first : first + REST_BATCH_SIZE].astype(np.int64)).to(model.device)
-        with torch.enable_grad():
-            loss = gpt_neox.differentiable_losses(moved, ids).mean(dim=1).sum()
-            gradients = torch.autograd.grad(loss, list(named.values()))
-        for name, gradient in zip(named, gradients, strict=True):
-            total[name] += gradient
+        for name, gradient in _gradients(model, ids, None).items():
+            total[name] += gradient / (len(part) * (ids.shape[1] - 1))
         progress(first + len(ids), len(part))
-    whole = gpt_neox.with_weights(model, {name: value / len(part) for name, value in total.items()})
-    flat = {c.name: components.flatten(components.weights(whole, c)) for c in components.enumerate_components(model)}
-    return RestGradients(flat, len(part))
+    return RestGradients(_by_component(model, total), len(part))
+
+
+def score_at_rest(
+    model: GPTNeoX, population: Population, chain: int, seed: np.random.SeedSequence
+) -> dict[str, Float[Tensor, " parameters"]]:
+    """A random vector of each component whose covariance is the Fisher matrix at w*; see perturbation.scores.
+
+    Args:
+        model: at w*.
+        population: a part for each chain.
+        chain: whose first contexts are read.
+        seed: of the labels, which the model itself predicts.
+    """
+    labels = torch.Generator(model.device).manual_seed(int(seed.generate_state(1, np.uint64)[0] >> 1))
+    ids = torch.as_tensor(population.parts[chain][:REST_BATCH_SIZE].astype(np.int64)).to(model.device)
+    root = (len(ids) * (ids.shape[1] - 1)) ** 0.5
+    found = {name: gradient.float() / root for name, gradient in _gradients(model, ids, labels).items()}
+    return _by_component(model, found)
+
+
+def _gradients(
+    model: GPTNeoX, token_ids: Int[Tensor, "contexts positions"], labels: torch.Generator | None
+) -> dict[str, Tensor]:
+    """Gradient of the sum of all losses by every weight."""
+    named = {name: weight.detach().requires_grad_() for name, weight in gpt_neox.named_weights(model).items()}
+    with torch.enable_grad():
+        loss = gpt_neox.differentiable_losses(gpt_neox.with_weights(model, named), token_ids, labels).sum()
+        return dict(zip(named, torch.autograd.grad(loss, list(named.values())), strict=True))
+
+
+def _by_component(model: GPTNeoX, named: dict[str, Tensor]) -> dict[str, Float[Tensor, " parameters"]]:
+    whole = gpt_neox.with_weights(model, named)
+    return {c.name: components.flatten(components.weights(whole, c)) for c in components.enumerate_components(model)}
 
 
 def probe_slopes(

@@ -16,6 +16,7 @@ from susc_pipeline.sampling import loss_traces
 from susc_pipeline.sampling.loss_traces import LossTraces
 from susc_pipeline.susceptibility.estimators import (
     first_order,
+    gauss_newton,
     influence,
     restricted,
     second_order,
@@ -25,6 +26,7 @@ from susc_pipeline.susceptibility.estimators import (
 from susc_pipeline.susceptibility.estimators.terms import Estimator, Susceptibility
 
 ESTIMATORS: dict[str, Estimator] = {
+    "gauss_newton": gauss_newton.ESTIMATOR,
     "second_order": second_order.ESTIMATOR,
     "first_order": first_order.ESTIMATOR,
     "restricted": restricted.ESTIMATOR,
@@ -62,7 +64,8 @@ def estimate(traces: LossTraces, *, kind: str, all_weights: LossTraces | None = 
     n_tokens = traces.token_losses.shape[1]
     for needed, present, what in (
         (estimator.needs_direction, traces.token_slopes.shape[1], "slopes along response directions"),
-        (estimator.needs_pairs, traces.own_slopes.shape[1], "slopes of mirrored pairs of chains"),
+        (estimator.needs_own_slopes, traces.own_slopes.shape[1], "slopes of mirrored pairs of chains"),
+        (estimator.needs_curvatures, traces.curvatures.shape[1], "curvatures along scores"),
     ):
         if needed and present != n_tokens:
             raise ValueError(f"estimator {kind} needs {what}, which were not sampled; materialize sgld_samples again")

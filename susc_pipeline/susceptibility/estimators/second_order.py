@@ -1,4 +1,4 @@
-"""First and second Hermite term of the covariance under a Gaussian posterior: the default.
+"""First and second Hermite term of the covariance under a Gaussian posterior, with the Hessian of the loss whole.
 
 With g = grad phi, v = E[g] / localization from other contexts, and d = (g(+) - g(-)) / (2 localization) of a chain and its
 mirror image,
@@ -25,4 +25,4 @@ def estimate(traces: LossTraces, all_weights: LossTraces | None = None) -> Susce
     return terms.mean_and_error(-found, traces.chain)
 
 
-ESTIMATOR = Estimator(estimate, needs_direction=True, needs_pairs=True)
+ESTIMATOR = Estimator(estimate, needs_direction=True, needs_own_slopes=True)

@@ -28,8 +28,10 @@ class Estimator(NamedTuple):
     """Of the component's traces and, where they are needed, of those of chains in which all weights move."""
     needs_direction: bool = False
     """Whether slopes along the chain's response direction must be measured."""
-    needs_pairs: bool = False
+    needs_own_slopes: bool = False
     """Whether each chain must have a mirror image, and slopes along the draw's own direction be measured."""
+    needs_curvatures: bool = False
+    """Whether each chain must have a mirror image, and curvatures along scores be measured."""
     needs_all_weights: bool = False
     """Whether chains of all weights must be sampled too."""
     is_covariance: bool = False
@@ -54,6 +56,11 @@ def excess_slope(traces: LossTraces) -> Float[np.ndarray, "draws tokens"]:
 def excess_own_slope(traces: LossTraces) -> Float[np.ndarray, "draws tokens"]:
     """Slope of each token's loss along the draw's own direction, less that of the population loss; nats squared."""
     return traces.own_slopes.astype(np.float64) - traces.mean_own_slope[:, None]
+
+
+def excess_curvature(traces: LossTraces) -> Float[np.ndarray, "draws tokens"]:
+    """Curvature of each token's loss along a score, less that of the population loss; nats squared."""
+    return traces.curvatures.astype(np.float64) - traces.mean_curvature[:, None]
 
 
 def covariance_with_excess(first: Float[np.ndarray, " draws"], traces: LossTraces) -> Float[np.ndarray, "draws tokens"]:
