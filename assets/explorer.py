@@ -33,6 +33,8 @@ LIBRARIES = ("torch", "transformers", "numpy", "polars", "scikit-learn", "pynnde
 SHARDED = (
     "token_shards",
     "predicted_susceptibilities",
+    "half_a_predictions",
+    "half_b_predictions",
     "whitened_susceptibilities",
     "ground_truth_susceptibilities",
 )
@@ -70,7 +72,7 @@ def map_layout(
     ins={name: dg.AssetIn(partition_mapping=EVERY_SHARD) for name in SHARDED},
     group_name=GROUP,
     kinds={"html"},
-    code_version=version(4, "explorer"),
+    code_version=version(5, "explorer"),
     pool=pools.MEMORY,
 )
 def explorer(
@@ -79,6 +81,8 @@ def explorer(
     response_directions: ComponentFolder,
     ground_truth_susceptibilities: dict[str, pl.LazyFrame],
     predicted_susceptibilities: dict[str, pl.LazyFrame],
+    half_a_predictions: dict[str, pl.LazyFrame],
+    half_b_predictions: dict[str, pl.LazyFrame],
     whitened_susceptibilities: dict[str, pl.LazyFrame],
     pca_basis: PCABasis,
     knn_graph: StoredGraph,
@@ -119,7 +123,8 @@ def explorer(
         "traces": run_page.loss_traces(found, experiment.sampling),
         "explainedVariance": pca_basis.explained_variance_ratio.tolist(),
     }
-    shards = Shards(token_shards, predicted_susceptibilities, whitened_susceptibilities, ground_truth_susceptibilities)
+    predictions = (predicted_susceptibilities, half_a_predictions, half_b_predictions)
+    shards = Shards(token_shards, *predictions, whitened_susceptibilities, ground_truth_susceptibilities)
     site = Site(
         settings=experiment.explorer,
         run=run,

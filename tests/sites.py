@@ -79,7 +79,7 @@ def site(shape: Shape, texts: list[str], documents: list[str], *, folder: Path, 
         explained_variance=np.linspace(2, 1, shape.n_pcs),
         count=1000,
     )
-    tables = Shards({}, {}, {}, {})
+    tables = Shards({}, {}, {}, {}, {}, {})
     members, keys = [], []
     for number in range(shape.n_shards):
         shard, one = f"shard-{number:05d}", labels[number * per_shard : (number + 1) * per_shard]
@@ -92,6 +92,11 @@ def site(shape: Shape, texts: list[str], documents: list[str], *, folder: Path, 
             "contexts": contexts,
             "predictions": schema.with_vectors(key.with_columns(loss), prediction=scores),
             "whitened": schema.with_vectors(key, whitened=scores),
+        }
+        error = 0.1 * rng.standard_normal(scores.shape, dtype=np.float32)
+        frames |= {
+            name: schema.with_vectors(key, prediction=scores + sign * error)
+            for name, sign in (("half_a", 1), ("half_b", -1))
         }
         if number < shape.truth_shards:
             value = (scores @ basis.components * basis.scale + basis.mean).astype(np.float32)

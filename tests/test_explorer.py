@@ -143,6 +143,23 @@ def test_intervals_over_few_documents_cover_the_truth_too():
     assert 0.92 <= inside / 600 <= 0.98
 
 
+@pytest.mark.parametrize("size_of_chains", [0.0, 0.5])
+def test_intervals_hold_the_error_of_the_chains_which_all_documents_share(size_of_chains):
+    """Each repetition: 30 clusters of 20 documents, whose means by half a and half b are off by errors of their own."""
+    rng, inside, over_documents = np.random.default_rng(4), [], []
+    cluster = np.repeat(np.arange(30), 60)
+    document = np.tile(np.repeat(np.arange(20), 3), 30)
+    for _ in range(40):
+        off_a, off_b = size_of_chains * np.sqrt(2) * rng.normal(size=(2, 30, 1))
+        values = (rng.normal(size=(30, 20))[cluster, document] + 0.3 * rng.normal(size=len(cluster)))[:, None]
+        found = profiles.profile(sums(values + ((off_a + off_b) / 2)[cluster], cluster, document, n_clusters=30))
+        wide = profiles.widened(found, (off_a - off_b) / 2)
+        inside.append(np.abs(found.mean) < wide.half_width)
+        over_documents.append(np.abs(found.mean) < found.half_width)
+    assert 0.93 <= np.mean(inside) <= 0.97
+    assert size_of_chains == 0 or np.mean(over_documents) < 0.7  # the power
+
+
 def test_the_list_says_how_often_a_cluster_is_found_again_in_the_worst_case(written, made):
     shown = payload.unpacked(read(written, "clusters")["foundAgain"])
     names = ["seed_stability", "point_stability", "chain_stability"]

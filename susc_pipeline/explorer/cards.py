@@ -62,13 +62,18 @@ def cards(found: Gathered, basis: PCABasis, chunk: int) -> Cards:
     first = chunk * CHUNK
     histogram = found.loss_histogram[first : first + CHUNK]
     n_pcs, n_components = basis.components.shape
-    sums = profiles.empty(len(histogram), n_components + n_pcs + 1)
+    width = n_components + n_pcs
+    sums = profiles.empty(len(histogram), 2 * width + 1)
     for rows in found.documents.read(chunk, ROWS_AT_ONCE):
         total = rows["total"].astype(np.float64)
-        values = np.concatenate([total[:, :n_pcs] @ basis.components, total], axis=1)
-        profiles.add(sums, rows["cluster"] - first, rows["count"], values)
+        scores, differences = total[:, :n_pcs], total[:, n_pcs + 1 :]
+        parts = scores @ basis.components, total[:, : n_pcs + 1], differences @ basis.components, differences
+        profiles.add(sums, rows["cluster"] - first, rows["count"], np.concatenate(parts, axis=1))
+    both = profiles.profile(sums)
+    profile = Profile(*(one[:, : width + 1] for one in both))
+    differences = np.pad(both.mean[:, width + 1 :], ((0, 0), (0, 1)))  # none of the loss
     columns = Columns(*_slices([n_components, n_pcs, 1]))
-    return Cards(first, profiles.profile(sums), columns, measured(found, basis, chunk), histogram)
+    return Cards(first, profiles.widened(profile, differences), columns, measured(found, basis, chunk), histogram)
 
 
 def measured(found: Gathered, basis: PCABasis, chunk: int) -> Measured:
@@ -87,7 +92,7 @@ def measured(found: Gathered, basis: PCABasis, chunk: int) -> Measured:
     halves = profiles.row_correlation(half_a.mean, half_b.mean)
     return Measured(
         sums.count.astype(np.int64),
-        sampled,
+        profiles.widened(sampled, (half_a.mean - half_b.mean) / 2),
         predicted,
         np.where(enough, profiles.row_correlation(sampled.mean, predicted.mean), np.nan),
         np.where(enough, 2 * halves / (1 + np.maximum(halves, -0.99)), np.nan),

@@ -23,6 +23,10 @@ class Shards(NamedTuple):
 
     contexts: dict[str, pl.LazyFrame]
     predictions: dict[str, pl.LazyFrame]
+    half_a: dict[str, pl.LazyFrame]
+    """Predictions by even chains alone."""
+    half_b: dict[str, pl.LazyFrame]
+    """Predictions by odd chains alone."""
     whitened: dict[str, pl.LazyFrame]
     truth: dict[str, pl.LazyFrame]
 

@@ -23,7 +23,8 @@ COUNTED = np.dtype([("cluster", "<i4"), ("token", "<i4"), ("count", "<i4")])
 class Gathered(NamedTuple):
     """What is known of clusters after the pass; the buckets are chunks of CHUNK clusters.
 
-    `documents` holds, for each cluster and document, the sums of predicted scores and of loss; `sampled` those of sampled
+    `documents` holds, for each cluster and document, the sums of predicted scores, of loss, and of half the difference of the
+    scores by either half of the chains; `sampled` those of sampled
     susceptibilities, of both halves of the chains, and of the predicted scores of the same tokens; `tokens` how often each
     token is a member. `centres` are mean whitened vectors; `previews` the token ids around the most central member, one
     higher than they are, 0 beyond the context.
@@ -53,7 +54,7 @@ def gather(
     """
     n_clusters, (n_pcs, n_components) = len(central.context), basis.components.shape
     found = Gathered(
-        Buckets(folder / "documents", profiles.row_kind(n_pcs + 1)),
+        Buckets(folder / "documents", profiles.row_kind(2 * n_pcs + 1)),
         Buckets(folder / "sampled", profiles.row_kind(3 * n_components + n_pcs)),
         Buckets(folder / "tokens", COUNTED),
         np.zeros((n_clusters, _width(shards))),
@@ -81,7 +82,12 @@ def _add_shard(found: Gathered, shards: Shards, corpus: Corpus, shard: str, toke
     document = np.repeat(by_context, corpus.tokens_per_context)[inside].astype(np.int32)
     scores = tokens.scores.reshape(tokens.clusters.size, -1)[inside]
     loss = tokens.losses.ravel()[inside]
-    _append(found.documents, profiles.grouped(cluster, document, scores, loss[:, None]))
+    by_half = (
+        corpus_module.per_token(table[shard], corpus, shard, ["prediction"])["prediction"].to_numpy()[inside]
+        for table in (shards.half_a, shards.half_b)
+    )
+    difference = (next(by_half) - next(by_half)) / 2
+    _append(found.documents, profiles.grouped(cluster, document, scores, loss[:, None], difference))
     _append(found.tokens, _counted(cluster, tokens.token_ids[:, 1:].ravel()[inside]))
     whitened = corpus_module.per_token(shards.whitened[shard], corpus, shard, ["whitened"])["whitened"].to_numpy()
     np.add.at(found.centres, cluster, whitened[inside])

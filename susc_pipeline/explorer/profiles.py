@@ -1,7 +1,8 @@
 """Mean vectors of clusters with their errors, from sums that grow document by document. No text, no files.
 
 Tokens of one document are alike, so the unit of the error is the document: the standard error of a mean is the
-cluster-robust one (Liang and Zeger 1986), with the correction D/(D - 1) for D documents.
+cluster-robust one (Liang and Zeger 1986), with the correction D/(D - 1) for D documents. What all documents share, the error
+of the response directions and of the draws, is seen in how the halves of the chains differ, and is added.
 """
 
 from typing import NamedTuple
@@ -23,7 +24,7 @@ class Sums(NamedTuple):
 
 
 class Profile(NamedTuple):
-    """Mean vector of each cluster, its standard error, and half of its 95 % interval by Student's t over documents.
+    """Mean vector of each cluster, its standard error, and half of its 95 % interval: Student's t over documents, and chains.
 
     Missing where there is no member, or but one document. With few documents the interval is much wider than 1.96 errors.
     """
@@ -94,6 +95,25 @@ def profile(found: Sums) -> Profile:
         error = np.sqrt(np.maximum(residual, 0.0) * documents / (documents - 1)) / n
     error = np.where(documents > 1, error, np.nan)
     return Profile(mean, error, error * stats.t.ppf(0.975, np.maximum(documents - 1, 1)))
+
+
+def widened(found: Profile, differences: Float64[np.ndarray, "clusters columns"]) -> Profile:
+    """The profile with the error of the chains in its errors: that of a column is the same for all clusters.
+
+    Half the difference of two halves that share nothing varies as much as their mean. A cluster alone has one such
+    difference, so their root mean square over all clusters is taken.
+
+    Args:
+        found: errors over documents.
+        differences: of each cluster's means by either half, halved; missing where a cluster has no member.
+    """
+    known = np.isfinite(differences)
+    squares = np.square(np.where(known, differences, 0.0)).sum(axis=0)
+    of_chains = np.sqrt(squares / np.maximum(known.sum(axis=0), 1))
+    quantile = stats.norm.ppf(0.975)
+    return Profile(
+        found.mean, np.hypot(found.standard_error, of_chains), np.hypot(found.half_width, quantile * of_chains)
+    )
 
 
 def row_correlation(

@@ -116,8 +116,8 @@
       const limit = charts.largest([...moved(predicted.mean), ...(measured ? moved(measured.sampled.mean) : [])]);
       pictures.replaceChildren(
         element("div", { class: "pair" },
-          charts.heatmap(site.components, moved(predicted.mean), Array.from(predicted.error), { caption: `By ${explorer.visible(site.source)}, all members`, name: `cluster-${cluster}-predicted`, unit, limit, errorMeaning: "95 %, over documents" }),
-          measured ? charts.heatmap(site.components, moved(measured.sampled.mean), Array.from(measured.sampled.error), { caption: `Sampled, on ${card.measured} members`, name: `cluster-${cluster}-measured`, unit, limit, errorMeaning: "95 %, over documents" }) : element("p", { class: "note" }, "No member has a sampled susceptibility.")),
+          charts.heatmap(site.components, moved(predicted.mean), Array.from(predicted.error), { caption: `By ${explorer.visible(site.source)}, all members`, name: `cluster-${cluster}-predicted`, unit, limit, errorMeaning: "95 %, over documents and chains" }),
+          measured ? charts.heatmap(site.components, moved(measured.sampled.mean), Array.from(measured.sampled.error), { caption: `Sampled, on ${card.measured} members`, name: `cluster-${cluster}-measured`, unit, limit, errorMeaning: "95 %, over documents and chains" }) : element("p", { class: "note" }, "No member has a sampled susceptibility.")),
         charts.intervals(site.components, [
           { name: `${explorer.visible(site.source)}, all members`, values: moved(predicted.mean), errors: Array.from(predicted.error) },
           ...(measured ? [{ name: "sampled", values: moved(measured.sampled.mean), errors: Array.from(measured.sampled.error) }, { name: `${explorer.visible(site.source)}, same members`, values: moved(measured.predicted.mean), mark: "ring" }] : []),
@@ -126,7 +126,7 @@
     choice.addEventListener("change", draw);
     draw();
     const meaning = "Below zero: expression, the loss of these tokens rises when the component is shaken; above: suppression; from the mean token, more of it than the average token. " +
-      "Intervals are 95 % by Student's t over documents and do not hold the error of the directions, which all documents share; the reliability below tells of it.";
+      "Intervals are 95 %: Student's t over documents, and the error of the chains, which all documents share, from how the halves of the chains differ.";
     box.append(element("div", { class: "title" }, element("h2", {}, "Mean susceptibility"), choice), element("p", { class: "note" }, meaning), pictures);
     return box;
   }
