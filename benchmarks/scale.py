@@ -17,6 +17,7 @@ SEARCH_TOKENS_A_SECOND = 3_590  # 100,584 tokens in 28.0 s: clusters and how oft
 GRAPH_TOKENS_A_SECOND = 9_800  # 100,584 tokens in 10.3 s, 22 dimensions, 2 cores (tiny)
 COLUMNS = 4  # of ground_truth_susceptibilities: value, error and two halves
 RESPONSE_COLUMNS = 3  # of linear_response: value and two halves
+STORED_VECTORS = 3  # of response_directions: direction, gradient and score at w* of each chain
 PREDICTIONS = 4  # tables of predict_susceptibilities: the vectors, both halves, the auxiliary model's
 LAYERS_READ = 4  # whose residual streams the auxiliary model reads, beside one loss gradient
 EPOCHS = 8
@@ -92,11 +93,13 @@ class Chains(NamedTuple):
     rest_contexts: int = 100_000
     """Population contexts of the gradient at w*, once for all components."""
     chains: int = 8
-    draws: int = 1
+    draws: int = 2
     burn_in: int = 2
     between: int = 1
     batch: int = 2
     reference: int = 2
+    scored: int = 4
+    """Contexts of a draw's score; an image has its own."""
 
     @property
     def steps(self) -> int:
@@ -151,17 +154,19 @@ def linear_response(shape: Shape, positions: int, n_directions: int) -> float:
 def sampling_operations(plan: Plan) -> tuple[float, float]:
     """Operations of all gradient steps, and of all evaluations, of one ground-truth shard.
 
-    A step goes forward and back through what lies above. At a draw tokens are passed forward with two tangents.
+    A step and a score go forward and back through what lies above. At a draw tokens are passed forward with one tangent,
+    and twice more on either side along a score.
     """
     shape, chains, positions = plan.shape, plan.chains, plan.positions
     above = shape.above(positions)
-    measured = above + shape.components * shape.unembedding + 2 * shape.tangents(positions)  # the loss's gradient
-    stepped = 3 * above * 2 * chains.chains * chains.steps * chains.batch * positions
+    measured = 3 * above + shape.components * shape.unembedding + shape.tangents(positions)  # the loss's gradient
+    contexts = 2 * chains.chains * (chains.steps * chains.batch + chains.draws * chains.scored)
+    stepped = 3 * above * contexts * positions
     return stepped, measured * chains.all_draws * (plan.shard + chains.reference * positions)
 
 
 def response_operations(plan: Plan) -> dict[str, float]:
-    """Operations of the measured part of the pipeline: directions, linear response, and second_order to judge it."""
+    """Operations of the measured part of the pipeline: directions, linear response, and gauss_newton to judge it."""
     shape, chains, positions = plan.shape, plan.chains, plan.positions
     return {
         "gradients at w*": 3 * shape.forward(positions) * chains.rest_contexts * positions,
@@ -198,11 +203,11 @@ def operations(plan: Plan) -> dict[str, float]:
 def disk(plan: Plan) -> dict[str, float]:
     """Bytes that each asset's files take."""
     features = (LAYERS_READ + 1) * plan.shape.hidden
-    values = plan.chains.all_draws * plan.shape.components * 3  # the loss and two slopes
+    values = plan.chains.all_draws * plan.shape.components * 3  # loss, slope and curvature
     scores = plan.tokens * (4 * plan.pcs * PACKED + 8)
     return {
         "token_shards": plan.tokens * BYTES_A_SHARD_TOKEN,
-        "response_directions": plan.chains.chains * 4 * plan.shape.weights,
+        "response_directions": STORED_VECTORS * plan.chains.chains * 4 * plan.shape.weights,
         "linear_response": plan.tokens * 4 * RESPONSE_COLUMNS * plan.shape.components * PACKED,
         "sgld_samples": plan.truth * values * BYTES_A_TRACE_VALUE,
         "ground_truth_susceptibilities": plan.truth * 4 * COLUMNS * plan.shape.components * PACKED,
@@ -220,8 +225,8 @@ def read_bytes(plan: Plan) -> dict[str, float]:
     truth, scores = stored["ground_truth_susceptibilities"], stored["whitened_susceptibilities"]
     response, active = stored["linear_response"], stored["activations"]
     return {
-        "linear_response": plan.shards * (2 * plan.shape.weights + stored["response_directions"]),
-        "sgld_samples": plan.truth_shards * (2 * plan.shape.weights + stored["response_directions"]),
+        "linear_response": plan.shards * (2 * plan.shape.weights + stored["response_directions"] / STORED_VECTORS),
+        "sgld_samples": plan.truth_shards * (2 * plan.shape.weights + stored["response_directions"] / STORED_VECTORS),
         "ground_truth_susceptibilities": stored["sgld_samples"],
         "pca_basis, reliability": 3 / COLUMNS * truth,
         "aux_model, aux_correlation": 2 * (truth + active + response / RESPONSE_COLUMNS),
