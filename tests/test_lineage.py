@@ -76,6 +76,8 @@ PARENTS = {
         "response_directions",
         "ground_truth_susceptibilities",
         "predicted_susceptibilities",
+        "half_a_predictions",
+        "half_b_predictions",
         "whitened_susceptibilities",
         "pca_basis",
         "knn_graph",
