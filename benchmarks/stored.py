@@ -23,6 +23,11 @@ def contexts(store: Store, shard: str) -> np.ndarray:
     return schema.token_ids(tables.scan(store.table("token_shards", shard)).collect())
 
 
+def truth(store: Store, shard: str) -> pl.DataFrame:
+    """Sampled susceptibilities of a shard."""
+    return tables.scan(store.table("ground_truth_susceptibilities", shard)).collect()
+
+
 def folder(store: Store, asset: str, shard: str | None = None) -> Path:
     """Where the files of the components are: in the youngest of the folders that the settings name."""
     found = [path for path in store.path(asset, shard).iterdir() if path.is_dir()]

@@ -11,7 +11,8 @@ share by chance is left out (replicates.py):
 
     r_k = cov(L + s D, S) / sqrt(var(C_k) var(truth)),   var(mean over k) = signal + noise / k.
 
-The ceiling is sqrt(reliability of the truth). k = n is an estimate from pairs like those of the truth, and not the truth itself.
+Beside it stands the linear response with the second term along k scores at w* (linear_response.n_scores), from halves that share
+nothing. The ceiling is sqrt(reliability of the truth). k = n is an estimate from pairs like those of the truth, and not the truth itself.
 """
 
 import time
@@ -23,14 +24,16 @@ from jaxtyping import Float
 
 from benchmarks import replicates, stored
 from resources.storage import Store
+from susc_pipeline import schema
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.model import components, perturbation, tangents
 from susc_pipeline.model.gpt_neox import GPTNeoX
 from susc_pipeline.representation.pca import PCABasis
 from susc_pipeline.sampling import loss_traces
-from susc_pipeline.susceptibility import direction_files, estimators
+from susc_pipeline.susceptibility import direction_files, estimators, linear_response
 
 N_CHAINS = (0, 1, 2, 4, 8)
+N_SCORES = (0, 2, 4, 8)
 CONTEXTS_AT_ONCE = 4
 TIMED_CONTEXTS = 2
 
@@ -100,6 +103,41 @@ def ceiling(measured: ByChain, weights: Float[np.ndarray, "components columns"])
     return np.sqrt(np.maximum(found.signal, 0.0) / found.of_mean(len(measured.sampled)))
 
 
+def along_scores(
+    store: Store, model: GPTNeoX, shard: str, weights: dict[str, Float[np.ndarray, "components columns"]]
+) -> list[dict]:
+    """Correlation of the linear response along so many scores with the truth, by component and by PC, and its price."""
+    found, ids = components.enumerate_components(model), stored.contexts(store, shard)
+    frame = stored.truth(store, shard)
+    truths = [schema.matrix(frame[half]).astype(np.float64) for half in ("half_a", "half_b")]
+    rows = []
+    for n_scores in N_SCORES:
+        folder = stored.folder(store, "response_directions")
+        halves = direction_files.halves(folder, model, found, n_scores=n_scores)
+        started = time.perf_counter()
+        response = linear_response.estimate(model, ids, halves)
+        seconds = time.perf_counter() - started
+        row = {"scores": n_scores, "seconds_a_thousand_tokens": 1000 * seconds / len(response.losses)}
+        for kind, columns in weights.items():
+            pair = [half.astype(np.float64) @ columns for half in (response.half_a, response.half_b)]
+            row[kind] = of_halves(pair, [truth @ columns for truth in truths]).tolist()
+            row[f"mean_by_{kind}"] = float(np.mean(row[kind]))
+        rows.append(row)
+        print(
+            f"{n_scores} scores: r by component {row['mean_by_component']:.3f}, by PC {row['mean_by_pc']:.3f}, "
+            f"{row['seconds_a_thousand_tokens']:.2f} s a thousand tokens",
+            flush=True,
+        )
+    return rows
+
+
+def of_halves(first: list[np.ndarray], second: list[np.ndarray]) -> Float[np.ndarray, " columns"]:
+    """Correlation of two measurements, each the mean of two halves; half a of either is held against half b of the other."""
+    (a, b), (c, d) = ([part - part.mean(axis=0) for part in pair] for pair in (first, second))
+    whole = [((x + y) / 2).std(axis=0) for x, y in ((a, b), (c, d))]
+    return ((a * d).mean(axis=0) + (b * c).mean(axis=0)) / 2 / (whole[0] * whole[1])
+
+
 def seconds_a_thousand(store: Store, model: GPTNeoX, shard: str) -> tuple[float, float]:
     """Seconds of the linear response of 1,000 tokens along two halves, all components, and of one pair of draws."""
     found = components.enumerate_components(model)
@@ -144,4 +182,5 @@ def measure(
             flush=True,
         )
     ceilings = {kind: ceiling(measured, weights).tolist() for kind, weights in axes.items()}
-    return {"components": names, "rows": rows, "ceiling": ceilings}
+    scored = along_scores(store, model, withheld, axes)
+    return {"components": names, "rows": rows, "scores": scored, "ceiling": ceilings}
