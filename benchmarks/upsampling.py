@@ -25,7 +25,7 @@ from benchmarks import replicates, stored
 from resources.storage import Store
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.model import components, perturbation, tangents
-from susc_pipeline.model.gpt_neox import GPTNeoX
+from susc_pipeline.model.decoder import Decoder
 from susc_pipeline.representation.pca import PCABasis
 from susc_pipeline.sampling import loss_traces
 from susc_pipeline.susceptibility import direction_files, estimators
@@ -49,7 +49,7 @@ class ByChain(NamedTuple):
         return self.sampled - self.response
 
 
-def by_chain(store: Store, model: GPTNeoX, shard: str, kind: str) -> ByChain:
+def by_chain(store: Store, model: Decoder, shard: str, kind: str) -> ByChain:
     """Linear responses and sampled values of a shard of the run, chain by chain."""
     found = components.enumerate_components(model)
     digest, place = direction_files.model_digest(model), stored.folder(store, "response_directions")
@@ -100,7 +100,7 @@ def ceiling(measured: ByChain, weights: Float[np.ndarray, "components columns"])
     return np.sqrt(np.maximum(found.signal, 0.0) / found.of_mean(len(measured.sampled)))
 
 
-def seconds_a_thousand(store: Store, model: GPTNeoX, shard: str) -> tuple[float, float]:
+def seconds_a_thousand(store: Store, model: Decoder, shard: str) -> tuple[float, float]:
     """Seconds of the linear response of 1,000 tokens along two halves, all components, and of one pair of draws."""
     found = components.enumerate_components(model)
     ids = torch.as_tensor(stored.contexts(store, shard)[:TIMED_CONTEXTS].astype(np.int64))
@@ -119,7 +119,7 @@ def seconds_a_thousand(store: Store, model: GPTNeoX, shard: str) -> tuple[float,
 
 
 def measure(
-    store: Store, experiment: ExperimentConfig, model: GPTNeoX, basis: PCABasis, training: list[str], withheld: str
+    store: Store, experiment: ExperimentConfig, model: Decoder, basis: PCABasis, training: list[str], withheld: str
 ) -> dict:
     """Correlation and price of every number of pairs, by component and by PC, of the withheld shard."""
     kind, each = experiment.susceptibility.estimator, experiment.sampling.n_draws
