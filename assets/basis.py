@@ -11,7 +11,7 @@ from resources.storage import Store
 from susc_pipeline import schema, seeds
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.model import components
-from susc_pipeline.model.gpt_neox import GPTNeoX
+from susc_pipeline.model.decoder import Decoder
 from susc_pipeline.representation import auxiliary, evaluation, moments, pca
 from susc_pipeline.representation.auxiliary import AuxModel
 from susc_pipeline.representation.evaluation import Split
@@ -147,7 +147,7 @@ half_aux_models = [
 
 
 def _trained(
-    context: dg.AssetExecutionContext, data: Split, model: GPTNeoX, experiment: ExperimentConfig
+    context: dg.AssetExecutionContext, data: Split, model: Decoder, experiment: ExperimentConfig
 ) -> dg.MaterializeResult[AuxModel]:
     width, report = experiment.aux.hidden_multiplier * model.hidden_size, progress.reporter(context, "epochs")
     training = auxiliary.train(

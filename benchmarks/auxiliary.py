@@ -24,7 +24,7 @@ from resources.experiment import load as load_experiment
 from resources.storage import Store
 from susc_pipeline import schema, seeds, tokens
 from susc_pipeline.config import ExperimentConfig
-from susc_pipeline.model import gpt_neox, pretrained
+from susc_pipeline.model import decoder, pretrained
 from susc_pipeline.representation import auxiliary, evaluation, metrics, pca, ridge
 from susc_pipeline.representation.auxiliary import AuxSettings
 from susc_pipeline.representation.evaluation import Part, Split
@@ -218,7 +218,7 @@ def throughput(store: Store, experiment: ExperimentConfig) -> None:
             module(input_ids=batch, use_cache=False)
 
     def predict() -> None:
-        found = gpt_neox.activations(model, ids, layers=layers)
+        found = decoder.activations(model, ids, layers=layers)
         auxiliary.predict(aux, np.concatenate([found.features, found.loss_gradients], axis=1))
 
     times: list[tuple[float, float]] = []

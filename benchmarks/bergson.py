@@ -23,7 +23,7 @@ from benchmarks import standard_library
 from susc_pipeline.config import TokenSettings
 from susc_pipeline.model import components, pretrained, tangents
 from susc_pipeline.model.components import Component
-from susc_pipeline.model.gpt_neox import GPTNeoX
+from susc_pipeline.model.decoder import Decoder
 
 RESULTS = Path(__file__).resolve().parent / "results" / "bergson.json"
 MATRICES = {
@@ -35,7 +35,7 @@ MATRICES = {
 
 
 def queries(
-    module: GPTNeoXForCausalLM, model: GPTNeoX, along: dict[Component, torch.Tensor]
+    module: GPTNeoXForCausalLM, model: Decoder, along: dict[Component, torch.Tensor]
 ) -> tuple[dict[str, torch.Tensor], dict]:
     """The directions as bergson lays its queries out: [out, in and bias] of each matrix, a column a component."""
     blocks, targets = {}, {}
@@ -54,7 +54,7 @@ def queries(
     return blocks, targets
 
 
-def _fill(block: torch.Tensor, model: GPTNeoX, component: Component, direction: torch.Tensor, suffix: str) -> None:
+def _fill(block: torch.Tensor, model: Decoder, component: Component, direction: torch.Tensor, suffix: str) -> None:
     """A component's part of one matrix; the rows of a head's query, key and value stand together (GPT-NeoX)."""
     shapes = {name: weight.shape for name, weight in components.weights(model, component).items()}
     pieces = components.unflatten(direction[None], shapes)

@@ -18,7 +18,7 @@ from susc_pipeline import seeds
 from susc_pipeline.config import DirectionSettings, SamplingSettings
 from susc_pipeline.model import components
 from susc_pipeline.model.components import Component
-from susc_pipeline.model.gpt_neox import GPTNeoX
+from susc_pipeline.model.decoder import Decoder
 from susc_pipeline.sampling import chains
 from susc_pipeline.sampling.loss_traces import LossTraces
 from susc_pipeline.sampling.observables import Population
@@ -39,7 +39,7 @@ def fixed(contexts: np.ndarray, n_chains: int) -> Population:
 
 
 def sampled(
-    model: GPTNeoX, component: Component, settings: SamplingSettings, contexts: np.ndarray, shard: np.ndarray
+    model: Decoder, component: Component, settings: SamplingSettings, contexts: np.ndarray, shard: np.ndarray
 ) -> LossTraces:
     """Traces of chains that know no other contexts than these; directions are those of other draws."""
     everything, once = fixed(contexts, settings.n_chains), Population((contexts.astype(np.int32),))
@@ -87,7 +87,7 @@ def compare(traces: LossTraces, kind: str) -> dict[str, float]:
 
 
 def measure(
-    model: GPTNeoX, contexts: np.ndarray, shard: np.ndarray, *, n_draws: int, names: tuple[str, ...] = NAMES
+    model: Decoder, contexts: np.ndarray, shard: np.ndarray, *, n_draws: int, names: tuple[str, ...] = NAMES
 ) -> list[dict]:
     """A row for each component."""
     rows = []

@@ -16,7 +16,7 @@ from resources.storage import Store
 from susc_pipeline import seeds
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.model import components
-from susc_pipeline.model.gpt_neox import GPTNeoX
+from susc_pipeline.model.decoder import Decoder
 from susc_pipeline.sampling import chains
 from susc_pipeline.susceptibility import direction_files, estimators
 
@@ -25,7 +25,7 @@ N_CONTEXTS = 12
 DRAW_BATCH_SIZE = 16
 
 
-def measure(store: Store, experiment: ExperimentConfig, model: GPTNeoX, shard: np.ndarray) -> list[dict]:
+def measure(store: Store, experiment: ExperimentConfig, model: Decoder, shard: np.ndarray) -> list[dict]:
     """A row for each component."""
     settings = replace(experiment.sampling, draw_batch_size=DRAW_BATCH_SIZE)
     population = stored.population(store, "draws", settings.n_chains)

@@ -15,8 +15,8 @@ import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from benchmarks import scale
-from susc_pipeline.model import components, perturbation, tangents
-from susc_pipeline.model.gpt_neox import GPTNeoX
+from susc_pipeline.model import components, families, perturbation, tangents
+from susc_pipeline.model.decoder import Decoder
 
 SHAPES = {
     "pythia-1.4b": {"vocab_size": 50304, "hidden_size": 2048, "num_hidden_layers": 24, "num_attention_heads": 16},
@@ -25,14 +25,14 @@ SHAPES = {
 N_CHAINS, BATCH = 16, 2  # mirror images included, as the defaults
 
 
-def build(shape: str, device: str, dtype: torch.dtype) -> GPTNeoX:
+def build(shape: str, device: str, dtype: torch.dtype) -> Decoder:
     """Random weights of a shape."""
     torch.manual_seed(0)
     size = SHAPES[shape]
     config = GPTNeoXConfig(intermediate_size=4 * size["hidden_size"], max_position_embeddings=2048, **size)
     with torch.device(device):
         module = GPTNeoXForCausalLM(config).to(dtype).eval().requires_grad_(False)
-    return GPTNeoX.from_module(module)
+    return families.from_module(module)
 
 
 def seconds(work, device: str, n_repeats: int = 5) -> float:
@@ -54,19 +54,19 @@ def matrix_peak(device: str, dtype: torch.dtype) -> float:
     return 2 * size**3 / seconds(lambda: a @ a, device)
 
 
-def shape_of(model: GPTNeoX) -> scale.Shape:
+def shape_of(model: Decoder) -> scale.Shape:
     """What decides the operations."""
     return scale.Shape("this model", model.n_layers, model.hidden_size, model.n_heads, model.vocabulary_size)
 
 
-def along(model: GPTNeoX, device: str, n_directions: int) -> dict[components.Component, torch.Tensor]:
+def along(model: Decoder, device: str, n_directions: int) -> dict[components.Component, torch.Tensor]:
     """Directions of every component, in the type of the weights."""
     dtype = model.unembedding.dtype
     sizes = {c: components.n_parameters(model, c) for c in components.enumerate_components(model)}
     return {c: torch.randn(n_directions, size, device=device, dtype=dtype) for c, size in sizes.items()}
 
 
-def linear_response(model: GPTNeoX, device: str, peak: float, ids: torch.Tensor) -> dict[str, float]:
+def linear_response(model: Decoder, device: str, peak: float, ids: torch.Tensor) -> dict[str, float]:
     """Rate of tokens, all components along two directions."""
     directions = along(model, device, scale.HALVES)
     taken = seconds(lambda: tangents.slopes_at_rest(model, ids, directions), device)
@@ -75,7 +75,7 @@ def linear_response(model: GPTNeoX, device: str, peak: float, ids: torch.Tensor)
     return rates | {"share_of_peak": operations / taken / peak}
 
 
-def steps(model: GPTNeoX, name: str, device: str, peak: float, positions: int) -> dict:
+def steps(model: Decoder, name: str, device: str, peak: float, positions: int) -> dict:
     """Rate of gradient steps of one component's chains."""
     component = components.by_name(model, name)
     ids = torch.randint(model.vocabulary_size, (N_CHAINS * BATCH, positions), device=device)

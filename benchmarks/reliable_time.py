@@ -28,7 +28,7 @@ from benchmarks import replicates
 from susc_pipeline import seeds
 from susc_pipeline.config import ExperimentConfig, SamplingSettings
 from susc_pipeline.model import components
-from susc_pipeline.model.gpt_neox import GPTNeoX
+from susc_pipeline.model.decoder import Decoder
 from susc_pipeline.sampling import chains
 from susc_pipeline.sampling.observables import Population
 from susc_pipeline.susceptibility import direction_task, directions, estimators
@@ -62,7 +62,7 @@ def whole_of_half(correlation: float) -> float:
     return 2 * correlation / (1 + correlation)
 
 
-def at_rest(model: GPTNeoX, experiment: ExperimentConfig, population: Population) -> tuple[list[RestGradients], float]:
+def at_rest(model: Decoder, experiment: ExperimentConfig, population: Population) -> tuple[list[RestGradients], float]:
     """Gradients at w* by each chain's documents, of all components, and a component's share of the seconds."""
     started = time.perf_counter()
     found = [directions.at_rest(model, population, chain) for chain in range(experiment.sampling.n_chains)]
@@ -70,7 +70,7 @@ def at_rest(model: GPTNeoX, experiment: ExperimentConfig, population: Population
 
 
 def ours(
-    model: GPTNeoX,
+    model: Decoder,
     experiment: ExperimentConfig,
     name: str,
     rests: list[RestGradients],
@@ -95,7 +95,7 @@ def ours(
     return found, time.perf_counter() - started
 
 
-def theirs(module, name: str, model: GPTNeoX, parts: Population, shard: np.ndarray) -> tuple[np.ndarray, float]:
+def theirs(module, name: str, model: Decoder, parts: Population, shard: np.ndarray) -> tuple[np.ndarray, float]:
     """The sample covariance of each of its chains (chains, tokens), and the seconds that it took."""
     from benchmarks import peer  # only here: everything else works without the reference library
 
@@ -145,7 +145,7 @@ def of_peer(theirs: np.ndarray, ours: np.ndarray, reliability: float) -> dict[st
     }
 
 
-def measure(module, model: GPTNeoX, experiment: ExperimentConfig, parts: tuple[Population, Population], shard) -> list:
+def measure(module, model: Decoder, experiment: ExperimentConfig, parts: tuple[Population, Population], shard) -> list:
     """A row for each component."""
     rows, measured = [], np.asarray(shard[:N_MEASURED])
     rests, resting = at_rest(model, experiment, parts[0])

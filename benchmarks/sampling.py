@@ -31,9 +31,9 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from susc_pipeline import seeds
 from susc_pipeline.config import SamplingSettings, TokenSettings
-from susc_pipeline.model import components, gpt_neox, perturbation, pretrained, token_loss
+from susc_pipeline.model import components, decoder, families, perturbation, pretrained, token_loss
 from susc_pipeline.model.components import Component
-from susc_pipeline.model.gpt_neox import GPTNeoX
+from susc_pipeline.model.decoder import Decoder
 from susc_pipeline.sampling import chains, curvature
 from susc_pipeline.sampling.observables import Population
 
@@ -69,7 +69,7 @@ def pythia_14m_shape() -> tuple[GPTNeoXForCausalLM, peer.Tokens]:
     return GPTNeoXForCausalLM(config).eval(), peer.Tokens(*ids)
 
 
-def ours(model: GPTNeoX, found: list[Component], data: peer.Tokens, settings: SamplingSettings) -> list:
+def ours(model: Decoder, found: list[Component], data: peer.Tokens, settings: SamplingSettings) -> list:
     """All traces of some components, residual streams included; the population is what the reference's minibatches are."""
     everything = Population(tuple(data.minibatch.reshape(settings.n_chains, -1, data.minibatch.shape[1])))
     return [chains.sample(model, c, settings, data.shard, everything, seeds.sequence(0, c.name)) for c in found]
@@ -99,7 +99,7 @@ def matrix_product_peak() -> float:
     return 2 * 2048**3 / times[len(times) // 2]
 
 
-def necessary_operations(model: GPTNeoX, component: Component, data: peer.Tokens, settings: SamplingSettings) -> float:
+def necessary_operations(model: Decoder, component: Component, data: peer.Tokens, settings: SamplingSettings) -> float:
     """Operations of matrix products that an exact method needs for all chains of a component."""
     hidden, positions = model.hidden_size, data.shard.shape[1]
     up = model.layers[0].up.shape[0]
@@ -115,7 +115,7 @@ def necessary_operations(model: GPTNeoX, component: Component, data: peer.Tokens
     return settings.n_chains * contexts * positions * forward
 
 
-def operator_seconds(model: GPTNeoX, component: Component, data: peer.Tokens, settings: SamplingSettings) -> float:
+def operator_seconds(model: Decoder, component: Component, data: peer.Tokens, settings: SamplingSettings) -> float:
     """Seconds of the layers above a component and of the unembedding alone, for the same evaluations and steps."""
     above = {"embed": model.n_layers, "unembed": 0}.get(component.kind, model.n_layers - 1 - component.layer)
     n_steps = settings.n_burn_in + settings.n_draws * settings.n_steps_between_draws
@@ -127,12 +127,12 @@ def operator_seconds(model: GPTNeoX, component: Component, data: peer.Tokens, se
 
 
 @functools.lru_cache(maxsize=1)
-def _operator_costs(model: GPTNeoX, positions: int) -> dict[str, float]:
+def _operator_costs(model: Decoder, positions: int) -> dict[str, float]:
     """Median seconds of one layer and of the unembedding with its loss, forward and there and back, on BATCH contexts."""
     x = torch.randn(BATCH, positions, model.hidden_size)
     token_ids = torch.randint(model.vocabulary_size, (BATCH, positions))
     work = {
-        "layer": lambda stream: gpt_neox.run_layer(stream, model.layers[0], model),
+        "layer": lambda stream: decoder.run_layer(stream, model.layers[0], model),
         "unembedding": lambda stream: token_loss.cross_entropy(stream, token_ids, model.unembedding),
     }
 
@@ -150,7 +150,7 @@ def _operator_costs(model: GPTNeoX, positions: int) -> dict[str, float]:
 
 def equal_work(name: str, module, data: peer.Tokens, chosen: list[str] | None, settings, n_repeats: int) -> dict:
     """One model: interleaved repeats of both, and the share of the peak."""
-    model = GPTNeoX.from_module(module)
+    model = families.from_module(module)
     found = [c for c in components.enumerate_components(model) if chosen is None or c.name in chosen]
     short = replace(settings, n_draws=2, n_steps_between_draws=1, n_chains=4)
     ours(model, found[:1], data, short), theirs(module, found[:1], data, short)
@@ -193,7 +193,7 @@ def equal_work(name: str, module, data: peer.Tokens, chosen: list[str] | None, s
     }
 
 
-def _curvatures(model: GPTNeoX, found: list[Component], data: peer.Tokens) -> None:
+def _curvatures(model: Decoder, found: list[Component], data: peer.Tokens) -> None:
     """What our chains do before they start and the reference's do not: find the curvature, which bounds the step."""
     ids = torch.as_tensor(data.minibatch[: curvature.MAX_CONTEXTS].astype(np.int64))
     for component in found:
@@ -206,7 +206,7 @@ def peak_memory(who: str) -> int:
     component = Component("mlp", 3)
     settings = replace(EQUAL_WORK, n_chains=4, n_draws=2)
     if who == "ours":
-        ours(GPTNeoX.from_module(module), [component], data, settings)
+        ours(families.from_module(module), [component], data, settings)
     else:
         theirs(module, [component], data, settings)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

@@ -20,8 +20,7 @@ import torch
 
 from susc_pipeline import seeds
 from susc_pipeline.config import SamplingSettings
-from susc_pipeline.model import components, tiny
-from susc_pipeline.model.gpt_neox import GPTNeoX
+from susc_pipeline.model import components, families, tiny
 from susc_pipeline.sampling import chains
 from susc_pipeline.sampling.observables import Population
 
@@ -33,7 +32,7 @@ N_CHAINS, POSITIONS = 4, 128
 
 def sample(tokens: int, draws: int, n_components: int, layers: int) -> tuple[float, float]:
     """Seconds, and MiB added to the process, of sampling the first heads of a model of random weights."""
-    model = GPTNeoX.from_module(tiny.build_model(tiny.TinyRecipe(n_layers=layers)).requires_grad_(False))
+    model = families.from_module(tiny.build_model(tiny.TinyRecipe(n_layers=layers)).requires_grad_(False))
     ids = np.random.default_rng(0).integers(0, model.vocabulary_size, size=(tokens // POSITIONS + 40, POSITIONS))
     found = [c for c in components.enumerate_components(model) if c.kind == "head"][:n_components]
     settings = SamplingSettings(n_chains=N_CHAINS, n_draws=draws // N_CHAINS, n_beta=0.0)

@@ -32,7 +32,7 @@ from resources.storage import Store
 from susc_pipeline import tokens
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.model import components, pretrained, tangents
-from susc_pipeline.model.gpt_neox import GPTNeoX
+from susc_pipeline.model.decoder import Decoder
 from susc_pipeline.representation import pca
 
 RESULTS = Path(__file__).resolve().parent / "results" / "truth.json"
@@ -45,7 +45,7 @@ class Run(NamedTuple):
 
     experiment: ExperimentConfig
     store: Store
-    model: GPTNeoX
+    model: Decoder
 
     @property
     def withheld(self) -> str:

@@ -27,7 +27,7 @@ from resources.storage import Store
 from susc_pipeline import schema
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.model import components, perturbation, tangents
-from susc_pipeline.model.gpt_neox import GPTNeoX
+from susc_pipeline.model.decoder import Decoder
 from susc_pipeline.representation.pca import PCABasis
 from susc_pipeline.sampling import loss_traces
 from susc_pipeline.susceptibility import direction_files, estimators, linear_response
@@ -52,7 +52,7 @@ class ByChain(NamedTuple):
         return self.sampled - self.response
 
 
-def by_chain(store: Store, model: GPTNeoX, shard: str, kind: str) -> ByChain:
+def by_chain(store: Store, model: Decoder, shard: str, kind: str) -> ByChain:
     """Linear responses and sampled values of a shard of the run, chain by chain."""
     found = components.enumerate_components(model)
     digest, place = direction_files.model_digest(model), stored.folder(store, "response_directions")
@@ -104,7 +104,7 @@ def ceiling(measured: ByChain, weights: Float[np.ndarray, "components columns"])
 
 
 def along_scores(
-    store: Store, model: GPTNeoX, shard: str, weights: dict[str, Float[np.ndarray, "components columns"]]
+    store: Store, model: Decoder, shard: str, weights: dict[str, Float[np.ndarray, "components columns"]]
 ) -> list[dict]:
     """Correlation of the linear response along so many scores with the truth, by component and by PC, and its price."""
     found, ids = components.enumerate_components(model), stored.contexts(store, shard)
@@ -138,7 +138,7 @@ def of_halves(first: list[np.ndarray], second: list[np.ndarray]) -> Float[np.nda
     return ((a * d).mean(axis=0) + (b * c).mean(axis=0)) / 2 / (whole[0] * whole[1])
 
 
-def seconds_a_thousand(store: Store, model: GPTNeoX, shard: str) -> tuple[float, float]:
+def seconds_a_thousand(store: Store, model: Decoder, shard: str) -> tuple[float, float]:
     """Seconds of the linear response of 1,000 tokens along two halves, all components, and of one pair of draws."""
     found = components.enumerate_components(model)
     ids = torch.as_tensor(stored.contexts(store, shard)[:TIMED_CONTEXTS].astype(np.int64))
@@ -157,7 +157,7 @@ def seconds_a_thousand(store: Store, model: GPTNeoX, shard: str) -> tuple[float,
 
 
 def measure(
-    store: Store, experiment: ExperimentConfig, model: GPTNeoX, basis: PCABasis, training: list[str], withheld: str
+    store: Store, experiment: ExperimentConfig, model: Decoder, basis: PCABasis, training: list[str], withheld: str
 ) -> dict:
     """Correlation and price of every number of pairs, by component and by PC, of the withheld shard."""
     kind, each = experiment.susceptibility.estimator, experiment.sampling.n_draws

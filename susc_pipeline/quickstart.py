@@ -16,9 +16,9 @@ from transformers import PreTrainedTokenizerBase
 
 from susc_pipeline import seeds
 from susc_pipeline.config import DirectionSettings, SamplingSettings
-from susc_pipeline.model import components, gpt_neox, pretrained
+from susc_pipeline.model import components, decoder, pretrained
 from susc_pipeline.model.components import Component
-from susc_pipeline.model.gpt_neox import GPTNeoX
+from susc_pipeline.model.decoder import Decoder
 from susc_pipeline.model.pretrained import LoadedModel
 from susc_pipeline.sampling import chains
 from susc_pipeline.sampling.loss_traces import LossTraces
@@ -88,7 +88,7 @@ def susceptibilities(
     reserved = _contexts(_token_ids(tokenizer, background), measured.contexts.shape[1])
     parts = _background(reserved, settings, directions, seed)
     rest = [response_directions.at_rest(model, parts.directions, chain) for chain in range(settings.n_chains)]
-    losses = gpt_neox.token_losses(model, torch.as_tensor(measured.contexts)).flatten().float().cpu().numpy()
+    losses = decoder.token_losses(model, torch.as_tensor(measured.contexts)).flatten().float().cpu().numpy()
     tables = []
     for component in progress(chosen):
         at_rest = torch.stack([own.gradient[component.name] for own in rest])
@@ -151,7 +151,7 @@ def linear_response(
 
 
 def _sample(
-    model: GPTNeoX,
+    model: Decoder,
     component: Component,
     settings: SamplingSettings,
     wanted: DirectionSettings,

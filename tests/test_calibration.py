@@ -10,7 +10,7 @@ import torch
 import toys
 from susc_pipeline import seeds
 from susc_pipeline.config import CalibrationSettings, SamplingSettings
-from susc_pipeline.model import components, gpt_neox, perturbation
+from susc_pipeline.model import components, decoder, families, perturbation
 from susc_pipeline.sampling import calibration, chains, diagnostics, memory
 from susc_pipeline.sampling.observables import Population
 from susc_pipeline.susceptibility import directions
@@ -20,7 +20,7 @@ SAMPLING = SamplingSettings(n_chains=4, n_burn_in=2, batch_size=2, localization=
 
 @pytest.fixture(scope="module")
 def model():
-    return gpt_neox.GPTNeoX.from_module(toys.toy_module())
+    return families.from_module(toys.toy_module())
 
 
 POPULATION = Population(tuple(toys.toy_tokens(8, seed=chain) for chain in range(SAMPLING.n_chains)))
@@ -120,7 +120,7 @@ def test_the_recommendation_has_no_complaint_and_the_best_agreement():
 def test_acceptance_is_one_without_a_loss_and_falls_with_the_step(model):
     component = components.by_name(model, "L1H0")
     ids = torch.as_tensor(toys.toy_tokens(3))
-    inputs = perturbation.prepare(model, component, ids, gpt_neox.residual_stream(model, ids))
+    inputs = perturbation.prepare(model, component, ids, decoder.residual_stream(model, ids))
 
     def accepted(**changes):
         settings = dataclasses.replace(SAMPLING, n_chains=8, **changes)

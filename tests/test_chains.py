@@ -9,7 +9,7 @@ import torch
 import toys
 from susc_pipeline import seeds
 from susc_pipeline.config import SamplingSettings
-from susc_pipeline.model import components, gpt_neox, perturbation
+from susc_pipeline.model import components, decoder, families, perturbation
 from susc_pipeline.sampling import chains, curvature, loss_traces, observables
 from susc_pipeline.sampling.observables import Population
 from susc_pipeline.sampling.samplers import SAMPLERS
@@ -24,7 +24,7 @@ POPULATION = Population(tuple(toys.toy_tokens(10 + chain, seed=20 + chain) for c
 
 def world(**model_options):
     module = toys.toy_module(**model_options)
-    return module, gpt_neox.GPTNeoX.from_module(module)
+    return module, families.from_module(module)
 
 
 def directions_of(model, component, *, n_chains=4, seed=0):
@@ -198,11 +198,11 @@ def test_fast_chains_equal_a_plain_loop_over_the_whole_model():
             noise = torch.randn(n_weights, generator=generator)
             delta = delta + ((1 - kept**2) / SETTINGS.localization) ** 0.5 * noise
         set_weights(live, trained, components.unflatten(delta[None], shapes))
-        slow = gpt_neox.token_losses(model, torch.as_tensor(SHARD)).flatten().numpy()
+        slow = decoder.token_losses(model, torch.as_tensor(SHARD)).flatten().numpy()
         rows = (first + (number + 1) * n_read + np.arange(n_read)) % len(part)
-        of_contexts = gpt_neox.token_losses(model, part[rows]).mean(dim=1).numpy()
+        of_contexts = decoder.token_losses(model, part[rows]).mean(dim=1).numpy()
         set_weights(live, trained, {name: torch.zeros_like(weight)[None] for name, weight in trained.items()})
-        at_rest = gpt_neox.token_losses(model, part[rows]).mean(dim=1).numpy()
+        at_rest = decoder.token_losses(model, part[rows]).mean(dim=1).numpy()
         (row,) = np.flatnonzero((fast.chain == chain) & (fast.draw == 0))
         np.testing.assert_allclose(fast.token_losses[row], slow, atol=1e-4)
         np.testing.assert_allclose(fast.mean_loss[row], of_contexts[:2].mean(), atol=1e-4)

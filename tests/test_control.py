@@ -10,7 +10,7 @@ import torch
 import toys
 from susc_pipeline import schema, seeds
 from susc_pipeline.config import SamplingSettings
-from susc_pipeline.model import components, gpt_neox
+from susc_pipeline.model import components, families
 from susc_pipeline.model.components import Component
 from susc_pipeline.sampling import chains
 from susc_pipeline.sampling.observables import Population
@@ -25,7 +25,7 @@ HEAD = Component("head", 1, 0)
 
 @pytest.fixture(scope="module")
 def model():
-    return gpt_neox.GPTNeoX.from_module(toys.toy_module())
+    return families.from_module(toys.toy_module())
 
 
 def change(model, component=HEAD, seed=1, contexts=CONTEXTS, population=POPULATION, rest=None, **changes):

@@ -17,7 +17,7 @@ from scipy import stats
 import toys
 from susc_pipeline import seeds
 from susc_pipeline.config import DirectionSettings, SamplingSettings
-from susc_pipeline.model import components, gpt_neox
+from susc_pipeline.model import components, families
 from susc_pipeline.sampling import chains, loss_traces
 from susc_pipeline.sampling.observables import Population
 from susc_pipeline.susceptibility import directions, estimators, reliability
@@ -46,7 +46,7 @@ def population(rng, n_chains):
 @functools.cache
 def repetitions(name):
     """Traces of each repetition of a component."""
-    model = gpt_neox.GPTNeoX.from_module(toys.toy_module())
+    model = families.from_module(toys.toy_module())
     component, measured = components.by_name(model, name), population(np.random.default_rng(0), 1).parts[0][:4]
     found = []
     for first in range(0, N_REPETITIONS, AT_ONCE):
@@ -71,7 +71,7 @@ AT_REST = {}
 def at_rest(first, chain, of_directions):
     """Gradients at w* of a chain's contexts, which are the same for all components."""
     if (first, chain) not in AT_REST:
-        model = gpt_neox.GPTNeoX.from_module(toys.toy_module())
+        model = families.from_module(toys.toy_module())
         found = directions.at_rest(model, of_directions, chain).gradient
         AT_REST[first, chain] = {name: found[name] for name in COMPONENTS}
     return AT_REST[first, chain]

@@ -8,7 +8,7 @@ import torch
 
 import toys
 from susc_pipeline.config import SamplingSettings
-from susc_pipeline.model import components, gpt_neox, perturbation
+from susc_pipeline.model import components, decoder, families, perturbation
 from susc_pipeline.sampling import curvature as curvatures
 from susc_pipeline.sampling.samplers import SAMPLERS
 
@@ -17,10 +17,10 @@ SETTINGS = SamplingSettings(n_beta=40.0, localization=10.0)
 
 @pytest.mark.parametrize("name", ["L0H1", "L2MLP"])
 def test_curvature_is_the_largest_eigenvalue_of_the_dense_hessian_from_below(name):
-    model = gpt_neox.GPTNeoX.from_module(toys.toy_module())
+    model = families.from_module(toys.toy_module())
     component = components.by_name(model, name)
     ids = torch.as_tensor(toys.toy_tokens(3))
-    inputs = perturbation.prepare(model, component, ids, gpt_neox.residual_stream(model, ids))
+    inputs = perturbation.prepare(model, component, ids, decoder.residual_stream(model, ids))
     zero = torch.zeros(1, components.n_parameters(model, component))
     eye = torch.eye(zero.shape[1])
     step = 1e-2

@@ -9,7 +9,7 @@ import torch
 import toys
 from susc_pipeline import seeds
 from susc_pipeline.config import DirectionSettings, SamplingSettings
-from susc_pipeline.model import components, gpt_neox, perturbation
+from susc_pipeline.model import components, decoder, families, perturbation
 from susc_pipeline.sampling.diagnostics import Trace
 from susc_pipeline.sampling.observables import Population
 from susc_pipeline.susceptibility import direction_files, directions, linear_response, reliability
@@ -23,7 +23,7 @@ PROBE = toys.toy_tokens(3, seed=99)
 
 @pytest.fixture(scope="module")
 def model():
-    return gpt_neox.GPTNeoX.from_module(toys.toy_module())
+    return families.from_module(toys.toy_module())
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +127,7 @@ def test_directions_and_diagnostics_read_back_exactly(model, folder):
 
 
 def test_directions_of_other_weights_another_component_or_a_damaged_file_are_refused(model, folder):
-    other = gpt_neox.GPTNeoX.from_module(toys.toy_module(seed=1))
+    other = families.from_module(toys.toy_module(seed=1))
     with pytest.raises(ValueError, match="directions of 'L0H0' of model .* use the model that they were found for"):
         direction_files.halves(folder, other, [components.by_name(other, "L0H0")])
     (folder / "L0H1.safetensors").write_bytes((folder / "L0H0.safetensors").read_bytes())
@@ -149,7 +149,7 @@ def test_linear_responses_are_minus_the_excess_slopes_of_each_half_and_do_not_de
     for name in ("half_a", "half_b"):
         np.testing.assert_allclose(getattr(found, name), np.concatenate([getattr(a, name) for a in apart]), atol=1e-3)
     np.testing.assert_allclose(found.value, (found.half_a + found.half_b) / 2, atol=1e-5)
-    expected = gpt_neox.token_losses(model, torch.as_tensor(shard)).flatten().numpy()
+    expected = decoder.token_losses(model, torch.as_tensor(shard)).flatten().numpy()
     np.testing.assert_allclose(found.losses, expected, atol=1e-5)
     for number, component in enumerate(chosen):
         exact = gradient_at(model, component, shard, torch.zeros(1, components.n_parameters(model, component)))[0]
@@ -203,7 +203,7 @@ def test_scores_at_rest_are_those_of_each_component_alone(model):
     component = components.by_name(model, "unembed")  # reads the labels with the numbers that the whole model drew
     labels = torch.Generator().manual_seed(int(seeds.sequence(3).generate_state(1, np.uint64)[0] >> 1))
     inputs = perturbation.prepare_tokens(model, component, torch.as_tensor(POPULATION.parts[1]))
-    batch = perturbation.ComponentInputs(*(tensor[None] for tensor in inputs))
+    batch = perturbation.by_chain(inputs)
     exact = perturbation.scores(model, component, batch, torch.zeros(1, found["unembed"].numel()), labels)[0]
     torch.testing.assert_close(found["unembed"], exact, atol=1e-5, rtol=1e-3)
     assert set(found) == {one.name for one in components.enumerate_components(model)}

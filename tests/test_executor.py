@@ -15,8 +15,7 @@ from resources import executor as executors
 from resources.executor import WorkerLostError
 from susc_pipeline import seeds
 from susc_pipeline.config import ExecutionSettings, SamplingSettings
-from susc_pipeline.model import components, gpt_neox
-from susc_pipeline.model.gpt_neox import GPTNeoX
+from susc_pipeline.model import components, decoder, families
 from susc_pipeline.sampling import chains
 from susc_pipeline.sampling import task as tasks
 from susc_pipeline.sampling.observables import Population
@@ -31,7 +30,7 @@ LOCAL = executors.of(ExecutionSettings())
 def task():
     population = Population(tuple(toys.toy_tokens(5, seed=chain + 1) for chain in range(SETTINGS.n_chains)))
     contexts = {"shard": toys.toy_tokens(6), "population": population}
-    model = GPTNeoX.from_module(toys.toy_module())
+    model = families.from_module(toys.toy_module())
     return tasks.SamplingTask(
         model,
         "cpu",
@@ -115,10 +114,10 @@ def test_chains_of_all_weights_have_no_mirror_images(task):
 
 
 def test_a_moved_model_has_all_its_weights_there_and_none_is_copied_without_need(task):
-    names = gpt_neox.named_weights(task.model).keys()
-    moved, stayed = gpt_neox.named_weights(gpt_neox.to(task.model, "meta")), gpt_neox.to(task.model, "cpu")
+    names = decoder.named_weights(task.model).keys()
+    moved, stayed = decoder.named_weights(decoder.to(task.model, "meta")), decoder.to(task.model, "cpu")
     assert moved.keys() == names and {weight.device.type for weight in moved.values()} == {"meta"}
-    assert all(gpt_neox.named_weights(stayed)[name] is gpt_neox.named_weights(task.model)[name] for name in names)
+    assert all(decoder.named_weights(stayed)[name] is decoder.named_weights(task.model)[name] for name in names)
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, GPTNeoXForCausalLM
 from hostile import mutated, obeys
 from susc_pipeline import tokens
 from susc_pipeline.corpus import Document
-from susc_pipeline.model import checkpoint, gpt_neox, pretrained
+from susc_pipeline.model import decoder, families, pretrained
 
 ODD_NUMBERS = [0, -1, 1, 2**31, 10**12, 10**400, 1.5, 1e400, float("nan"), True, None, "", "16", [], {}]
 JSON = st.recursive(
@@ -24,8 +24,9 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=5,
 )
-CONFIG_KEYS = [*checkpoint.SIZES, *checkpoint.FLAGS, "model_type", "hidden_act", "layer_norm_eps", "rope_parameters"]
-CONFIG_KEYS += ["rope_scaling", "rotary_pct", "rotary_emb_base"]
+CONFIG_KEYS = ["vocab_size", "hidden_size", "intermediate_size", "max_position_embeddings", "num_attention_heads"]
+CONFIG_KEYS += ["num_hidden_layers", "use_parallel_residual", "attention_bias", "tie_word_embeddings", "model_type"]
+CONFIG_KEYS += ["hidden_act", "layer_norm_eps", "rope_parameters", "rope_scaling", "rotary_pct", "rotary_emb_base"]
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ def read(folder, name, content):
 
 def assert_usable(loaded):
     if loaded is not None:
-        losses = gpt_neox.token_losses(
+        losses = decoder.token_losses(
             loaded.model, torch.zeros((1, min(4, loaded.model.max_positions)), dtype=torch.int64)
         )
         assert losses.shape[0] == 1
@@ -134,10 +135,10 @@ def test_weights_and_tokens_are_those_that_the_library_reads(folder, tmp_path):
         save_file(half, copied / f"model-{number + 1:05d}-of-00002.safetensors")
     module = GPTNeoXForCausalLM.from_pretrained(folder, local_files_only=True).requires_grad_(False)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    library = gpt_neox.named_weights(gpt_neox.GPTNeoX.from_module(module))
+    library = decoder.named_weights(families.from_module(module))
     for place in (folder, copied):
         loaded = pretrained.load(place, device="cpu")
-        ours = gpt_neox.named_weights(loaded.model)
+        ours = decoder.named_weights(loaded.model)
         assert ours.keys() == library.keys() and all(torch.equal(ours[name], library[name]) for name in ours)
         text = "if x: «é» 🙂\n\0 <|endoftext|>"
         assert np.array_equal(*(t(text, add_special_tokens=False)["input_ids"] for t in (loaded.tokenizer, tokenizer)))

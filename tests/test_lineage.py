@@ -17,7 +17,7 @@ import toys
 from assets import checks, corpus, definitions, partitions, pools
 from resources.component_folder import ComponentFolder
 from susc_pipeline.config import ExperimentConfig
-from susc_pipeline.model import components, gpt_neox
+from susc_pipeline.model import components, families
 from susc_pipeline.sampling.diagnostics import Trace
 from susc_pipeline.susceptibility import direction_files
 
@@ -221,7 +221,7 @@ def test_checks_that_can_fail_do_fail():
 
 def stored_directions(folder, rise, *, reliability=0.97):
     """A folder with the directions of one component whose chains had these rises of the loss (steps, chains and images)."""
-    model = gpt_neox.GPTNeoX.from_module(toys.toy_module())
+    model = families.from_module(toys.toy_module())
     component = components.by_name(model, "L0H0")
     n_chains = rise.shape[1] // 2
     directions = torch.randn(n_chains, components.n_parameters(model, component))

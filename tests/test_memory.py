@@ -10,7 +10,7 @@ import pytest
 
 import toys
 from susc_pipeline.config import SamplingSettings
-from susc_pipeline.model import components, gpt_neox
+from susc_pipeline.model import components, families
 from susc_pipeline.sampling import memory
 
 SETTINGS = SamplingSettings(n_chains=4, n_draws=2, batch_size=1, n_burn_in=0, n_steps_between_draws=1)
@@ -20,7 +20,7 @@ import torch
 import toys
 from susc_pipeline import seeds
 from susc_pipeline.config import SamplingSettings
-from susc_pipeline.model import components, gpt_neox
+from susc_pipeline.model import components, decoder
 from susc_pipeline.sampling import chains, memory
 from susc_pipeline.sampling.observables import Population
 
@@ -28,7 +28,7 @@ def resident():
     return psutil.Process().memory_info().rss
 
 module = toys.toy_module(vocabulary=2000, positions=128, width=128)
-model = gpt_neox.GPTNeoX.from_module(module)
+model = families.from_module(module)
 shard = toys.toy_tokens(24, 128, 2000)
 population = Population(tuple(toys.toy_tokens(40, 128, 2000, seed=chain) for chain in range(16)))
 component = components.by_name(model, sys.argv[1])
@@ -70,7 +70,7 @@ def test_the_estimate_is_close_to_the_measured_peak(name, batch_size, evaluated)
 
 
 def test_a_batch_that_cannot_fit_is_refused_before_anything_is_allocated():
-    model = gpt_neox.GPTNeoX.from_module(toys.toy_module())
+    model = families.from_module(toys.toy_module())
     component = components.by_name(model, "L1H1")
     memory.check(model, component, SETTINGS, 12)
     huge = dataclasses.replace(SETTINGS, batch_size=10**9)
@@ -79,7 +79,7 @@ def test_a_batch_that_cannot_fit_is_refused_before_anything_is_allocated():
 
 
 def test_a_layer_further_down_and_a_larger_batch_need_more():
-    model = gpt_neox.GPTNeoX.from_module(toys.toy_module())
+    model = families.from_module(toys.toy_module())
     settings = dataclasses.replace(SETTINGS, batch_size=32)
     by_layer = [memory.needed_bytes(model, components.Component("head", n, 0), settings, 12) for n in range(3)]
     assert by_layer[0] > by_layer[1] > by_layer[2]

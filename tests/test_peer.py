@@ -8,7 +8,7 @@ import torch
 
 import toys
 from susc_pipeline.config import SamplingSettings
-from susc_pipeline.model import components, gpt_neox, perturbation
+from susc_pipeline.model import components, decoder, families, perturbation
 from susc_pipeline.sampling import chains, observables
 
 pytest.importorskip("devinterp", reason="install the extra `peer` to compare with the reference library")
@@ -65,7 +65,7 @@ def _in_our_order(pieces, trained, component):
 @pytest.mark.parametrize("name", ["L0H1", "L2H0", "L1MLP", "embed", "unembed"])
 def test_replayed_chains_have_the_same_token_losses(sampler, name):
     module = toys.toy_module()
-    model = gpt_neox.GPTNeoX.from_module(module)
+    model = families.from_module(module)
     component = components.by_name(model, name)
     data = peer.Tokens(*(toys.toy_tokens(n, seed=n) for n in (6, 4, 8)))
     settings = dataclasses.replace(SETTINGS, sampler=sampler, step_size=1e-3)
@@ -84,5 +84,5 @@ def test_replayed_chains_have_the_same_token_losses(sampler, name):
         ours = perturbation.losses(model, component, inputs, step.delta).numpy()
         theirs = stored.shard[:, draw]
         np.testing.assert_allclose(ours, theirs, atol=2e-4)
-        moved = max(moved, float(np.abs(ours - gpt_neox.token_losses(model, contexts).numpy()).max()))
+        moved = max(moved, float(np.abs(ours - decoder.token_losses(model, contexts).numpy()).max()))
     assert draw == settings.n_draws - 1 and moved > 0.05  # or equal losses would say nothing

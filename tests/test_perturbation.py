@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional
+from transformers import MambaConfig, MambaForCausalLM
 
 import toys
-from susc_pipeline.model import components, gpt_neox, perturbation, token_loss
+from susc_pipeline.model import components, decoder, families, perturbation, token_loss
 from susc_pipeline.model.components import Component
 
 
@@ -22,7 +23,7 @@ def full_losses(module, token_ids):
 def test_losses_at_the_trained_weights_equal_transformers(parallel, bias):
     module = toys.toy_module(parallel=parallel, bias=bias)
     token_ids = torch.as_tensor(toys.toy_tokens())
-    ours = gpt_neox.token_losses(gpt_neox.GPTNeoX.from_module(module), token_ids, batch_size=2)
+    ours = decoder.token_losses(families.from_module(module), token_ids, batch_size=2)
     torch.testing.assert_close(ours, full_losses(module, token_ids), atol=1e-5, rtol=1e-5)
 
 
@@ -30,9 +31,9 @@ def test_losses_at_the_trained_weights_equal_transformers(parallel, bias):
 @pytest.mark.parametrize("bias", [True, False])
 def test_every_perturbed_component_equals_a_full_forward_pass(parallel, bias):
     module = toys.toy_module(parallel=parallel, bias=bias)
-    model = gpt_neox.GPTNeoX.from_module(module)
+    model = families.from_module(module)
     token_ids = torch.as_tensor(toys.toy_tokens())
-    stream = gpt_neox.residual_stream(model, token_ids)
+    stream = decoder.residual_stream(model, token_ids)
     generator = torch.Generator().manual_seed(3)
     for component in [*components.enumerate_components(model), components.ALL_WEIGHTS]:
         trained = components.weights(model, component)
@@ -62,9 +63,9 @@ def full_losses_of_trained(module, trained, before, token_ids):
 
 
 def test_chains_with_contexts_of_their_own_equal_chains_run_alone():
-    model = gpt_neox.GPTNeoX.from_module(toys.toy_module())
+    model = families.from_module(toys.toy_module())
     token_ids = torch.as_tensor(toys.toy_tokens(6))
-    stream = gpt_neox.residual_stream(model, token_ids)
+    stream = decoder.residual_stream(model, token_ids)
     rows = torch.tensor([[0, 3], [5, 1]])
     for component in components.enumerate_components(model):
         inputs = perturbation.prepare(model, component, token_ids, stream)
@@ -77,19 +78,19 @@ def test_chains_with_contexts_of_their_own_equal_chains_run_alone():
 
 def test_a_small_perturbation_of_a_bfloat16_model_is_not_rounded_away():
     module = toys.toy_module(dtype=torch.bfloat16)
-    model = gpt_neox.GPTNeoX.from_module(module)
+    model = families.from_module(module)
     token_ids = torch.as_tensor(toys.toy_tokens())
-    stream = gpt_neox.residual_stream(model, token_ids)
+    stream = decoder.residual_stream(model, token_ids)
     component = Component("unembed")
     inputs = perturbation.prepare(model, component, token_ids, stream)
-    exact = gpt_neox.GPTNeoX.from_module(toys.toy_module())
+    exact = families.from_module(toys.toy_module())
     deltas = 1e-2 * torch.randn(
         1, components.n_parameters(model, component), generator=torch.Generator().manual_seed(1)
     )
     change = perturbation.losses(model, component, inputs, deltas) - perturbation.losses(
         model, component, inputs, torch.zeros_like(deltas)
     )
-    inputs32 = perturbation.prepare(exact, component, token_ids, gpt_neox.residual_stream(exact, token_ids))
+    inputs32 = perturbation.prepare(exact, component, token_ids, decoder.residual_stream(exact, token_ids))
     change32 = perturbation.losses(exact, component, inputs32, deltas) - perturbation.losses(
         exact, component, inputs32, torch.zeros_like(deltas)
     )
@@ -97,7 +98,7 @@ def test_a_small_perturbation_of_a_bfloat16_model_is_not_rounded_away():
 
 
 def test_components_are_counted_as_published():
-    model = gpt_neox.GPTNeoX.from_module(toys.toy_module())
+    model = families.from_module(toys.toy_module())
     named = [component.name for component in components.enumerate_components(model)]
     assert len(named) == len(set(named)) == 3 * 2 + 3 + 2
     total = sum(components.n_parameters(model, c) for c in components.enumerate_components(model))
@@ -106,34 +107,30 @@ def test_components_are_counted_as_published():
 
 
 def test_unknown_components_and_layers_are_named():
-    model = gpt_neox.GPTNeoX.from_module(toys.toy_module())
+    model = families.from_module(toys.toy_module())
     with pytest.raises(ValueError, match="L9H0.*L0H0"):
         components.by_name(model, "L9H0")
     with pytest.raises(ValueError, match="no component"):
         components.weights(model, Component("head", 7, 0))
     with pytest.raises(ValueError, match="representation.layers.*between 1 and 3"):
-        gpt_neox.activations(model, toys.toy_tokens(), layers=(1, 4))
+        decoder.activations(model, toys.toy_tokens(), layers=(1, 4))
 
 
 def test_foreign_models_and_tokens_are_refused():
-    with pytest.raises(ValueError, match="GPTNeoXForCausalLM, got LlamaForCausalLM"):
-        from transformers import LlamaConfig, LlamaForCausalLM
-
-        tiny = LlamaConfig(
-            vocab_size=10, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2
-        )
-        gpt_neox.GPTNeoX.from_module(LlamaForCausalLM(tiny))
-    model = gpt_neox.GPTNeoX.from_module(toys.toy_module())
+    tiny = MambaConfig(vocab_size=10, hidden_size=8, state_size=2, num_hidden_layers=1, time_step_rank=1)
+    with pytest.raises(ValueError, match="MambaForCausalLM must be of a model_type among gpt_neox.*got 'mamba'"):
+        families.from_module(MambaForCausalLM(tiny))
+    model = families.from_module(toys.toy_module())
     with pytest.raises(ValueError, match="token id 77 is outside the model's vocabulary of 50"):
-        gpt_neox.token_losses(model, torch.full((1, 4), 77))
+        decoder.token_losses(model, torch.full((1, 4), 77))
     with pytest.raises(ValueError, match="contexts have 33 tokens, but the model reads at most 32"):
-        gpt_neox.token_losses(model, torch.zeros(1, 33, dtype=torch.int64))
+        decoder.token_losses(model, torch.zeros(1, 33, dtype=torch.int64))
 
 
 def test_activations_are_the_hidden_states_at_the_tokens_own_position():
     module = toys.toy_module()
     token_ids = toys.toy_tokens()
-    ours = gpt_neox.activations(gpt_neox.GPTNeoX.from_module(module), token_ids, layers=(1, 2), batch_size=2)
+    ours = decoder.activations(families.from_module(module), token_ids, layers=(1, 2), batch_size=2)
     with torch.no_grad():
         hidden = module(input_ids=torch.as_tensor(token_ids), output_hidden_states=True).hidden_states
     expected = torch.cat([hidden[1][:, 1:], hidden[2][:, 1:]], dim=-1).flatten(0, 1)
@@ -141,24 +138,24 @@ def test_activations_are_the_hidden_states_at_the_tokens_own_position():
 
 
 def test_loss_gradients_are_those_of_autograd():
-    model = gpt_neox.GPTNeoX.from_module(toys.toy_module())
+    model = families.from_module(toys.toy_module())
     token_ids = torch.as_tensor(toys.toy_tokens())
-    stream = gpt_neox.residual_stream(model, token_ids)
-    normed = gpt_neox.normalize(stream[-1], model.final_norm, model).requires_grad_()
+    stream = decoder.residual_stream(model, token_ids)
+    normed = decoder.normalize(stream[-1], model.final_norm, model).requires_grad_()
     token_loss.cross_entropy(normed, token_ids, model.unembedding).sum().backward()
-    ours = gpt_neox.activations(model, token_ids.numpy(), layers=(1,), batch_size=2).loss_gradients
+    ours = decoder.activations(model, token_ids.numpy(), layers=(1,), batch_size=2).loss_gradients
     np.testing.assert_allclose(ours, normed.grad[:, :-1].flatten(0, 1), atol=1e-5)
 
 
 def test_a_model_in_float16_is_refused():
     with pytest.raises(ValueError, match="float32 or bfloat16, got float16"):
-        gpt_neox.GPTNeoX.from_module(toys.toy_module(dtype=torch.float16))
+        families.from_module(toys.toy_module(dtype=torch.float16))
 
 
 @pytest.mark.parametrize("kind", ["embed", "L1H1", "L2MLP", "unembed"])
 def test_scores_have_the_gauss_newton_matrix_as_their_covariance(kind):
     """Along any u, E[(s.u)^2] is the mean over tokens of Var_p[dz/du], p the softmax of the logits z at the perturbed weights."""
-    model = gpt_neox.GPTNeoX.from_module(toys.toy_module())
+    model = families.from_module(toys.toy_module())
     component = components.by_name(model, kind)
     token_ids = torch.as_tensor(toys.toy_tokens(3))
     inputs = perturbation.prepare_tokens(model, component, token_ids)
@@ -183,14 +180,14 @@ def test_scores_have_the_gauss_newton_matrix_as_their_covariance(kind):
 
 
 def in_float64(model):
-    return gpt_neox.with_weights(model, {name: w.double() for name, w in gpt_neox.named_weights(model).items()})
+    return decoder.with_weights(model, {name: w.double() for name, w in decoder.named_weights(model).items()})
 
 
 def all_logits(model, component, inputs, delta):
     """Logits of every predicted token, of the model with the component's weights moved."""
     captured = []
 
-    def capture(normed, token_ids, unembedding, labels=None):
+    def capture(normed, token_ids, unembedding, labels=None, **_):
         captured.append(normed[..., :-1, :] @ unembedding.T)
         return captured[-1][..., 0]
 
@@ -205,7 +202,7 @@ def all_logits(model, component, inputs, delta):
 @pytest.mark.parametrize("kind", ["embed", "L1H1", "L2MLP", "unembed"])
 def test_curvatures_are_second_derivatives(kind):
     """Against plain differences of plain logits in float64, token by token."""
-    model = gpt_neox.GPTNeoX.from_module(toys.toy_module())
+    model = families.from_module(toys.toy_module())
     precise = in_float64(model)
     component = components.by_name(model, kind)
     token_ids = torch.as_tensor(toys.toy_tokens(2))

@@ -9,7 +9,7 @@ import torch
 import toys
 from susc_pipeline import schema, seeds
 from susc_pipeline.config import DirectionSettings, SamplingSettings
-from susc_pipeline.model import components, gpt_neox
+from susc_pipeline.model import components, decoder, families
 from susc_pipeline.model.components import Component
 from susc_pipeline.sampling.observables import Population
 from susc_pipeline.sampling.samplers import SAMPLERS
@@ -26,7 +26,7 @@ ALL_KINDS = pytest.mark.parametrize(("parallel", "bias"), [(True, True), (True, 
 
 @pytest.fixture(scope="module")
 def model():
-    return gpt_neox.GPTNeoX.from_module(toys.toy_module())
+    return families.from_module(toys.toy_module())
 
 
 def rise_of(trace, settings):
@@ -104,20 +104,20 @@ def test_what_is_not_known_is_null(model):
 
 @ALL_KINDS
 def test_a_rescaled_head_is_the_same_function(parallel, bias):
-    model = gpt_neox.GPTNeoX.from_module(toys.toy_module(parallel=parallel, bias=bias))
+    model = families.from_module(toys.toy_module(parallel=parallel, bias=bias))
     if bias:  # zero as made, which any factor leaves alone
         model.layers[1].query_key_value_bias.normal_(generator=torch.Generator().manual_seed(1))
-    before = {name: weight.clone() for name, weight in gpt_neox.named_weights(model).items()}
+    before = {name: weight.clone() for name, weight in decoder.named_weights(model).items()}
     ids = torch.as_tensor(PROBE)
     moved = regime.rescaled(model, 1, 1, 3.0)
-    torch.testing.assert_close(gpt_neox.token_losses(moved, ids), gpt_neox.token_losses(model, ids), atol=1e-5, rtol=0)
-    for name, weight in gpt_neox.named_weights(model).items():
+    torch.testing.assert_close(decoder.token_losses(moved, ids), decoder.token_losses(model, ids), atol=1e-5, rtol=0)
+    for name, weight in decoder.named_weights(model).items():
         assert torch.equal(weight, before[name])  # the model itself stays
-    changed = {n for n, weight in gpt_neox.named_weights(moved).items() if not torch.equal(weight, before[n])}
+    changed = {n for n, weight in decoder.named_weights(moved).items() if not torch.equal(weight, before[n])}
     expected = {"1.query_key_value", "1.dense"} | ({"1.query_key_value_bias"} if bias else set())
     assert changed == expected
     back = regime.rescaled(moved, 1, 1, 1 / 3.0)
-    for name, weight in gpt_neox.named_weights(back).items():
+    for name, weight in decoder.named_weights(back).items():
         torch.testing.assert_close(weight, before[name])
 
 
@@ -158,5 +158,5 @@ def test_only_heads_are_rescaled_and_by_positive_factors(model):
         regime.rescaled(model, 1, 9, 2.0)
     with pytest.raises(ValueError, match="factor must be positive and finite, got 0"):
         regime.rescaled(model, 1, 1, 0.0)
-    with pytest.raises(ValueError, match="only a head can be rescaled, got L1MLP"):
+    with pytest.raises(ValueError, match="only a head with a value of its own can be rescaled, got L1MLP"):
         regime.rescaled_gradient(model, Component("mlp", 1), torch.zeros(1, 5), 2.0)

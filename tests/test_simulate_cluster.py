@@ -9,8 +9,7 @@ import toys
 from assets import definitions, partitions, walk
 from benchmarks import scale, simulate_cluster
 from benchmarks.simulate_cluster import Task, simulate
-from susc_pipeline.model import components
-from susc_pipeline.model.gpt_neox import GPTNeoX
+from susc_pipeline.model import components, families
 
 
 def random_tasks(seed, n_tasks=60):
@@ -91,7 +90,7 @@ def test_the_real_definitions_become_one_task_a_shard_and_one_a_component():
 
 def test_operations_are_those_that_the_benchmark_of_sampling_counts():
     """Its sum over components, written out: the component, the layers above, the unembedding; without biases."""
-    model = GPTNeoX.from_module(toys.toy_module(bias=False, width=16, vocabulary=50))
+    model = families.from_module(toys.toy_module(bias=False, width=16, vocabulary=50))
     shape = scale.Shape("toy", layers=3, hidden=16, heads=2, vocabulary=50)
     up, positions = 64, 12
     layer = 2 * (4 * 16 * 16 + 2 * 16 * up) + 2 * 16 * positions

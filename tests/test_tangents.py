@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 
 import toys
-from susc_pipeline.model import components, gpt_neox, perturbation, tangents
+from susc_pipeline.model import components, decoder, families, perturbation, tangents
 from susc_pipeline.model.components import Component
 
 EVERY_MODEL = pytest.mark.parametrize(
@@ -15,9 +15,9 @@ EVERY_MODEL = pytest.mark.parametrize(
 
 def world(*, n_contexts=4, n_chains=2, n_directions=2, scale=0.1, **options):
     """A toy model, and for each component its inputs, deltas and directions."""
-    model = gpt_neox.GPTNeoX.from_module(toys.toy_module(**options))
+    model = families.from_module(toys.toy_module(**options))
     token_ids = torch.as_tensor(toys.toy_tokens(n_contexts))
-    stream = gpt_neox.residual_stream(model, token_ids)
+    stream = decoder.residual_stream(model, token_ids)
     generator = torch.Generator().manual_seed(3)
     made = {}
     for component in components.enumerate_components(model):
@@ -47,7 +47,7 @@ def exact_losses(module, model, component, token_ids, change):
 def test_slopes_are_central_differences_of_the_losses_of_every_component(parallel, bias):
     model, token_ids, made = world(n_chains=1, parallel=parallel, bias=bias, dtype=torch.float64)
     module = toys.toy_module(parallel=parallel, bias=bias, dtype=torch.float64)
-    plain = gpt_neox.GPTNeoX.from_module(module)
+    plain = families.from_module(module)
     step = 1e-5
     for component, (inputs, deltas, directions) in made.items():
         deltas, directions = deltas.double(), directions.double()
@@ -77,7 +77,7 @@ def test_slopes_at_rest_are_those_of_each_component_without_a_perturbation(paral
     model, token_ids, made = world(parallel=parallel, bias=bias, n_chains=1)
     shuffled = [*made][::-1]  # the mapping's order is not the model's
     at_rest = tangents.slopes_at_rest(model, token_ids, {c: made[c][2][:, 0] for c in shuffled})
-    torch.testing.assert_close(at_rest.losses, gpt_neox.token_losses(model, token_ids), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(at_rest.losses, decoder.token_losses(model, token_ids), atol=1e-5, rtol=1e-5)
     for component, slopes in zip(shuffled, at_rest.slopes, strict=True):
         inputs, deltas, directions = made[component]
         alone = tangents.losses_and_slopes(model, component, inputs, torch.zeros_like(deltas), directions)
@@ -135,9 +135,9 @@ def test_chains_with_contexts_of_their_own_equal_chains_run_alone():
 @pytest.mark.parametrize("parallel", [True, False])
 def test_bfloat16_slopes_are_those_of_the_same_weights_to_rounding(parallel):
     rounded, token_ids, made = world(dtype=torch.bfloat16, parallel=parallel)
-    named = {name: weight.float() for name, weight in gpt_neox.named_weights(rounded).items()}
-    exact = gpt_neox.with_weights(rounded, named)
-    stream = gpt_neox.residual_stream(exact, token_ids)
+    named = {name: weight.float() for name, weight in decoder.named_weights(rounded).items()}
+    exact = decoder.with_weights(rounded, named)
+    stream = decoder.residual_stream(exact, token_ids)
     for component, (inputs, deltas, directions) in made.items():
         ours = tangents.losses_and_slopes(rounded, component, inputs, deltas, directions)
         inputs = perturbation.prepare(exact, component, token_ids, stream)

@@ -1,24 +1,31 @@
-"""Components of a GPT-NeoX whose weights are shaken one at a time, and the weights that belong to each.
+"""Components of a decoder whose weights are shaken one at a time, and the weights that belong to each.
 
-A head owns its rows of the query-key-value matrix and bias and its columns of the output matrix, but neither the
-output bias nor a layer norm; an MLP owns its two matrices and biases (Baker et al. 2025). What a perturbed component
+A head owns its rows of the stacked query-key-value matrix and bias and its columns of the output matrix, but neither the
+output bias nor a norm; an MLP owns its matrices and biases, its gate among them (Baker et al. 2025). Where heads share
+keys and values, a head owns its query rows alone, and the rows of a shared key and value are a component of their own.
+Tied ends are one component, `embed`. Norms and learned positions belong to no component. What a perturbed component
 does to the losses is in perturbation.py.
 """
 
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from susc_pipeline.model import gpt_neox
-from susc_pipeline.model.gpt_neox import GPTNeoX
+from susc_pipeline.model import decoder
+from susc_pipeline.model.decoder import Decoder
+
+OF_ATTENTION = ("head", "key_value")
 
 
 class Component(NamedTuple):
-    """One part of the model: `head`, `mlp`, `embed` or `unembed`; layer and head count from zero, -1 where none.
+    """One part: `head`, `key_value`, `mlp`, `embed` or `unembed`; layer and head count from zero, -1 where none.
 
-    The kind `all_weights` is the whole model, layer norms included; it is no part, and not enumerated with them.
+    The head of a `key_value` is the number of its group. The kind `all_weights` is the whole model, norms included; it is
+    no part, and not enumerated with them.
     """
 
     kind: str
@@ -31,10 +38,12 @@ class Component(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Such as L2H0, L2MLP, embed, unembed."""
+        """Such as L2H0, L2KV0, L2MLP, embed, unembed."""
         match self.kind:
             case "head":
                 return f"L{self.layer}H{self.head}"
+            case "key_value":
+                return f"L{self.layer}KV{self.head}"
             case "mlp":
                 return f"L{self.layer}MLP"
             case _:
@@ -44,18 +53,60 @@ class Component(NamedTuple):
 ALL_WEIGHTS = Component("all_weights")
 
 
-def enumerate_components(model: GPTNeoX) -> list[Component]:
-    """All components in order: embed, then layer by layer the heads and the MLP, then unembed.
+class Blocks(NamedTuple):
+    """Neighbouring rows or columns: a component's own, and those before and after it that are computed with them."""
+
+    before: slice
+    own: slice
+    after: slice
+
+    @property
+    def widths(self) -> list[int]:
+        """Number of rows or columns of each."""
+        return [block.stop - block.start for block in self]
+
+
+class Part(NamedTuple):
+    """The part of a layer's attention that a component changes."""
+
+    name: str
+    """Of the component's own rows in `weights`."""
+    rows: Blocks
+    """Of the stacked query-key-value matrix; together whole groups, or one head with its key and value."""
+    columns: Blocks
+    """Of the output matrix."""
+    n_groups: int
+
+
+def enumerate_components(model: Decoder) -> list[Component]:
+    """All components in order: embed, then layer by layer heads, shared keys and values, MLP, then unembed if it is apart.
 
     For Pythia-1.4B: 24 layers of 16 heads and an MLP, embed and unembed, 410 in all.
     """
-    layers = []
+    shape, layers = model.description, []
+    n_shared = shape.n_groups if shape.n_queries > 1 else 0
     for layer in range(model.n_layers):
-        layers += [Component("head", layer, head) for head in range(model.n_heads)] + [Component("mlp", layer)]
-    return [Component("embed"), *layers, Component("unembed")]
+        layers += [Component("head", layer, head) for head in range(shape.n_heads)]
+        layers += [Component("key_value", layer, group) for group in range(n_shared)]
+        layers.append(Component("mlp", layer))
+    return [Component("embed"), *layers, *([] if shape.tied else [Component("unembed")])]
 
 
-def by_name(model: GPTNeoX, name: str) -> Component:
+def chosen(model: Decoder, patterns: Sequence[str] = ()) -> list[Component]:
+    """The components whose names match a pattern such as `L*H*` or `L12MLP`, in the model's order; all without a pattern.
+
+    Raises:
+        ValueError: a pattern matches no component.
+    """
+    found = enumerate_components(model)
+    for pattern in patterns:
+        if not any(fnmatchcase(component.name, pattern) for component in found):
+            names = ", ".join(component.name for component in found)
+            raise ValueError(f"no component matches {pattern!r} of model.components; the model has {names}")
+    return [c for c in found if not patterns or any(fnmatchcase(c.name, pattern) for pattern in patterns)]
+
+
+def by_name(model: Decoder, name: str) -> Component:
     """The component of that name.
 
     Raises:
@@ -67,36 +118,62 @@ def by_name(model: GPTNeoX, name: str) -> Component:
     return found[name]
 
 
-def weights(model: GPTNeoX, component: Component) -> dict[str, Tensor]:
+def weights(model: Decoder, component: Component) -> dict[str, Tensor]:
     """The component's weights at w*, as views of the model's where that is possible.
 
     Raises:
         ValueError: the component is none of this model.
     """
     if component == ALL_WEIGHTS:
-        return gpt_neox.named_weights(model)
+        return decoder.named_weights(model)
     if component not in enumerate_components(model):
         raise ValueError(
             f"the model has no component {component.name!r}: {model.n_layers} layers x {model.n_heads} heads"
         )
-    match component.kind:
-        case "embed":
-            return {"embedding": model.embedding}
-        case "unembed":
-            return {"unembedding": model.unembedding}
+    if component.kind in ("embed", "unembed"):
+        name = f"{component.kind}ding"
+        return {name: getattr(model, name)}
     layer = model.layers[component.layer]
     if component.kind == "mlp":
-        named = {"up": layer.up, "up_bias": layer.up_bias, "down": layer.down, "down_bias": layer.down_bias}
-        return {name: weight for name, weight in named.items() if weight is not None}
-    rows = slice(component.head * 3 * model.head_size, (component.head + 1) * 3 * model.head_size)
-    columns = slice(component.head * model.head_size, (component.head + 1) * model.head_size)
-    head = {"query_key_value": layer.query_key_value[rows], "output": layer.dense[:, columns]}
+        fields = ("up", "up_bias", "down", "down_bias", "gate", "gate_bias")
+        return {name: weight for name in fields if (weight := getattr(layer, name)) is not None}
+    own = part(model, component)
+    found = {own.name: layer.query_key_value[own.rows.own]}
+    if component.kind == "head":
+        found["output"] = layer.dense[:, own.columns.own]
     if layer.query_key_value_bias is not None:
-        head["query_key_value_bias"] = layer.query_key_value_bias[rows]
-    return head
+        found[f"{own.name}_bias"] = layer.query_key_value_bias[own.rows.own]
+    return found
 
 
-def n_parameters(model: GPTNeoX, component: Component) -> int:
+def part(model: Decoder, component: Component) -> Part:
+    """The rows and columns of a component of attention, and those that have to be computed with them."""
+    shape, n = model.description, model.description.n_queries
+    n_in_group = n + 2  # queries, key and value
+    if component.kind == "key_value":
+        first, queries = component.head * n_in_group, component.head * n
+        name, rows = "key_value", ((first, first + n), (first + n, first + n_in_group), (0, 0))
+        columns = ((queries, queries + n), (0, 0), (0, 0))
+    else:
+        first, own = component.head // n * n_in_group, component.head // n * n_in_group + component.head % n
+        shared = n > 1
+        name = "query" if shared else "query_key_value"
+        rows = ((0, 0), (own, own + 1), (first + n, first + n_in_group)) if shared else ((0, 0), (own, own + 3), (0, 0))
+        columns = ((0, 0), (component.head, component.head + 1), (0, 0))
+    if shape.wide_head_norms:  # one norm for the queries of all heads: each changes with any of them
+        all_rows, all_columns = shape.n_groups * n_in_group, shape.n_heads
+        rows, columns = _around(rows[1], all_rows), _around(columns[1], all_columns)
+    found = (
+        Blocks(*(slice(a * shape.head_size, b * shape.head_size) for a, b in blocks)) for blocks in (rows, columns)
+    )
+    return Part(name, *found, shape.n_groups if shape.wide_head_norms else 1)
+
+
+def _around(own: tuple[int, int], n_all: int) -> tuple[tuple[int, int], ...]:
+    return (0, own[0]), own, (own[1], n_all)
+
+
+def n_parameters(model: Decoder, component: Component) -> int:
     """Number of weights that belong to a component."""
     return sum(weight.numel() for weight in weights(model, component).values())
 

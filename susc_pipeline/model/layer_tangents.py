@@ -1,8 +1,10 @@
 """One layer and its tangents, and the last layer passed backward. Components and their directions are in tangents.py.
 
 Above the keys and values of the last layer no position reads another, so one gradient of all losses serves every token.
+The queries of heads that share a key stand one below another, so that a group is one product of matrices.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -10,31 +12,48 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from susc_pipeline.model import gpt_neox, token_loss
-from susc_pipeline.model.gpt_neox import GPTNeoX, Layer
+from susc_pipeline.model import decoder, token_loss
+from susc_pipeline.model.decoder import Decoder, Layer, Norm
+from susc_pipeline.model.nonlinearity import NONLINEARITIES
+from susc_pipeline.model.rotary import Rotary, cosines_and_sines, rotate
 
 # Positions, of chains or of directions, that pass through a layer at once: on a CPU their activations stay in the cache.
 ROWS_AT_ONCE = {"cpu": 1 << 10, "cuda": 1 << 17}
 
 
+class Normed(NamedTuple):
+    """A norm's input, output, mean (of a layer norm) and what it divides by, inverted; without a norm, both are absent."""
+
+    read: Tensor
+    normed: Tensor
+    mean: Tensor | None = None
+    inverse: Tensor | None = None
+
+
 class Attention(NamedTuple):
-    """Of shape (contexts heads positions ...), what the heads mix excepted; the query is divided by its size's root."""
+    """Of shape (contexts groups rows ...), a row for each head of the group and position; the query is scaled."""
 
     query: Tensor
     key: Tensor
     value: Tensor
+    query_reads: Normed
+    key_reads: Normed
     scores: Tensor
+    """Before the soft cap and the mask."""
     probabilities: Tensor
+    weights: Tensor
+    """Derivative of a tangent's weighted scores: the probabilities, times the derivative of the soft cap."""
     mixed: Float[Tensor, "contexts positions heads size"]
 
 
-class Normed(NamedTuple):
-    """A layer norm's input, output, mean and inverse standard deviation."""
+class MLP(NamedTuple):
+    """What an MLP reads, and the derivative of what its last matrix reads by the output of each matrix before it."""
 
-    read: Tensor
-    normed: Tensor
-    mean: Tensor
-    inverse: Tensor
+    reads: Normed
+    active: Tensor
+    """What the last matrix reads."""
+    curves: dict[str, Tensor]
+    """By the name of the matrix."""
 
 
 class Primal(NamedTuple):
@@ -42,9 +61,12 @@ class Primal(NamedTuple):
 
     reads: Normed
     attention: Attention
+    attended: Normed
+    """What the heads give, and after the norm behind them."""
     middle: Tensor
-    mlp_reads: Normed
-    hidden: Tensor
+    mlp: MLP
+    lifted: Normed
+    """What the MLP gives, and after the norm behind it."""
     end: Tensor
 
 
@@ -54,64 +76,106 @@ class Top(NamedTuple):
     losses: Tensor
     primal: Primal
     of_read: Tensor
-    of_middle: Tensor
-    of_end: Tensor
+    of_attended: Tensor
+    of_lifted: Tensor
     of_mixed: Tensor
     of_scores: Tensor
 
 
-def gelu_slope(hidden: Tensor) -> Tensor:
-    """Derivative of the exact GELU."""
-    return torch.ops.aten.gelu_backward(torch.ones_like(hidden), hidden)
-
-
-def attend(triple: Float[Tensor, "contexts positions heads triple"], model: GPTNeoX) -> Attention:
-    """Causal rotary attention of each head, with what its tangents need."""
-    query, key, value = triple.transpose(-3, -2).chunk(3, dim=-1)
-    query, key = gpt_neox.rotate(query * model.head_size**-0.5, model), gpt_neox.rotate(key, model)
-    if triple.requires_grad:  # see top_layer
+def attend(stacked: Float[Tensor, "contexts positions groups width"], layer: Layer, model: Decoder) -> Attention:
+    """Causal attention of each head, with what its tangents need."""
+    parts, kind = decoder.split(stacked, model), layer.kind
+    query_reads = _normed_heads(parts.query, layer.query_norm, model)
+    key_reads = _normed_heads(parts.key, layer.key_norm, model)
+    query = _rows(query_reads.normed.view(parts.query.shape) * kind.scale, kind.rotary)
+    key, value = _rows(key_reads.normed.view(parts.key.shape), kind.rotary), _rows(parts.value, Rotary())
+    if stacked.requires_grad:  # see top_layer
         key, value = key.detach(), value.detach()
     scores = query @ key.transpose(-1, -2)
-    scores = scores + torch.full_like(scores[0, 0], -torch.inf).triu(1)
-    probabilities = scores.softmax(-1)
-    return Attention(query, key, value, scores, probabilities, (probabilities @ value).transpose(-3, -2))
+    capped = decoder.capped(scores, kind.cap)
+    n_positions, n_queries = stacked.shape[1], parts.query.shape[-2]
+    hidden = ~decoder.visible(n_positions, kind.window, stacked.device)
+    mask = torch.zeros_like(scores[0, 0, :n_positions]).masked_fill_(hidden, -math.inf)
+    probabilities = (capped + mask.repeat(n_queries, 1)).softmax(-1)
+    weights = probabilities if kind.cap is None else probabilities * (1 - (capped / kind.cap) ** 2)
+    mixed = _heads(probabilities @ value, n_queries)
+    return Attention(query, key, value, query_reads, key_reads, scores, probabilities, weights, mixed)
+
+
+def _normed_heads(heads: Tensor, norm: Norm | None, model: Decoder) -> Normed:
+    return Normed(heads, heads) if norm is None else normalize(decoder.by_norm(heads, norm), norm, model)
+
+
+def _rows(
+    heads: Float[Tensor, "*batch positions groups heads size"], turned: Rotary
+) -> Float[Tensor, "*batch groups rows size"]:
+    """Heads of a group one below another, each turned by its positions."""
+    by_head = heads.transpose(-4, -3).transpose(-3, -2)
+    return (rotate(by_head, turned) if turned.frequencies else by_head).flatten(-3, -2)
+
+
+def _heads(rows: Float[Tensor, "*batch groups rows size"], n_queries: int) -> Tensor:
+    """The same back as (*batch positions heads size)."""
+    return rows.unflatten(-2, (n_queries, -1)).flatten(-4, -3).transpose(-3, -2)
 
 
 def attend_tangents(
-    triple: Float[Tensor, "tangents contexts positions heads triple"], primal: Attention, model: GPTNeoX
+    stacked: Float[Tensor, "tangents contexts positions groups width"], primal: Attention, layer: Layer, model: Decoder
 ) -> Float[Tensor, "tangents contexts positions heads size"]:
     """DP V + P dV, where dP = P * (dS - rowsum(P * dS)) and dS = dQ K^T + Q dK^T; overwrites the argument."""
-    triples = triple.unflatten(-1, (3, model.head_size))
-    _turn(triples, model)
-    query, key, value = triples.permute(4, 0, 1, 3, 2, 5)
-    left = torch.cat([query * model.head_size**-0.5, primal.query.expand_as(query)], dim=-1)
+    heads = stacked.unflatten(-1, (-1, model.head_size))
+    n_queries = heads.shape[-2] - 2
+    _through_norm(heads[..., :-2, :], primal.query_reads, layer.query_norm, model)
+    _through_norm(heads[..., -2:-1, :], primal.key_reads, layer.key_norm, model)
+    _turn(heads, layer.kind.rotary)
+    query, key, value = (_rows(x, Rotary()) for x in heads.split([n_queries, 1, 1], dim=-2))
+    left = torch.cat([query * layer.kind.scale, primal.query.expand_as(query)], dim=-1)
     right = torch.cat([primal.key.expand_as(key), key], dim=-1)
-    weighted = (left @ right.transpose(-1, -2)).mul_(primal.probabilities)
-    mixed = (weighted @ primal.value).add_(primal.probabilities @ value).transpose(-3, -2)
-    return torch.addcmul(mixed, weighted.sum(-1).transpose(-1, -2)[..., None], primal.mixed, value=-1)
+    weighted = (left @ right.transpose(-1, -2)).mul_(primal.weights)
+    mixed = _heads((weighted @ primal.value).add_(primal.probabilities @ value), n_queries)
+    return torch.addcmul(mixed, _heads(weighted.sum(-1, keepdim=True), n_queries), primal.mixed, value=-1)
 
 
-def _turn(triples: Float[Tensor, "tangents contexts positions heads 3 size"], model: GPTNeoX) -> None:
-    """Rotate queries and keys in place, as `gpt_neox.rotate`, which would copy what it does not rotate."""
-    half = model.rotary_size // 2
-    unit = triples.new_ones(triples.shape[2], model.head_size).index_fill_(
-        1, torch.arange(half, 2 * half, device=triples.device), 0
-    )
-    turned = gpt_neox.rotate(unit, model)[:, None, None]
-    cosine, sine = turned[..., :half], turned[..., half : 2 * half]
-    first, second = triples[..., :2, :half], triples[..., :2, half : 2 * half]
+def _through_norm(heads: Tensor, primal: Normed, norm: Norm | None, model: Decoder) -> None:
+    """Tangents of queries or keys behind their norm, in place."""
+    if norm is not None:
+        moved = _normed_tangents(decoder.by_norm(heads, norm), primal) * decoder.gain(norm, model).to(heads.dtype)
+        heads.copy_(moved.view(heads.shape))
+
+
+def _turn(heads: Float[Tensor, "tangents contexts positions groups heads size"], turned: Rotary) -> None:
+    """Rotate queries and keys in place, as `rotary.rotate`, which would copy what it does not rotate."""
+    half = len(turned.frequencies)
+    cosine, sine = (part[:, None, None] for part in cosines_and_sines(turned, heads.shape[2], heads))
+    first, second = heads[..., :-1, :half], heads[..., :-1, half : 2 * half]
     rotated = first * cosine - second * sine
     second.mul_(cosine).addcmul_(first, sine)
     first.copy_(rotated)
 
 
-def normalize(x: Tensor, norm: tuple[Tensor, Tensor], model: GPTNeoX) -> Normed:
-    """A layer norm with what its tangents need."""
-    return Normed(x, *torch.native_layer_norm(x, (model.hidden_size,), *norm, model.norm_epsilon))
+def normalize(x: Tensor, norm: Norm | None, model: Decoder) -> Normed:
+    """A norm with what its tangents need."""
+    if norm is None:
+        return Normed(x, x)
+    epsilon = model.description.norm_epsilon
+    if not model.description.root_mean_square:
+        return Normed(x, *torch.native_layer_norm(x, x.shape[-1:], norm.scale, norm.shift, epsilon))
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    inverse = (wide.square().mean(-1, keepdim=True) + epsilon).rsqrt()
+    return Normed(x, (wide * inverse * decoder.gain(norm, model)).to(x.dtype), None, inverse)
 
 
 def _normed_tangents(tangents: Tensor, primal: Normed) -> Tensor:
-    """(t - mean(t) - xhat mean(xhat t)) / std, without the norm's scale; symmetric, so the backward operator gives it."""
+    """(t - mean(t) - xhat mean(xhat t)) / std, without the norm's scale; symmetric, so the backward operator gives it.
+
+    The mean is zero where the norm subtracts none.
+    """
+    if primal.inverse is None:
+        return tangents
+    if primal.mean is None:
+        scaled = primal.read * primal.inverse.to(tangents.dtype) ** 2
+        along = (tangents * scaled).mean(-1, keepdim=True)
+        return torch.addcmul(tangents, primal.read, along, value=-1).mul_(primal.inverse)
     mean, inverse = (part.expand(*tangents.shape[:-1], 1).contiguous() for part in (primal.mean, primal.inverse))
     read = primal.read.expand_as(tangents)
     keep = [True, False, False]
@@ -119,78 +183,122 @@ def _normed_tangents(tangents: Tensor, primal: Normed) -> Tensor:
     return back(tangents, read, [read.shape[-1]], mean, inverse, None, None, keep)[0]
 
 
-def run_layer(x: Float[Tensor, "contexts positions hidden"], layer: Layer, model: GPTNeoX) -> Primal:
+def behind(tangents: Tensor, primal: Normed, norm: Norm | None, model: Decoder) -> Tensor:
+    """Tangents of what a layer's heads or MLP give, behind the norm there, if there is one."""
+    if norm is None:
+        return tangents
+    return _normed_tangents(tangents, primal).mul_(decoder.gain(norm, model))
+
+
+def _folded(weight: Tensor, norm: Norm | None, model: Decoder) -> Tensor:
+    """A matrix that reads the output of a norm, times the norm's scale."""
+    return weight if norm is None else weight * decoder.gain(norm, model).to(weight.dtype)
+
+
+def run_mlp(reads: Normed, layer: Layer, model: Decoder) -> MLP:
+    """The MLP up to its last matrix, with the derivatives there."""
+    hidden = functional.linear(reads.normed, layer.up, layer.up_bias)
+    gate = None if layer.gate is None else functional.linear(reads.normed, layer.gate, layer.gate_bias)
+    return MLP(reads, *bend(hidden, gate, model))
+
+
+def bend(hidden: Tensor, gate: Tensor | None, model: Decoder) -> tuple[Tensor, dict[str, Tensor]]:
+    """What an MLP's last matrix reads, and its derivative by the output of each matrix before it."""
+    function = NONLINEARITIES[model.description.nonlinearity]
+    if gate is None:
+        return function.apply(hidden), {"up": function.slope(hidden)}
+    opened = function.apply(gate)
+    return opened * hidden, {"up": opened, "gate": function.slope(gate) * hidden}
+
+
+def run_layer(x: Float[Tensor, "contexts positions hidden"], layer: Layer, model: Decoder) -> Primal:
     """The layer at w*, with what its tangents need."""
     reads = normalize(x, layer.attention_norm, model)
-    triple = functional.linear(reads.normed, layer.query_key_value, layer.query_key_value_bias)
-    attention = attend(triple.unflatten(-1, (model.n_heads, -1)), model)
-    middle = x + functional.linear(attention.mixed.flatten(-2), layer.dense, layer.dense_bias)
-    mlp_reads = normalize(x if model.parallel_residual else middle, layer.mlp_norm, model)
-    hidden = functional.linear(mlp_reads.normed, layer.up, layer.up_bias)
-    end = middle + functional.linear(functional.gelu(hidden), layer.down, layer.down_bias)
-    return Primal(reads, attention, middle, mlp_reads, hidden, end)
+    stacked = functional.linear(reads.normed, layer.query_key_value, layer.query_key_value_bias)
+    attention = attend(stacked.unflatten(-1, (model.description.n_groups, -1)), layer, model)
+    given = functional.linear(attention.mixed.flatten(-2), layer.dense, layer.dense_bias)
+    attended = normalize(given, layer.attention_post_norm, model)
+    middle = x + attended.normed
+    mlp = run_mlp(normalize(x if model.parallel_residual else middle, layer.mlp_norm, model), layer, model)
+    lifted = normalize(functional.linear(mlp.active, layer.down, layer.down_bias), layer.mlp_post_norm, model)
+    return Primal(reads, attention, attended, middle, mlp, lifted, middle + lifted.normed)
 
 
 def through_layer(
-    tangents: Float[Tensor, "tangents contexts positions hidden"], primal: Primal, layer: Layer, model: GPTNeoX
+    tangents: Float[Tensor, "tangents contexts positions hidden"], primal: Primal, layer: Layer, model: Decoder
 ) -> Float[Tensor, "tangents contexts positions hidden"]:
     """Tangents of the stream after the layer."""
-    weight, curve, lifted = layer.query_key_value * layer.attention_norm[0], gelu_slope(primal.hidden), []
+    weight, lifted = _folded(layer.query_key_value, layer.attention_norm, model), []
     for part in _at_once(tangents):
-        triple = functional.linear(_normed_tangents(part, primal.reads), weight).unflatten(-1, (model.n_heads, -1))
-        mixed = attend_tangents(triple, primal.attention, model)
-        middle = part + functional.linear(mixed.flatten(-2), layer.dense)
+        stacked = functional.linear(_normed_tangents(part, primal.reads), weight)
+        stacked = stacked.unflatten(-1, (model.description.n_groups, -1))
+        mixed = attend_tangents(stacked, primal.attention, layer, model)
+        given = functional.linear(mixed.flatten(-2), layer.dense)
+        middle = part + behind(given, primal.attended, layer.attention_post_norm, model)
         read = part if model.parallel_residual else middle
-        lifted.append(middle.add_(through_mlp(read, primal.mlp_reads, curve, layer)))
+        lifted.append(middle.add_(through_mlp(read, primal, layer, model)))
     return torch.cat(lifted)
 
 
-def through_mlp(tangents: Tensor, primal: Normed, curve: Tensor, layer: Layer) -> Tensor:
-    """What the tangents of the stream that an MLP reads become behind it."""
-    moved = functional.linear(_normed_tangents(tangents, primal), layer.up * layer.mlp_norm[0])
-    return functional.linear(moved.mul_(curve), layer.down)
+def through_mlp(tangents: Tensor, primal: Primal, layer: Layer, model: Decoder) -> Tensor:
+    """What the tangents of the stream that an MLP reads become where it adds to the stream."""
+    return _through_mlp(tangents, primal.mlp, primal.lifted, layer, model)
 
 
-def past_mlp(x: Tensor, tangents: Tensor, layer: Layer, model: GPTNeoX) -> tuple[Tensor, Tensor]:
+def _through_mlp(tangents: Tensor, mlp: MLP, lifted: Normed, layer: Layer, model: Decoder) -> Tensor:
+    read, moved = _normed_tangents(tangents, mlp.reads), None
+    for name, curve in mlp.curves.items():
+        of_matrix = functional.linear(read, _folded(getattr(layer, name), layer.mlp_norm, model)).mul_(curve)
+        moved = of_matrix if moved is None else moved.add_(of_matrix)
+    return behind(functional.linear(moved, layer.down), lifted, layer.mlp_post_norm, model)
+
+
+def past_mlp(x: Tensor, tangents: Tensor, layer: Layer, model: Decoder) -> tuple[Tensor, Tensor]:
     """The stream and its tangents past the MLP of a layer whose residual is sequential."""
-    reads = normalize(x, layer.mlp_norm, model)
-    curve = gelu_slope(functional.linear(reads.normed, layer.up, layer.up_bias))
-    return x + gpt_neox.mlp(x, layer, model), tangents + through_mlp(tangents, reads, curve, layer)
+    mlp = run_mlp(normalize(x, layer.mlp_norm, model), layer, model)
+    lifted = normalize(functional.linear(mlp.active, layer.down, layer.down_bias), layer.mlp_post_norm, model)
+    return x + lifted.normed, tangents + _through_mlp(tangents, mlp, lifted, layer, model)
 
 
-def end(x: Tensor, token_ids: Tensor, model: GPTNeoX) -> tuple[Tensor, Tensor]:
-    """Losses, and the gradient of each by the residual stream."""
+def end(x: Tensor, token_ids: Tensor, model: Decoder, moved: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Losses, and the gradient of each by the residual stream; under an unembedding that differs by `moved`."""
     with torch.enable_grad():
         leaf = x.detach().requires_grad_()
-        normed = gpt_neox.normalize(leaf, model.final_norm, model)
-        losses = token_loss.cross_entropy(normed, token_ids, model.unembedding)
+        normed, matrix = decoder.normalize(leaf, model.final_norm, model), model.unembedding
+        normed, matrix = (normed, matrix) if moved is None else token_loss.moved_end(normed, matrix, moved)
+        losses = token_loss.cross_entropy(normed, token_ids, matrix, cap=model.description.final_cap)
         return losses.detach(), torch.autograd.grad(losses.sum(), leaf)[0]
 
 
-def top_layer(x: Float[Tensor, "contexts positions hidden"], token_ids: Tensor, model: GPTNeoX) -> Top:
+def top_layer(
+    x: Float[Tensor, "contexts positions hidden"], token_ids: Tensor, model: Decoder, moved: Tensor | None = None
+) -> Top:
     """The last layer; `attend` detaches its keys and values, so that no loss reaches another position."""
     with torch.enable_grad():
         leaf = x.detach().requires_grad_()
         primal = run_layer(leaf, model.layers[-1], model)
-        losses, of_end = end(primal.end, token_ids, model)
-        wanted = leaf, primal.middle, primal.attention.mixed, primal.attention.scores
-        of_read, of_middle, of_mixed, of_scores = torch.autograd.grad(primal.end, wanted, of_end)
-    return Top(losses, primal, of_read, of_middle, of_end, of_mixed, of_scores)
+        losses, of_end = end(primal.end, token_ids, model, moved)
+        wanted = leaf, primal.attended.read, primal.lifted.read, primal.attention.mixed, primal.attention.scores
+        found = torch.autograd.grad(primal.end, wanted, of_end)
+    return Top(losses, primal, *found)
 
 
 def through_top(
-    tangents: Float[Tensor, "tangents contexts positions hidden"], top: Top, model: GPTNeoX
+    tangents: Float[Tensor, "tangents contexts positions hidden"], top: Top, model: Decoder
 ) -> Float[Tensor, "tangents contexts predicted"]:
     """Slopes from the stream that the last layer reads; other positions matter through keys and values alone."""
-    layer, size = model.layers[-1], (model.n_heads, 3, model.head_size, model.hidden_size)
-    weight = (layer.query_key_value * layer.attention_norm[0]).view(size)[:, 1:].flatten(0, 2)
-    of_mixed, slopes = top.of_mixed.transpose(-3, -2), []
+    layer, shape, attention = model.layers[-1], model.description, top.primal.attention
+    weight = _folded(layer.query_key_value, layer.attention_norm, model)
+    weight = weight.unflatten(0, (shape.n_groups, -1, shape.head_size))[:, -2:].flatten(0, 2)
+    of_mixed, slopes = top.of_mixed.unflatten(-2, (shape.n_groups, -1)), []
+    of_mixed = _rows(of_mixed, Rotary())
     for part in _at_once(tangents):
-        pair = functional.linear(_normed_tangents(part, top.primal.reads), weight).unflatten(-1, (model.n_heads, -1))
-        key, value = pair.transpose(-3, -2).chunk(2, dim=-1)
-        by_key = (top.of_scores @ gpt_neox.rotate(key, model)).mul_(top.primal.attention.query)
-        by_value = (top.primal.attention.probabilities @ value).mul_(of_mixed)
-        by_others = by_key.add_(by_value).sum((-3, -1), dtype=torch.float32)
+        pair = functional.linear(_normed_tangents(part, top.primal.reads), weight)
+        key, value = pair.unflatten(-1, (shape.n_groups, 2, shape.head_size)).split(1, dim=-2)
+        _through_norm(key, attention.key_reads, layer.key_norm, model)
+        by_key = (top.of_scores @ _rows(key, layer.kind.rotary)).mul_(attention.query)
+        by_value = (attention.probabilities @ _rows(value, Rotary())).mul_(of_mixed)
+        by_others = by_key.add_(by_value).unflatten(-2, (shape.n_queries, -1)).sum((-4, -3, -1), dtype=torch.float32)
         slopes.append(by_others[..., :-1] + dot(part, top.of_read))
     return torch.cat(slopes)
 

@@ -5,6 +5,7 @@ it was; above it, all chains run as one batch, for they share the weights there.
 w*, kept in float32 whatever the model's type: added to a bfloat16 weight, a small step would be rounded away.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -12,9 +13,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from susc_pipeline.model import components, gpt_neox, token_loss
+from susc_pipeline.model import components, decoder, token_loss
 from susc_pipeline.model.components import Component
-from susc_pipeline.model.gpt_neox import GPTNeoX
+from susc_pipeline.model.decoder import Decoder, Layer
+from susc_pipeline.model.nonlinearity import NONLINEARITIES
 
 CURVATURE_RISE = 0.003  # nats
 
@@ -24,18 +26,24 @@ class ComponentInputs(NamedTuple):
 
     token_ids: Int[Tensor, "contexts positions"]
     normed: Float[Tensor, "contexts positions hidden"]
-    """What the component reads, after its layer norm; for the embedding, what it adds at w*."""
+    """What the component reads, after its norm; for the embedding, the residual stream at w*."""
     rest: Float[Tensor, "contexts positions hidden"]
     """The residual stream that the component adds to; for embed and unembed not used."""
+    beside: Float[Tensor, "contexts positions hidden"] | None = None
+    """What the layer's other heads give, where a norm stands behind all heads; else it is a part of the rest."""
 
-    def take(self, rows: Tensor | slice) -> "ComponentInputs":
-        """The inputs of some contexts; an index of shape (chains, contexts) gives every chain its own."""
-        return ComponentInputs(*(tensor[rows] for tensor in self))
+    def take(self, rows: Tensor | slice | tuple[slice, slice] | None) -> "ComponentInputs":
+        """The inputs of some contexts; an index of shape (chains, contexts) gives every chain its own, None adds an axis."""
+        return self.each(lambda tensor: tensor[rows])
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "ComponentInputs":
+        """The same with every tensor that there is changed."""
+        return ComponentInputs(*(None if tensor is None else change(tensor) for tensor in self))
 
 
 @torch.no_grad()
 def prepare(
-    model: GPTNeoX,
+    model: Decoder,
     component: Component,
     token_ids: Int[Tensor, "contexts positions"],
     stream: Float[Tensor, "depths contexts positions hidden"],
@@ -44,32 +52,36 @@ def prepare(
     if component.kind in ("embed", "all_weights"):
         return ComponentInputs(token_ids, stream[0], stream[0])
     if component.kind == "unembed":
-        normed = gpt_neox.normalize(stream[-1], model.final_norm, model)
+        normed = decoder.normalize(stream[-1], model.final_norm, model)
         return ComponentInputs(token_ids, normed, stream[-1])
     layer = model.layers[component.layer]
     x = stream[component.layer]
     if component.kind == "mlp":
-        middle = x + gpt_neox.attention(x, layer, model)
+        middle = x + decoder.attention(x, layer, model)
         read = x if model.parallel_residual else middle
-        return ComponentInputs(token_ids, gpt_neox.normalize(read, layer.mlp_norm, model), middle)
-    normed = gpt_neox.normalize(x, layer.attention_norm, model)
-    added = _head(model, _full(components.weights(model, component), {}), normed[None])[0]
-    total = stream[component.layer + 1] if model.parallel_residual else x + gpt_neox.attention(x, layer, model)
+        return ComponentInputs(token_ids, decoder.normalize(read, layer.mlp_norm, model), middle)
+    normed = decoder.normalize(x, layer.attention_norm, model)
+    added = _heads(model, component, _full(components.weights(model, component), {}), normed[None])[0]
+    if layer.attention_post_norm is not None:
+        return ComponentInputs(token_ids, normed, x, decoder.heads_output(normed, layer, model) - added)
+    total = stream[component.layer + 1] if model.parallel_residual else x + decoder.attention(x, layer, model)
     return ComponentInputs(token_ids, normed, total - added)
 
 
 @torch.no_grad()
 def prepare_tokens(
-    model: GPTNeoX, component: Component, token_ids: Int[Tensor, "contexts positions"]
+    model: Decoder, component: Component, token_ids: Int[Tensor, "contexts positions"]
 ) -> ComponentInputs:
     """Inputs of a component from the contexts themselves; only the layers that it needs are run."""
-    n_needed = model.n_layers if component.kind == "unembed" else component.layer + (component.kind == "head")
-    stream = gpt_neox.residual_stream(model, token_ids, n_layers=n_needed)
+    n_needed = (
+        model.n_layers if component.kind == "unembed" else component.layer + (component.kind in components.OF_ATTENTION)
+    )
+    stream = decoder.residual_stream(model, token_ids, n_layers=n_needed)
     return prepare(model, component, token_ids, stream)
 
 
 def losses(
-    model: GPTNeoX,
+    model: Decoder,
     component: Component,
     inputs: ComponentInputs,
     deltas: Float[Tensor, "chains parameters"],
@@ -88,29 +100,46 @@ def losses(
     shapes = {name: weight.shape for name, weight in trained.items()}
     named = components.unflatten(deltas, shapes)
     shared = inputs.token_ids.ndim == 2
-    token_ids, normed, rest = (tensor[None] if shared else tensor for tensor in inputs)
+    token_ids, normed, rest, beside = by_chain(inputs) if shared else inputs
     chains_ids = token_ids.expand(len(deltas), -1, -1)
     match component.kind:
         case "all_weights":
             changed = (
                 {name: trained[name] + delta[chain] for name, delta in named.items()} for chain in range(len(deltas))
             )
-            models = (gpt_neox.with_weights(model, weights) for weights in changed)
+            models = (decoder.with_weights(model, weights) for weights in changed)
             pairs = zip(models, chains_ids, strict=True)
-            return torch.stack([gpt_neox.differentiable_losses(moved, ids, labels) for moved, ids in pairs])
+            return torch.stack([decoder.differentiable_losses(moved, ids, labels) for moved, ids in pairs])
         case "unembed":
-            return _unembed(trained["unembedding"], named["unembedding"], normed, chains_ids, labels)
+            return _end(model, normed, chains_ids, labels, named["unembedding"])
         case "embed":
-            x = normed + lookup(named["embedding"], chains_ids).to(normed.dtype)
+            x = normed + model.embedding_scale * lookup(named["embedding"], chains_ids).to(normed.dtype)
         case "mlp":
-            x = rest + _mlp(_full(trained, named), normed)
+            x = rest + after_mlp(_mlp(model, _full(trained, named), normed), component, model)
         case _:
-            x = rest + _head(model, _full(trained, named), normed)
-    return _run_above(model, component, x, chains_ids, labels)
+            x = rest + after_heads(_heads(model, component, _full(trained, named), normed), beside, component, model)
+    merged = _run_above(model, component, x.flatten(0, 1)).unflatten(0, x.shape[:2])
+    return _end(model, merged, chains_ids, labels, named.get("embedding") if model.description.tied else None)
+
+
+def by_chain(inputs: ComponentInputs) -> ComponentInputs:
+    """Inputs that all chains share, with an axis of one for the chains."""
+    return inputs.take(None)
+
+
+def after_heads(added: Tensor, beside: Tensor | None, component: Component, model: Decoder) -> Tensor:
+    """What a layer's heads add to the stream, from what a part of them gives: behind their norm if there is one."""
+    output = added if beside is None else beside + added
+    return decoder.normalize(output, model.layers[component.layer].attention_post_norm, model)
+
+
+def after_mlp(added: Tensor, component: Component, model: Decoder) -> Tensor:
+    """What an MLP adds to the stream, from what it gives: behind its norm if there is one."""
+    return decoder.normalize(added, model.layers[component.layer].mlp_post_norm, model)
 
 
 def gradients(
-    model: GPTNeoX, component: Component, batch: ComponentInputs, delta: Float[Tensor, "chains parameters"]
+    model: Decoder, component: Component, batch: ComponentInputs, delta: Float[Tensor, "chains parameters"]
 ) -> tuple[Float[Tensor, "chains parameters"], Float[Tensor, " chains"]]:
     """Gradient of each chain's mean minibatch loss by its own weights, and that loss."""
     with torch.enable_grad():
@@ -121,7 +150,7 @@ def gradients(
 
 
 def scores(
-    model: GPTNeoX,
+    model: Decoder,
     component: Component,
     batch: ComponentInputs,
     delta: Float[Tensor, "chains parameters"],
@@ -141,7 +170,7 @@ def scores(
 
 @torch.no_grad()
 def curvatures(
-    model: GPTNeoX,
+    model: Decoder,
     component: Component,
     inputs: ComponentInputs,
     deltas: Float[Tensor, "chains parameters"],
@@ -199,14 +228,46 @@ def _linear(
     return product.unflatten(1, x.shape[1:3])
 
 
-def _head(model: GPTNeoX, weights: dict, normed: Float[Tensor, "chains_or_one contexts positions hidden"]) -> Tensor:
-    stacked = _linear(normed, weights["query_key_value"], weights.get("query_key_value_bias"))
-    attended = gpt_neox.attend(stacked.flatten(0, 1).unsqueeze(-2), model).squeeze(-2)
-    return _linear(attended.unflatten(0, stacked.shape[:2]), weights["output"], None)
+def _heads(
+    model: Decoder,
+    component: Component,
+    weights: dict,
+    normed: Float[Tensor, "chains_or_one contexts positions hidden"],
+) -> Float[Tensor, "chains contexts positions hidden"]:
+    """What the heads that a component changes give, without the output bias."""
+    part, layer = components.part(model, component), model.layers[component.layer]
+    stacked = _stacked(part, layer, weights, normed)
+    attended = decoder.attend(stacked.flatten(0, 1).unflatten(-1, (part.n_groups, -1)), layer, model)
+    mixed = attended.flatten(-2).unflatten(0, stacked.shape[:2])
+    before, own, after = mixed.split(part.columns.widths, dim=-1)
+    still = [(x, block) for x, block in ((before, part.columns.before), (after, part.columns.after)) if x.shape[-1]]
+    products = [functional.linear(x, layer.dense[:, block]) for x, block in still]
+    products += [_linear(own, weights["output"], None)] if "output" in weights else []
+    return torch.stack(products).sum(0) if len(products) > 1 else products[0]
 
 
-def _mlp(weights: dict, normed: Float[Tensor, "chains_or_one contexts positions hidden"]) -> Tensor:
-    hidden = functional.gelu(_linear(normed, weights["up"], weights.get("up_bias")))
+def _stacked(part: components.Part, layer: Layer, weights: dict, normed: Tensor) -> Tensor:
+    """Queries, keys and values of the part, of which the component moves its own rows."""
+    own = _linear(normed, weights[part.name], weights.get(f"{part.name}_bias"))
+    before, after = (
+        still(normed, layer, block).expand(*own.shape[:-1], -1) for block in (part.rows.before, part.rows.after)
+    )
+    return torch.cat([before, own, after], dim=-1) if before.shape[-1] or after.shape[-1] else own
+
+
+def still(normed: Float[Tensor, "*batch hidden"], layer: Layer, block: slice) -> Float[Tensor, "*batch rows"]:
+    """Queries, keys or values of rows that no component moves."""
+    bias = layer.query_key_value_bias
+    return functional.linear(normed, layer.query_key_value[block], None if bias is None else bias[block])
+
+
+def _mlp(model: Decoder, weights: dict, normed: Float[Tensor, "chains_or_one contexts positions hidden"]) -> Tensor:
+    function = NONLINEARITIES[model.description.nonlinearity].apply
+    hidden = _linear(normed, weights["up"], weights.get("up_bias"))
+    if "gate" in weights:
+        hidden = function(_linear(normed, weights["gate"], weights.get("gate_bias"))) * hidden
+    else:
+        hidden = function(hidden)
     return _linear(hidden, weights["down"], weights.get("down_bias"))
 
 
@@ -219,35 +280,30 @@ def lookup(
 
 
 def _run_above(
-    model: GPTNeoX,
-    component: Component,
-    x: Float[Tensor, "chains contexts positions hidden"],
-    token_ids: Tensor,
-    labels: torch.Generator | None,
-) -> Tensor:
-    merged = x.flatten(0, 1)
-    if component.kind == "head" and not model.parallel_residual:
-        merged = merged + gpt_neox.mlp(merged, model.layers[component.layer], model)
+    model: Decoder, component: Component, x: Float[Tensor, "contexts positions hidden"]
+) -> Float[Tensor, "contexts positions hidden"]:
+    """The last residual, from the stream that the component has added to."""
+    if component.kind in components.OF_ATTENTION and not model.parallel_residual:
+        x = x + decoder.mlp(x, model.layers[component.layer], model)
     for layer in model.layers[component.layer + 1 :]:
-        merged = gpt_neox.run_layer(merged, layer, model)
-    normed = gpt_neox.normalize(merged, model.final_norm, model)
-    flat = token_loss.cross_entropy(normed, token_ids.reshape(-1, token_ids.shape[-1]), model.unembedding, labels)
-    return flat.unflatten(0, x.shape[:2])
+        x = decoder.run_layer(x, layer, model)
+    return decoder.normalize(x, model.final_norm, model)
 
 
-def _unembed(
-    trained: Tensor,
-    delta: Float[Tensor, "chains vocabulary hidden"],
-    normed: Tensor,
-    token_ids: Tensor,
+def _end(
+    model: Decoder,
+    normed: Float[Tensor, "chains_or_one contexts positions hidden"],
+    token_ids: Int[Tensor, "chains contexts positions"],
     labels: torch.Generator | None,
+    moved: Float[Tensor, "chains vocabulary hidden"] | None,
 ) -> Float[Tensor, "chains contexts predicted"]:
-    def one(chain: int) -> Tensor:
-        read = normed[chain if len(normed) > 1 else 0]
-        if trained.dtype == torch.float32:
-            return token_loss.cross_entropy(read, token_ids[chain], trained + delta[chain], labels)
-        # Concatenating inputs and matrices adds the two products before the softmax, each in its own exponent.
-        both = torch.cat([trained, delta[chain].to(trained.dtype)], dim=-1)
-        return token_loss.cross_entropy(torch.cat([read, read], dim=-1), token_ids[chain], both, labels)
-
-    return torch.stack([one(chain) for chain in range(len(delta))])
+    """Losses from the normed last residual; with `moved`, under an unembedding that differs by it from chain to chain."""
+    cap = model.description.final_cap
+    if moved is None:
+        flat = normed.flatten(0, 1), token_ids.flatten(0, 1)
+        return token_loss.cross_entropy(*flat, model.unembedding, labels, cap=cap).unflatten(0, normed.shape[:2])
+    losses = []
+    for read, ids, delta in zip(normed.expand(len(moved), -1, -1, -1), token_ids, moved, strict=True):
+        inputs, matrix = token_loss.moved_end(read, model.unembedding, delta)
+        losses.append(token_loss.cross_entropy(inputs, ids, matrix, labels, cap=cap))
+    return torch.stack(losses)

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from susc_pipeline.model import checkpoint, tiny
-from susc_pipeline.model.gpt_neox import GPTNeoX
+from susc_pipeline.model.decoder import Decoder
 
 EMBEDDED = Path(tiny.__file__).parent / "embedded"
 NEEDED_FILES = ("config.json", "tokenizer.json")
@@ -24,7 +24,7 @@ REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 class LoadedModel(NamedTuple):
     """A model as plain tensors on its device, with its tokenizer."""
 
-    model: GPTNeoX
+    model: Decoder
     tokenizer: PreTrainedTokenizerBase
 
 

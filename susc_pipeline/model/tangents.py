@@ -4,6 +4,7 @@ A tangent is the derivative of an activation along a direction (a JVP); the tang
 pass. How they pass through a layer is in layer_tangents.py. Gradients by the weights are in perturbation.py.
 """
 
+import functools
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -12,9 +13,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from susc_pipeline.model import components, gpt_neox, layer_tangents, perturbation, token_loss
-from susc_pipeline.model.components import Component
-from susc_pipeline.model.gpt_neox import GPTNeoX
+from susc_pipeline.model import components, decoder, layer_tangents, perturbation, token_loss
+from susc_pipeline.model.components import Component, Part
+from susc_pipeline.model.decoder import Decoder, Layer
 from susc_pipeline.model.perturbation import ComponentInputs
 
 Parts = dict[str, tuple[Tensor, ...]]  # named matrices (chains outputs inputs), each the sum of its parts
@@ -31,7 +32,7 @@ class LossesAndSlopes(NamedTuple):
 
 @torch.no_grad()
 def losses_and_slopes(
-    model: GPTNeoX,
+    model: Decoder,
     component: Component,
     inputs: ComponentInputs,
     deltas: Float[Tensor, "chains parameters"],
@@ -51,8 +52,10 @@ def losses_and_slopes(
     """
     _check([component])
     shared = inputs.token_ids.ndim == 2
-    table = ComponentInputs(*(tensor[None] for tensor in inputs)) if shared else inputs
-    at_once = max(1, layer_tangents.ROWS_AT_ONCE[model.device.type] // max(1, table.token_ids[0].numel()))
+    table = perturbation.by_chain(inputs) if shared else inputs
+    n_rows = max(1, table.token_ids[0].numel())
+    at_once = max(1, layer_tangents.ROWS_AT_ONCE[model.device.type] // n_rows)
+    at_once = 1 if _moves_both_ends(model, component) else at_once
     parts = []
     for chains in (slice(start, start + at_once) for start in range(0, len(deltas), at_once)):
         read = table if shared else table.take(chains)
@@ -63,7 +66,7 @@ def losses_and_slopes(
 
 @torch.no_grad()
 def slopes_at_rest(
-    model: GPTNeoX,
+    model: Decoder,
     token_ids: Int[Tensor, "contexts positions"],
     directions: Mapping[Component, Float[Tensor, "directions parameters"]],
 ) -> LossesAndSlopes:
@@ -86,27 +89,39 @@ def slopes_at_rest(
             out.copy_(of_one[1][:, 0])
         return tangents.flatten(0, 1)
 
+    def begin_layer(number: int, primal: layer_tangents.Primal) -> tuple[Tensor, Tensor]:
+        heads = [begin(kind, number, primal.reads.normed) for kind in components.OF_ATTENTION]
+        return torch.cat(heads), begin("mlp", number, primal.mlp.reads.normed)
+
     begun: list[Component] = []
-    x = functional.embedding(token_ids, model.embedding)
+    x = decoder.embed(model, token_ids)
     tangents = begin("embed", -1, x)
     for number, layer in enumerate(model.layers[:-1]):
         primal = layer_tangents.run_layer(x, layer, model)
-        heads, mlps = begin("head", number, primal.reads.normed), begin("mlp", number, primal.mlp_reads.normed)
+        heads, mlps = begin_layer(number, primal)
+        heads = layer_tangents.behind(heads, primal.attended, layer.attention_post_norm, model)
+        mlps = layer_tangents.behind(mlps, primal.lifted, layer.mlp_post_norm, model)
         if not model.parallel_residual:
-            heads = heads + layer_tangents.through_mlp(
-                heads, primal.mlp_reads, layer_tangents.gelu_slope(primal.hidden), layer
-            )
+            heads = heads + layer_tangents.through_mlp(heads, primal, layer, model)
         x, tangents = primal.end, torch.cat([layer_tangents.through_layer(tangents, primal, layer, model), heads, mlps])
     top = layer_tangents.top_layer(x, token_ids, model)
-    last = model.n_layers - 1
+    heads, mlps = begin_layer(model.n_layers - 1, top.primal)
     slopes = [layer_tangents.through_top(tangents, top, model)]
-    slopes.append(layer_tangents.dot(begin("head", last, top.primal.reads.normed), top.of_middle))
-    slopes.append(layer_tangents.dot(begin("mlp", last, top.primal.mlp_reads.normed), top.of_end))
+    slopes += [layer_tangents.dot(heads, top.of_attended), layer_tangents.dot(mlps, top.of_lifted)]
     found = dict(zip(begun, torch.cat(slopes).split(n_directions)))  # nothing splits into one empty part
-    for component in directions.keys() - found.keys():
-        normed = gpt_neox.normalize(top.primal.end, model.final_norm, model)
-        found[component] = _unembed(model, normed, token_ids, None, directions[component])[1]
+    for component in (one for one in directions if _moves_the_end(model, one)):
+        normed = decoder.normalize(top.primal.end, model.final_norm, model)
+        of_end = _unembed(model, normed, token_ids, None, directions[component])[1]
+        found[component] = of_end + found[component] if component in found else of_end
     return LossesAndSlopes(top.losses, torch.stack([found[component] for component in directions]))
+
+
+def _moves_both_ends(model: Decoder, component: Component) -> bool:
+    return component.kind == "embed" and model.description.tied
+
+
+def _moves_the_end(model: Decoder, component: Component) -> bool:
+    return component.kind == "unembed" or _moves_both_ends(model, component)
 
 
 def _check(chosen: Iterable[Component]) -> None:
@@ -118,70 +133,127 @@ def _check(chosen: Iterable[Component]) -> None:
 
 
 def _of_chains(
-    model: GPTNeoX, component: Component, inputs: ComponentInputs, deltas: Tensor, directions: Tensor
+    model: Decoder, component: Component, inputs: ComponentInputs, deltas: Tensor, directions: Tensor
 ) -> tuple[Tensor, Tensor]:
-    token_ids, normed, rest = inputs
+    token_ids, normed, _, _ = inputs
     ids = token_ids.expand(len(deltas), -1, -1)
     if component.kind == "unembed":
         reads = normed.expand(len(deltas), -1, -1, -1)
         pairs = [_unembed(model, *of_one) for of_one in zip(reads, ids, deltas, directions.unbind(1), strict=True)]
         return torch.stack([losses for losses, _ in pairs]), torch.stack([slopes for _, slopes in pairs], dim=1)
-    added, tangents = _component(model, component, normed, ids, deltas, directions)
-    base = normed if component.kind == "embed" else rest
-    x, tangents, merged = (base + added).flatten(0, 1), tangents.flatten(1, 2), ids.flatten(0, 1)
-    if component.kind == "head" and not model.parallel_residual:
+    x, tangents = _begun(model, component, inputs, ids, deltas, directions)
+    x, tangents, merged = x.flatten(0, 1), tangents.flatten(1, 2), ids.flatten(0, 1)
+    if component.kind in components.OF_ATTENTION and not model.parallel_residual:
         x, tangents = layer_tangents.past_mlp(x, tangents, model.layers[component.layer], model)
+    losses, slopes = _through(model, component, x, tangents, merged, deltas, directions)
+    return losses.unflatten(0, ids.shape[:2]), slopes.unflatten(1, ids.shape[:2])
+
+
+def _begun(
+    model: Decoder, component: Component, inputs: ComponentInputs, ids: Tensor, deltas: Tensor, directions: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The stream that the component has added to, and its tangents."""
+    _, normed, rest, beside = inputs
+    added, tangents = _component(model, component, normed, ids, deltas, directions)
+    if component.kind == "embed":
+        return normed + added, tangents
+    layer = model.layers[component.layer]
+    norm = layer.mlp_post_norm if component.kind == "mlp" else layer.attention_post_norm
+    output = layer_tangents.normalize(added if beside is None else beside + added, norm, model)
+    return rest + output.normed, layer_tangents.behind(tangents, output, norm, model)
+
+
+def _through(
+    model: Decoder, component: Component, x: Tensor, tangents: Tensor, ids: Tensor, deltas: Tensor, directions: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Losses and slopes from the stream after the component's layer; of one chain where it moves both ends."""
+    both = _moves_both_ends(model, component)
+    moved = deltas.view(model.unembedding.shape) if both else None
     above = model.layers[component.layer + 1 :]
     for layer in above[:-1]:
         primal = layer_tangents.run_layer(x, layer, model)
         x, tangents = primal.end, layer_tangents.through_layer(tangents, primal, layer, model)
-    if above:
-        top = layer_tangents.top_layer(x, merged, model)
-        losses, slopes = top.losses, layer_tangents.through_top(tangents, top, model)
-    else:
-        losses, of_end = layer_tangents.end(x, merged, model)
-        slopes = layer_tangents.dot(tangents, of_end)
-    return losses.unflatten(0, ids.shape[:2]), slopes.unflatten(1, ids.shape[:2])
+    if not above:
+        losses, of_end = layer_tangents.end(x, ids, model, moved)
+        return losses, layer_tangents.dot(tangents, of_end)
+    top = layer_tangents.top_layer(x, ids, model, moved)
+    slopes = layer_tangents.through_top(tangents, top, model)
+    if both:
+        normed = decoder.normalize(top.primal.end.detach(), model.final_norm, model)
+        slopes = slopes + _unembed(model, normed, ids, deltas[0], directions[:, 0])[1]
+    return top.losses, slopes
 
 
 def _component(
-    model: GPTNeoX, component: Component, normed: Tensor, ids: Tensor, deltas: Tensor | None, directions: Tensor
+    model: Decoder, component: Component, normed: Tensor, ids: Tensor, deltas: Tensor | None, directions: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """What a component adds (chains contexts positions hidden) and its tangents (directions chains contexts ...)."""
+    """What a component gives (chains contexts positions hidden) and its tangents (directions chains contexts ...)."""
     trained = components.weights(model, component)
     shapes = {name: weight.shape for name, weight in trained.items()}
     moved = {} if deltas is None else components.unflatten(deltas, shapes)
     along = [components.unflatten(direction, shapes) for direction in directions]
     if component.kind == "embed":
         looked = [perturbation.lookup(one["embedding"], ids).to(normed.dtype) for one in (moved, *along) if one]
+        looked = [model.embedding_scale * one for one in looked]
         return (looked[0] if moved else torch.zeros_like(normed)), torch.stack(looked[-len(along) :])
     weights = {name: _parts(weight, moved.get(name)) for name, weight in trained.items()}
     units = [{name: (part.to(normed.dtype),) for name, part in one.items()} for one in along]
-    is_mlp = component.kind == "mlp"
-    added, tangents = _mlp(normed, weights, units) if is_mlp else _head(normed, weights, units, model)
+    of_kind = _mlp if component.kind == "mlp" else _heads
+    added, tangents = of_kind(normed, weights, units, model, component)
     return added.unflatten(1, ids.shape[1:]), torch.stack(tangents).unflatten(2, ids.shape[1:])
 
 
-def _mlp(normed: Tensor, weights: Parts, units: list[Parts]) -> tuple[Tensor, list[Tensor]]:
+def _mlp(
+    normed: Tensor, weights: Parts, units: list[Parts], model: Decoder, component: Component
+) -> tuple[Tensor, list[Tensor]]:
     rows = normed.flatten(1, 2)
-    hidden = _linear(rows, weights, "up")
-    active, curve = functional.gelu(hidden), layer_tangents.gelu_slope(hidden)
-    moved = (_linear(_linear(rows, unit, "up") * curve, weights, "down", bias=False) for unit in units)
-    tangents = [tangent + _linear(active, unit, "down") for tangent, unit in zip(moved, units, strict=True)]
+    gate = _linear(rows, weights, "gate") if "gate" in weights else None
+    active, curves = layer_tangents.bend(_linear(rows, weights, "up"), gate, model)
+    tangents = []
+    for unit in units:
+        moved = functools.reduce(torch.add, (_linear(rows, unit, name).mul_(c) for name, c in curves.items()))
+        tangents.append(_linear(moved, weights, "down", bias=False) + _linear(active, unit, "down"))
     return _linear(active, weights, "down"), tangents
 
 
-def _head(normed: Tensor, weights: Parts, units: list[Parts], model: GPTNeoX) -> tuple[Tensor, list[Tensor]]:
-    rows, n_positions = normed.flatten(1, 2), normed.shape[-2]
-    stacked = _linear(rows, weights, "query_key_value")
-    primal = layer_tangents.attend(stacked.view(-1, n_positions, 1, stacked.shape[-1]), model)
+def _heads(
+    normed: Tensor, weights: Parts, units: list[Parts], model: Decoder, component: Component
+) -> tuple[Tensor, list[Tensor]]:
+    """What the heads that a component changes give, and its tangents."""
+    rows, part, layer = normed.flatten(1, 2), components.part(model, component), model.layers[component.layer]
+    stacked = _stacked(rows, weights, part, layer)
+    by_group = (-1, normed.shape[-2], part.n_groups, stacked.shape[-1] // part.n_groups)
+    primal = layer_tangents.attend(stacked.view(by_group), layer, model)
     mixed = primal.mixed.reshape(*stacked.shape[:2], -1)
     tangents = []
     for unit in units:
-        of_triple = _linear(rows, unit, "query_key_value").view(-1, n_positions, 1, stacked.shape[-1])
-        of_mixed = layer_tangents.attend_tangents(of_triple[None], primal, model).reshape(mixed.shape)
-        tangents.append(_linear(of_mixed, weights, "output", bias=False) + _linear(mixed, unit, "output"))
-    return _linear(mixed, weights, "output"), tangents
+        of_own = functional.pad(_linear(rows, unit, part.name), (part.rows.widths[0], part.rows.widths[2]))
+        of_stacked = of_own.expand_as(stacked).reshape(by_group)
+        of_mixed = layer_tangents.attend_tangents(of_stacked[None], primal, layer, model).reshape(mixed.shape)
+        tangents.append(_output(of_mixed, weights, part, layer) + _own_output(mixed, unit, part))
+    return _output(mixed, weights, part, layer), tangents
+
+
+def _stacked(rows: Tensor, weights: Parts, part: Part, layer: Layer) -> Tensor:
+    """Queries, keys and values of the part, of which the component moves its own rows."""
+    own = _linear(rows, weights, part.name)
+    if not part.rows.widths[0] + part.rows.widths[2]:
+        return own
+    before, after = (perturbation.still(rows, layer, block) for block in (part.rows.before, part.rows.after))
+    return torch.cat([before.expand(*own.shape[:-1], -1), own, after.expand(*own.shape[:-1], -1)], dim=-1)
+
+
+def _output(mixed: Tensor, weights: Parts, part: Part, layer: Layer) -> Tensor:
+    """What the output matrix makes of all heads of the part."""
+    before, _, after = mixed.split(part.columns.widths, dim=-1)
+    still = [(x, block) for x, block in ((before, part.columns.before), (after, part.columns.after)) if x.shape[-1]]
+    return sum((functional.linear(x, layer.dense[:, block]) for x, block in still), _own_output(mixed, weights, part))
+
+
+def _own_output(mixed: Tensor, weights: Parts, part: Part) -> Tensor | float:
+    """What the component's own columns make of it: nothing of a shared key and value."""
+    own = mixed.split(part.columns.widths, dim=-1)[1]
+    return _linear(own, weights, "output") if "output" in weights else 0.0
 
 
 def _parts(trained: Tensor, delta: Tensor | None) -> tuple[Tensor, ...]:
@@ -203,14 +275,10 @@ def _linear(x: Float[Tensor, "chains rows inputs"], weights: Parts, name: str, *
 
 
 def _unembed(
-    model: GPTNeoX, normed: Tensor, token_ids: Tensor, delta: Tensor | None, directions: Tensor
+    model: Decoder, normed: Tensor, token_ids: Tensor, delta: Tensor | None, directions: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Losses (contexts predicted) and slopes (directions contexts predicted) of one chain."""
-    trained = model.unembedding
-    tables = directions.unflatten(-1, trained.shape).to(trained.dtype)
-    if delta is not None and trained.dtype != torch.bfloat16:
-        trained = trained + delta.view(trained.shape)
-    elif delta is not None:  # as in perturbation.py: concatenated, the delta keeps its own exponent
-        trained = torch.cat([trained, delta.view(trained.shape).to(trained.dtype)], dim=-1)
-        normed = torch.cat([normed, normed], dim=-1)
-    return token_loss.losses_and_slopes(normed, token_ids, trained, tables)
+    trained, tables = model.unembedding, directions.unflatten(-1, model.unembedding.shape).to(model.unembedding.dtype)
+    if delta is not None:
+        normed, trained = token_loss.moved_end(normed, trained, delta.view(trained.shape))
+    return token_loss.losses_and_slopes(normed, token_ids, trained, tables, cap=model.description.final_cap)

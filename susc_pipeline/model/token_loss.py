@@ -1,6 +1,6 @@
 """From the normed last residual to the loss of each token, and back, without ever holding all logits.
 
-What comes before, the transformer, is in gpt_neox.py.
+What comes before, the transformer, is in decoder.py. A soft cap c (Gemma 2) makes c * tanh(logit / c) of each logit.
 """
 
 from collections.abc import Iterator
@@ -25,6 +25,8 @@ def cross_entropy(
     token_ids: Int[Tensor, "*batch positions"],
     unembedding: Float[Tensor, "vocabulary hidden"],
     labels: torch.Generator | None = None,
+    *,
+    cap: float | None = None,
 ) -> Float[Tensor, "*batch predicted"]:
     """Loss of each token but the first, in nats, from the normed last residual; never all logits at once.
 
@@ -32,15 +34,19 @@ def cross_entropy(
     """
     inputs = normed[..., :-1, :].reshape(-1, normed.shape[-1])
     targets = (
-        token_ids[..., 1:].reshape(-1) if labels is None else sampled(inputs.detach(), unembedding.detach(), labels)
+        token_ids[..., 1:].reshape(-1)
+        if labels is None
+        else sampled(inputs.detach(), unembedding.detach(), labels, cap=cap)
     )
-    return _CrossEntropy.apply(inputs, unembedding, targets).view(token_ids[..., 1:].shape)
+    return _CrossEntropy.apply(inputs, unembedding, targets, cap).view(token_ids[..., 1:].shape)
 
 
 def losses_and_gradients(
     normed: Float[Tensor, "*batch positions hidden"],
     token_ids: Int[Tensor, "*batch positions"],
     unembedding: Float[Tensor, "vocabulary hidden"],
+    *,
+    cap: float | None = None,
 ) -> tuple[Float[Tensor, "*batch predicted"], Float[Tensor, "*batch predicted hidden"]]:
     """Each token's loss in nats, and its gradient by the normed last residual it is predicted from; logits are taken once.
 
@@ -49,10 +55,10 @@ def losses_and_gradients(
     """
     inputs = normed[..., :-1, :].reshape(-1, normed.shape[-1])
     targets = token_ids[..., 1:].reshape(-1)
-    normalizers, expected = _expected(inputs, unembedding)
-    shape = token_ids[..., 1:].shape
-    losses = normalizers - _of_targets(inputs, unembedding, targets)
-    return losses.view(shape), (expected - unembedding[targets]).view(*shape, -1)
+    normalizers, expected = _expected(inputs, unembedding, cap)
+    shape, own = token_ids[..., 1:].shape, _of_targets(inputs, unembedding, targets, cap)
+    gradients = expected - _of_own(own, unembedding[targets], cap)
+    return (normalizers - own).view(shape), gradients.view(*shape, -1)
 
 
 def losses_and_slopes(
@@ -60,6 +66,8 @@ def losses_and_slopes(
     token_ids: Int[Tensor, "*batch positions"],
     unembedding: Float[Tensor, "vocabulary inputs"],
     directions: Float[Tensor, "directions vocabulary hidden"],
+    *,
+    cap: float | None = None,
 ) -> tuple[Float[Tensor, "*batch predicted"], Float[Tensor, "directions *batch predicted"]]:
     """Each token's loss in nats, and its derivatives as the unembedding moves in each direction.
 
@@ -72,32 +80,38 @@ def losses_and_slopes(
     n_blocks = -(-len(unembedding) // n_entries)
     normalizers = torch.empty(len(inputs), n_blocks, device=inputs.device)
     means = torch.empty(len(directions), len(inputs), n_blocks, device=inputs.device)
-    for rows, entries, logits in _blocks(inputs, unembedding):
+    for rows, entries, logits in _blocks(inputs, unembedding, cap):
         block = entries.start // n_entries
         normalizers[rows, block] = torch.logsumexp(logits, dim=1)
-        probabilities = logits.sub_(normalizers[rows, block, None]).exp_()
+        probabilities = _weights(logits, normalizers[rows, block], cap)
         for direction, mean in zip(directions, means):
             moved = read[rows] @ direction[entries].T
             mean[rows, block] = moved.mul_(probabilities).sum(dim=1, dtype=torch.float32)
     expected = (means * normalizers.softmax(dim=1)).sum(dim=2)
-    slopes = torch.stack([mean - _of_targets(read, moved, targets) for mean, moved in zip(expected, directions)])
-    losses = torch.logsumexp(normalizers, dim=1) - _of_targets(inputs, unembedding, targets)
+    own = _of_targets(inputs, unembedding, targets, cap)
+    moved = ((mean, _of_targets(read, direction, targets)) for mean, direction in zip(expected, directions))
+    slopes = torch.stack([mean - change * _cap_slope(own, cap) for mean, change in moved])
+    losses = torch.logsumexp(normalizers, dim=1) - own
     shape = token_ids[..., 1:].shape
     return losses.view(shape), slopes.view(-1, *shape)
 
 
 @torch.no_grad()
 def sampled(
-    inputs: Float[Tensor, "rows hidden"], unembedding: Float[Tensor, "vocabulary hidden"], generator: torch.Generator
+    inputs: Float[Tensor, "rows hidden"],
+    unembedding: Float[Tensor, "vocabulary hidden"],
+    generator: torch.Generator,
+    *,
+    cap: float | None = None,
 ) -> Int[Tensor, " rows"]:
     """A token of each row, drawn from the softmax of its logits by one uniform number: a block of the vocabulary, then in it."""
     n_rows, n_entries = LOGITS_AT_ONCE[inputs.device.type]
     uniform = torch.rand(len(inputs), generator=generator, device=inputs.device, dtype=torch.float64)
-    block, left = _drawn(_block_normalizers(inputs, unembedding), uniform)
+    block, left = _drawn(_block_normalizers(inputs, unembedding, cap), uniform)
     found = torch.empty_like(block)
     for number, start in enumerate(range(0, len(unembedding), n_entries)):
         for rows in (block == number).nonzero().flatten().split(n_rows):
-            logits = (inputs[rows] @ unembedding[start : start + n_entries].T).float()
+            logits = _capped((inputs[rows] @ unembedding[start : start + n_entries].T).float(), cap)
             found[rows] = start + _drawn(logits, left[rows])[0]
     return found
 
@@ -124,76 +138,115 @@ class _CrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, inputs: Tensor, unembedding: Tensor, targets: Tensor) -> Tensor:
+    def forward(ctx: Any, inputs: Tensor, unembedding: Tensor, targets: Tensor, cap: float | None) -> Tensor:
         expected = None
         if ctx.needs_input_grad[0]:
-            normalizers, expected = _expected(inputs, unembedding)
+            normalizers, expected = _expected(inputs, unembedding, cap)
         else:
-            normalizers = _normalizers(inputs, unembedding)
-        ctx.save_for_backward(inputs, unembedding, targets, normalizers, expected)
-        return normalizers - _of_targets(inputs, unembedding, targets)
+            normalizers = _normalizers(inputs, unembedding, cap)
+        own, ctx.cap = _of_targets(inputs, unembedding, targets, cap), cap
+        ctx.save_for_backward(inputs, unembedding, targets, normalizers, expected, own)
+        return normalizers - own
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        inputs, unembedding, targets, normalizers, expected = ctx.saved_tensors
+    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        inputs, unembedding, targets, normalizers, expected, own = ctx.saved_tensors
         of_inputs = of_unembedding = None
         if ctx.needs_input_grad[0]:
-            of_inputs = (expected - unembedding[targets]) * outer[:, None].to(inputs.dtype)
+            of_inputs = (expected - _of_own(own, unembedding[targets], ctx.cap)) * outer[:, None].to(inputs.dtype)
         if ctx.needs_input_grad[1]:
             weighted = inputs * outer[:, None].to(inputs.dtype)
             # The gradient of a lookup adds rows in their order on any number of threads; index_put_ adds them as they come.
             n_entries = len(unembedding)
-            of_unembedding = torch.ops.aten.embedding_dense_backward(-weighted, targets, n_entries, -1, False)
-            for rows, entries, logits in _blocks(inputs, unembedding):
-                probabilities = logits.sub_(normalizers[rows, None]).exp_().to(inputs.dtype)
+            of_own = _of_own(own, -weighted, ctx.cap)
+            of_unembedding = torch.ops.aten.embedding_dense_backward(of_own, targets, n_entries, -1, False)
+            for rows, entries, logits in _blocks(inputs, unembedding, ctx.cap):
+                probabilities = _weights(logits, normalizers[rows], ctx.cap).to(inputs.dtype)
                 of_unembedding[entries].addmm_(probabilities.T, weighted[rows])
-        return of_inputs, of_unembedding, None
+        return of_inputs, of_unembedding, None, None
 
 
-def _of_targets(inputs: Tensor, unembedding: Tensor, targets: Tensor) -> Float[Tensor, " rows"]:
+def moved_end(
+    normed: Float[Tensor, "*batch hidden"],
+    unembedding: Float[Tensor, "vocabulary hidden"],
+    delta: Float[Tensor, "vocabulary hidden"],
+) -> tuple[Float[Tensor, "*batch inputs"], Float[Tensor, "vocabulary inputs"]]:
+    """What functions of this module read where the unembedding is moved by delta.
+
+    In bfloat16 inputs and matrices are concatenated: the two products are added before the softmax, each in its own exponent.
+    """
+    if unembedding.dtype != torch.bfloat16:
+        return normed, unembedding + delta
+    return torch.cat([normed, normed], dim=-1), torch.cat([unembedding, delta.to(unembedding.dtype)], dim=-1)
+
+
+def _capped(logits: Tensor, cap: float | None) -> Tensor:
+    return logits if cap is None else logits.div(cap).tanh_().mul_(cap)
+
+
+def _cap_slope(logits: Tensor, cap: float | None) -> Tensor | float:
+    """Derivative of capped logits by those before the cap, from the capped ones."""
+    return 1.0 if cap is None else 1 - (logits / cap) ** 2
+
+
+def _of_own(own: Float[Tensor, " rows"], values: Float[Tensor, "rows width"], cap: float | None) -> Tensor:
+    """Values of each row times the derivative of its own token's logit by that before the cap."""
+    return values if cap is None else values * torch.as_tensor(_cap_slope(own, cap)).to(values.dtype)[:, None]
+
+
+def _weights(logits: Tensor, normalizers: Float[Tensor, " rows"], cap: float | None) -> Tensor:
+    """Probabilities times the derivative by the logits before the cap; overwrites the logits."""
+    slope = _cap_slope(logits, cap)
+    probabilities = logits.sub_(normalizers[:, None]).exp_()
+    return probabilities if cap is None else probabilities.mul_(slope)
+
+
+def _of_targets(
+    inputs: Tensor, unembedding: Tensor, targets: Tensor, cap: float | None = None
+) -> Float[Tensor, " rows"]:
     """Logit of each row's own token."""
-    return (inputs * unembedding[targets]).sum(dim=1, dtype=torch.float32)
+    return _capped((inputs * unembedding[targets]).sum(dim=1, dtype=torch.float32), cap)
 
 
 def _normalizers(
-    inputs: Float[Tensor, "rows hidden"], unembedding: Float[Tensor, "vocabulary hidden"]
+    inputs: Float[Tensor, "rows hidden"], unembedding: Float[Tensor, "vocabulary hidden"], cap: float | None
 ) -> Float[Tensor, " rows"]:
     """Logarithm of the sum of all exponentiated logits, of each row."""
-    return torch.logsumexp(_block_normalizers(inputs, unembedding), dim=1)
+    return torch.logsumexp(_block_normalizers(inputs, unembedding, cap), dim=1)
 
 
 def _block_normalizers(
-    inputs: Float[Tensor, "rows hidden"], unembedding: Float[Tensor, "vocabulary hidden"]
+    inputs: Float[Tensor, "rows hidden"], unembedding: Float[Tensor, "vocabulary hidden"], cap: float | None
 ) -> Float[Tensor, "rows blocks"]:
     """The same of each block of the vocabulary."""
     n_entries = LOGITS_AT_ONCE[inputs.device.type][1]
     parts = torch.empty(len(inputs), -(-len(unembedding) // n_entries), device=inputs.device)
-    for rows, entries, logits in _blocks(inputs, unembedding):
+    for rows, entries, logits in _blocks(inputs, unembedding, cap):
         parts[rows, entries.start // n_entries] = torch.logsumexp(logits, dim=1)
     return parts
 
 
 def _expected(
-    inputs: Float[Tensor, "rows hidden"], unembedding: Float[Tensor, "vocabulary hidden"]
+    inputs: Float[Tensor, "rows hidden"], unembedding: Float[Tensor, "vocabulary hidden"], cap: float | None
 ) -> tuple[Float[Tensor, " rows"], Float[Tensor, "rows hidden"]]:
-    """Normalizers, and the mean of the unembedding under each row's softmax."""
-    if inputs.device.type == "cpu" and inputs.dtype == torch.float32:
+    """Normalizers, and the mean of the unembedding under each row's softmax; entries count by the slope of their cap."""
+    if inputs.device.type == "cpu" and inputs.dtype == torch.float32 and cap is None:
         query, key = inputs[None, None], unembedding[None, None]
         expected, normalizers = _attend(query, key, key, 0.0, False, scale=1.0)
         return normalizers.flatten(), expected[0, 0]
     normalizers = torch.full((len(inputs),), -torch.inf, device=inputs.device)
     expected = torch.zeros(inputs.shape, device=inputs.device)
-    for rows, entries, logits in _blocks(inputs, unembedding):
+    for rows, entries, logits in _blocks(inputs, unembedding, cap):
         before = normalizers[rows].clone()
         normalizers[rows] = torch.logaddexp(before, torch.logsumexp(logits, dim=1))
-        probabilities = logits.sub_(normalizers[rows, None]).exp_().to(inputs.dtype)
+        probabilities = _weights(logits, normalizers[rows], cap).to(inputs.dtype)
         kept = (before - normalizers[rows]).exp_()[:, None]
         expected[rows] = expected[rows] * kept + probabilities @ unembedding[entries]
     return normalizers, expected.to(inputs.dtype)
 
 
-def _blocks(inputs: Tensor, unembedding: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
+def _blocks(inputs: Tensor, unembedding: Tensor, cap: float | None) -> Iterator[tuple[slice, slice, Tensor]]:
     """Rows, entries of the vocabulary and their logits, in one buffer that the next block overwrites."""
     n_rows, n_entries = LOGITS_AT_ONCE[inputs.device.type]
     space = torch.empty(
@@ -206,4 +259,4 @@ def _blocks(inputs: Tensor, unembedding: Tensor) -> Iterator[tuple[slice, slice,
             shape = rows.stop - rows.start, entries.stop - entries.start
             logits = space[: shape[0] * shape[1]].view(shape)
             torch.mm(inputs[rows], unembedding[entries].T, out=logits)
-            yield rows, entries, logits.float()
+            yield rows, entries, _capped(logits.float(), cap)

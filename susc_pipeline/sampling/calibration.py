@@ -22,7 +22,7 @@ from susc_pipeline import schema, seeds
 from susc_pipeline.config import CalibrationSettings, DirectionSettings, SamplingSettings
 from susc_pipeline.model import components, perturbation
 from susc_pipeline.model.components import Component
-from susc_pipeline.model.gpt_neox import GPTNeoX
+from susc_pipeline.model.decoder import Decoder
 from susc_pipeline.model.perturbation import ComponentInputs
 from susc_pipeline.sampling import chains, curvature, diagnostics, memory
 from susc_pipeline.sampling.observables import Population
@@ -50,7 +50,7 @@ class Sweep(NamedTuple):
 
 
 def sweep(
-    model: GPTNeoX,
+    model: Decoder,
     population: Population,
     measured: Int[np.ndarray, "contexts positions"],
     sampling: SamplingSettings,
@@ -84,7 +84,7 @@ def sweep(
     return Sweep(pl.DataFrame(rows, schema=schema.CALIBRATION), traces)
 
 
-def default_components(model: GPTNeoX) -> tuple[str, ...]:
+def default_components(model: Decoder) -> tuple[str, ...]:
     """One component of each kind: the embedding, a head and an MLP of the middle layer, the unembedding."""
     middle = model.n_layers // 2
     return ("embed", f"L{middle}H0", f"L{middle}MLP", "unembed")
@@ -103,7 +103,7 @@ def recommended(table: pl.DataFrame) -> dict[str, float] | None:
 
 
 def _cell_or_complaint(
-    model: GPTNeoX, name: str, population: Population, measured: np.ndarray, settings: SamplingSettings, seed: int
+    model: Decoder, name: str, population: Population, measured: np.ndarray, settings: SamplingSettings, seed: int
 ) -> tuple[np.ndarray | None, dict[str, object]]:
     known: dict[str, object] = {}
     try:
@@ -114,7 +114,7 @@ def _cell_or_complaint(
 
 
 def _cell(
-    model: GPTNeoX,
+    model: Decoder,
     component: Component,
     population: Population,
     measured: np.ndarray,
@@ -177,7 +177,7 @@ def verdict(trace: Float[np.ndarray, "chains draws"], *, uniform_rise: float) ->
 
 
 def acceptance(
-    model: GPTNeoX,
+    model: Decoder,
     component: Component,
     contexts: ComponentInputs,
     settings: SamplingSettings,

@@ -19,7 +19,7 @@ from torch import Tensor
 from susc_pipeline.config import SamplingSettings
 from susc_pipeline.model import components, perturbation, tangents
 from susc_pipeline.model.components import Component
-from susc_pipeline.model.gpt_neox import GPTNeoX
+from susc_pipeline.model.decoder import Decoder
 from susc_pipeline.model.perturbation import ComponentInputs
 from susc_pipeline.sampling import curvature, loss_traces, memory, observables
 from susc_pipeline.sampling.loss_traces import LossTraces
@@ -44,7 +44,7 @@ class Step(NamedTuple):
 
 
 def run(
-    model: GPTNeoX,
+    model: Decoder,
     component: Component,
     settings: SamplingSettings,
     start: State,
@@ -102,7 +102,7 @@ def noise(
 
 
 def prepared(
-    model: GPTNeoX, component: Component, settings: SamplingSettings, population: Population
+    model: Decoder, component: Component, settings: SamplingSettings, population: Population
 ) -> SamplingSettings:
     """The settings with steps as short as the component's curvature asks for, once they are known to fit in memory.
 
@@ -124,11 +124,11 @@ def is_draw(number: int, settings: SamplingSettings) -> bool:
 
 def doubled(inputs: ComponentInputs) -> ComponentInputs:
     """The inputs of chains and of their mirror images."""
-    return ComponentInputs(*(torch.cat([tensor, tensor]) for tensor in inputs))
+    return inputs.each(lambda tensor: torch.cat([tensor, tensor]))
 
 
 def sample(
-    model: GPTNeoX,
+    model: Decoder,
     component: Component,
     settings: SamplingSettings,
     shard: Int[np.ndarray, "contexts positions"],
@@ -187,7 +187,7 @@ def sample(
 
 def first_contexts(inputs: ComponentInputs, n_contexts: int | None) -> ComponentInputs:
     """The inputs of each chain's first contexts."""
-    return ComponentInputs(*(tensor[:, :n_contexts] for tensor in inputs))
+    return inputs.each(lambda tensor: tensor[:, :n_contexts])
 
 
 def _labels(seed: np.random.SeedSequence, n_chains: int, device: torch.device) -> torch.Generator:
@@ -197,7 +197,7 @@ def _labels(seed: np.random.SeedSequence, n_chains: int, device: torch.device) -
 
 
 def fresh_batches(
-    model: GPTNeoX,
+    model: Decoder,
     component: Component,
     settings: SamplingSettings,
     population: Population,
@@ -211,8 +211,8 @@ def fresh_batches(
         sizes = [max(of_draw, settings.batch_size), settings.n_reference_contexts]
         found = observables.inputs(model, component, population.fresh(place, sum(sizes)))
         place += sum(sizes)
-        pieces = [tensor.split(sizes, dim=1) for tensor in found]
-        yield ComponentInputs(*(piece[0] for piece in pieces)), ComponentInputs(*(piece[1] for piece in pieces))
+        first, others = slice(sizes[0]), slice(sizes[0], None)
+        yield found.take((slice(None), first)), found.take((slice(None), others))
 
 
 def _directions(
@@ -235,7 +235,7 @@ class _Scores(NamedTuple):
 
 
 def _scores(
-    model: GPTNeoX,
+    model: Decoder,
     component: Component,
     settings: SamplingSettings,
     step: Step,
@@ -249,7 +249,7 @@ def _scores(
 
 @torch.no_grad()
 def _measured(
-    model: GPTNeoX,
+    model: Decoder,
     component: Component,
     settings: SamplingSettings,
     step: Step,
@@ -299,7 +299,7 @@ class _Evaluation(NamedTuple):
 
 
 def _evaluate(
-    model: GPTNeoX,
+    model: Decoder,
     component: Component,
     settings: SamplingSettings,
     inputs: ComponentInputs,
@@ -314,7 +314,7 @@ def _evaluate(
     pieces: list[tuple[Tensor, Tensor, Tensor | None]] = []
     for first in range(0, n_contexts, at_once):
         rows = slice(first, first + at_once)
-        taken = inputs.take(rows) if shared else ComponentInputs(*(tensor[:, rows] for tensor in inputs))
+        taken = inputs.take(rows) if shared else inputs.each(lambda tensor, rows=rows: tensor[:, rows])
         if len(along):
             losses, slopes = tangents.losses_and_slopes(model, component, taken, delta, along)
         else:
@@ -330,7 +330,7 @@ def _evaluate(
 
 
 def check_losses(
-    loss: Float[Tensor, " chains"], component: Component, step: int, model: GPTNeoX, settings: SamplingSettings
+    loss: Float[Tensor, " chains"], component: Component, step: int, model: Decoder, settings: SamplingSettings
 ) -> None:
     """Refuse losses that no chain near w* has.
 

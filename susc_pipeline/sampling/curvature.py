@@ -12,7 +12,7 @@ import torch
 from susc_pipeline.config import SamplingSettings
 from susc_pipeline.model import components, perturbation
 from susc_pipeline.model.components import Component
-from susc_pipeline.model.gpt_neox import GPTNeoX
+from susc_pipeline.model.decoder import Decoder
 from susc_pipeline.model.perturbation import ComponentInputs
 from susc_pipeline.sampling.samplers import SAMPLERS
 
@@ -28,7 +28,7 @@ class UnstableStepError(ValueError):
     """The step size is so far above what the curvature allows that dividing it would be no remedy."""
 
 
-def largest_curvature(model: GPTNeoX, component: Component, contexts: ComponentInputs) -> float:
+def largest_curvature(model: Decoder, component: Component, contexts: ComponentInputs) -> float:
     """Largest Hessian eigenvalue of the mean loss at w*, in nats per squared weight, by Lanczos iteration on gradients.
 
     Few products with the Hessian, by differences of gradients on a few of the contexts, find it from below: for sgld and

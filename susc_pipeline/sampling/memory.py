@@ -10,7 +10,7 @@ import torch
 from susc_pipeline.config import SamplingSettings
 from susc_pipeline.model import components, layer_tangents
 from susc_pipeline.model.components import Component
-from susc_pipeline.model.gpt_neox import GPTNeoX
+from susc_pipeline.model.decoder import Decoder
 
 N_IMAGES = 2  # of a chain: itself and its mirror image
 N_TANGENTS = 2  # carried beside an evaluation: along the response direction and along the draw's own
@@ -26,14 +26,14 @@ class BatchTooLargeError(ValueError):
     """A step's contexts or an evaluation would not fit in memory."""
 
 
-def needed_bytes(model: GPTNeoX, component: Component, settings: SamplingSettings, n_positions: int) -> int:
+def needed_bytes(model: Decoder, component: Component, settings: SamplingSettings, n_positions: int) -> int:
     """Estimate of the peak, beside the model and the inputs of the measured contexts, in bytes; of chains with mirror images.
 
     A step takes gradients of all images, and then, without them, those of the chains at w*: the first need more.
     """
-    width, hidden = model.hidden_size, model.layers[0].up.shape[0] if model.layers else 0
-    of_layer = STREAMS_OF_A_LAYER * width + 2 * hidden
-    own = 2 * hidden if component.kind == "mlp" else 0
+    width, hidden = model.hidden_size, (3 if model.description.gated else 2) * model.description.inner_size
+    of_layer = STREAMS_OF_A_LAYER * max(width, model.n_heads * model.head_size) + hidden
+    own = hidden if component.kind == "mlp" else 0
     n_below = model.n_layers if component.kind == "unembed" else component.layer
     n_above = 0 if component.kind == "unembed" else model.n_layers - 1 - component.layer
     item, n_images = model.embedding.element_size(), N_IMAGES * settings.n_chains
@@ -59,7 +59,7 @@ def available_bytes(device: torch.device) -> int:
     return psutil.virtual_memory().available
 
 
-def check(model: GPTNeoX, component: Component, settings: SamplingSettings, n_positions: int) -> None:
+def check(model: Decoder, component: Component, settings: SamplingSettings, n_positions: int) -> None:
     """Refuse settings whose batches cannot fit.
 
     Raises:

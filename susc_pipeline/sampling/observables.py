@@ -12,7 +12,7 @@ from jaxtyping import Int
 
 from susc_pipeline.model import perturbation
 from susc_pipeline.model.components import Component
-from susc_pipeline.model.gpt_neox import GPTNeoX
+from susc_pipeline.model.decoder import Decoder
 from susc_pipeline.model.perturbation import ComponentInputs
 
 
@@ -39,9 +39,9 @@ class Population(NamedTuple):
 
 
 def inputs(
-    model: GPTNeoX, component: Component, token_ids: Int[np.ndarray, "chains contexts positions"]
+    model: Decoder, component: Component, token_ids: Int[np.ndarray, "chains contexts positions"]
 ) -> ComponentInputs:
     """What a component's losses on each chain's contexts need; only the layers below it are computed."""
     ids = torch.as_tensor(np.asarray(token_ids, np.int64)).to(model.device)
     prepared = perturbation.prepare_tokens(model, component, ids.flatten(0, 1))
-    return ComponentInputs(*(tensor.unflatten(0, ids.shape[:2]) for tensor in prepared))
+    return prepared.each(lambda tensor: tensor.unflatten(0, ids.shape[:2]))

@@ -12,9 +12,9 @@ from jaxtyping import Float, Int
 
 from susc_pipeline import seeds
 from susc_pipeline.config import SamplingSettings
-from susc_pipeline.model import gpt_neox, pretrained
+from susc_pipeline.model import decoder, pretrained
 from susc_pipeline.model.components import Component
-from susc_pipeline.model.gpt_neox import GPTNeoX
+from susc_pipeline.model.decoder import Decoder
 from susc_pipeline.sampling import chains
 from susc_pipeline.sampling.loss_traces import LossTraces
 from susc_pipeline.sampling.observables import Population
@@ -23,7 +23,7 @@ from susc_pipeline.sampling.observables import Population
 class SamplingTask(NamedTuple):
     """What is shared by the components of a shard. Residual streams are not: they are larger than what they come from."""
 
-    model: GPTNeoX
+    model: Decoder
     """At w*, wherever it lies now."""
     device: str
     """Where chains run, such as `auto`: that of who opens the task."""
@@ -44,7 +44,7 @@ def sampler(
     task: SamplingTask,
 ) -> Callable[[Component, Float[np.ndarray, "chains parameters"] | None], LossTraces]:
     """A function of a component and its response directions, if they are needed, once the model lies on the device."""
-    model = gpt_neox.to(task.model, pretrained.torch_device(task.device))
+    model = decoder.to(task.model, pretrained.torch_device(task.device))
 
     def sample(component: Component, direction: np.ndarray | None) -> LossTraces:
         return chains.sample(

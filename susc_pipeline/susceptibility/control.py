@@ -20,7 +20,7 @@ from susc_pipeline import schema
 from susc_pipeline.config import SamplingSettings
 from susc_pipeline.model import components, perturbation
 from susc_pipeline.model.components import Component
-from susc_pipeline.model.gpt_neox import GPTNeoX
+from susc_pipeline.model.decoder import Decoder
 from susc_pipeline.model.perturbation import ComponentInputs
 from susc_pipeline.sampling import chains
 from susc_pipeline.sampling.observables import Population
@@ -45,7 +45,7 @@ class Agreement(NamedTuple):
 
 
 def difference(
-    model: GPTNeoX,
+    model: Decoder,
     component: Component,
     settings: SamplingSettings,
     contexts: Int[np.ndarray, "contexts positions"],
@@ -159,7 +159,7 @@ def agreement(first: Float[np.ndarray, "halves tokens"], second: Float[np.ndarra
 
 
 def _coupled(
-    model: GPTNeoX,
+    model: Decoder,
     component: Component,
     settings: SamplingSettings,
     population: Population,
@@ -194,7 +194,7 @@ def _coupled(
 
 @torch.no_grad()
 def _token_losses(
-    model: GPTNeoX,
+    model: Decoder,
     component: Component,
     settings: SamplingSettings,
     measured: ComponentInputs,

@@ -17,9 +17,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from susc_pipeline.messages import shown
-from susc_pipeline.model import components, gpt_neox
+from susc_pipeline.model import components, decoder
 from susc_pipeline.model.components import Component
-from susc_pipeline.model.gpt_neox import GPTNeoX
+from susc_pipeline.model.decoder import Decoder
 from susc_pipeline.sampling.diagnostics import Trace
 
 SUFFIX = ".safetensors"
@@ -66,10 +66,10 @@ SLOPES = ("rest_slopes", "rise_slopes")
 NUMBERS = ("n_contexts", "n_rest_contexts", "reliability", "n_contexts_needed")
 
 
-def model_digest(model: GPTNeoX) -> str:
+def model_digest(model: Decoder) -> str:
     """Sixteen hexadecimal digits that change with any weight."""
     digest = hashlib.sha256()
-    for name, weight in gpt_neox.named_weights(model).items():
+    for name, weight in decoder.named_weights(model).items():
         digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
         digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
@@ -77,7 +77,7 @@ def model_digest(model: GPTNeoX) -> str:
 
 def save(
     path: Path,
-    model: GPTNeoX,
+    model: Decoder,
     component: Component,
     found: StoredDirections,
     diagnostics: Diagnostics,
@@ -105,7 +105,7 @@ def save(
 
 def load(
     path: Path,
-    model: GPTNeoX,
+    model: Decoder,
     component: Component,
     *,
     digest: str,
@@ -163,7 +163,7 @@ def diagnostics(path: Path) -> Diagnostics:
 
 
 def halves(
-    folder: Path, model: GPTNeoX, chosen: Iterable[Component], *, digest: str | None = None, n_scores: int = 0
+    folder: Path, model: Decoder, chosen: Iterable[Component], *, digest: str | None = None, n_scores: int = 0
 ) -> "dict[Component, StoredDirections]":
     """The mean direction of either half of the chains, of each component: even chains, then odd ones; and first scores.
 

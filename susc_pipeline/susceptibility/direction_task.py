@@ -10,9 +10,9 @@ from torch import Tensor
 
 from susc_pipeline import seeds
 from susc_pipeline.config import DirectionSettings, SamplingSettings
-from susc_pipeline.model import gpt_neox, pretrained
+from susc_pipeline.model import decoder, pretrained
 from susc_pipeline.model.components import Component
-from susc_pipeline.model.gpt_neox import GPTNeoX
+from susc_pipeline.model.decoder import Decoder
 from susc_pipeline.sampling.observables import Population
 from susc_pipeline.susceptibility import directions, linear_response, reliability
 from susc_pipeline.susceptibility.direction_files import Diagnostics, StoredDirections
@@ -22,7 +22,7 @@ from susc_pipeline.susceptibility.directions import RestGradients
 class DirectionTask(NamedTuple):
     """What is shared by the components of an experiment."""
 
-    model: GPTNeoX
+    model: Decoder
     """At w*, wherever it lies now."""
     device: str
     """Where chains run, such as `auto`: that of who opens the task."""
@@ -45,7 +45,7 @@ class Rest(NamedTuple):
 
 def rest_finder(task: DirectionTask) -> Callable[[int, None], tuple[RestGradients, dict[str, Tensor]]]:
     """A function of the number of a chain that gives the gradients at w* of its documents, of all components, and a score."""
-    model = gpt_neox.to(task.model, pretrained.torch_device(task.device))
+    model = decoder.to(task.model, pretrained.torch_device(task.device))
 
     def find(chain: int, _: None) -> tuple[RestGradients, dict[str, Tensor]]:
         found = directions.at_rest(model, task.population, chain)
@@ -58,7 +58,7 @@ def rest_finder(task: DirectionTask) -> Callable[[int, None], tuple[RestGradient
 
 def finder(task: DirectionTask) -> Callable[[Component, Rest], tuple[StoredDirections, Diagnostics]]:
     """A function of a component and its gradients at w* that gives the component's directions."""
-    model = gpt_neox.to(task.model, pretrained.torch_device(task.device))
+    model = decoder.to(task.model, pretrained.torch_device(task.device))
     localization = task.settings.localization
 
     def find(component: Component, rest: Rest) -> tuple[StoredDirections, Diagnostics]:

@@ -19,9 +19,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from susc_pipeline.config import DirectionSettings, SamplingSettings
-from susc_pipeline.model import components, gpt_neox, perturbation, tangents
+from susc_pipeline.model import components, decoder, perturbation, tangents
 from susc_pipeline.model.components import Component
-from susc_pipeline.model.gpt_neox import GPTNeoX
+from susc_pipeline.model.decoder import Decoder
 from susc_pipeline.sampling import chains, observables
 from susc_pipeline.sampling.diagnostics import Trace
 from susc_pipeline.sampling.observables import Population
@@ -55,7 +55,7 @@ class Rise(NamedTuple):
 
 
 def at_rest(
-    model: GPTNeoX,
+    model: Decoder,
     population: Population,
     chain: int,
     *,
@@ -63,7 +63,7 @@ def at_rest(
 ) -> RestGradients:
     """Gradient at w* of the mean loss over all contexts of one chain's part of the population."""
     part = population.parts[chain]
-    total = {name: torch.zeros_like(w, dtype=torch.float32) for name, w in gpt_neox.named_weights(model).items()}
+    total = {name: torch.zeros_like(w, dtype=torch.float32) for name, w in decoder.named_weights(model).items()}
     for first in range(0, len(part), REST_BATCH_SIZE):
         ids = torch.as_tensor(part[first : first + REST_BATCH_SIZE].astype(np.int64)).to(model.device)
         for name, gradient in _gradients(model, ids, None).items():
@@ -73,7 +73,7 @@ def at_rest(
 
 
 def score_at_rest(
-    model: GPTNeoX, population: Population, chain: int, seed: np.random.SeedSequence
+    model: Decoder, population: Population, chain: int, seed: np.random.SeedSequence
 ) -> dict[str, Float[Tensor, " parameters"]]:
     """A random vector of each component whose covariance is the Fisher matrix at w*; see perturbation.scores.
 
@@ -91,22 +91,22 @@ def score_at_rest(
 
 
 def _gradients(
-    model: GPTNeoX, token_ids: Int[Tensor, "contexts positions"], labels: torch.Generator | None
+    model: Decoder, token_ids: Int[Tensor, "contexts positions"], labels: torch.Generator | None
 ) -> dict[str, Tensor]:
     """Gradient of the sum of all losses by every weight."""
-    named = {name: weight.detach().requires_grad_() for name, weight in gpt_neox.named_weights(model).items()}
+    named = {name: weight.detach().requires_grad_() for name, weight in decoder.named_weights(model).items()}
     with torch.enable_grad():
-        loss = gpt_neox.differentiable_losses(gpt_neox.with_weights(model, named), token_ids, labels).sum()
+        loss = decoder.differentiable_losses(decoder.with_weights(model, named), token_ids, labels).sum()
         return dict(zip(named, torch.autograd.grad(loss, list(named.values())), strict=True))
 
 
-def _by_component(model: GPTNeoX, named: dict[str, Tensor]) -> dict[str, Float[Tensor, " parameters"]]:
-    whole = gpt_neox.with_weights(model, named)
+def _by_component(model: Decoder, named: dict[str, Tensor]) -> dict[str, Float[Tensor, " parameters"]]:
+    whole = decoder.with_weights(model, named)
     return {c.name: components.flatten(components.weights(whole, c)) for c in components.enumerate_components(model)}
 
 
 def probe_slopes(
-    model: GPTNeoX,
+    model: Decoder,
     probe: Int[np.ndarray, "contexts positions"],
     directions: Mapping[Component, Float[Tensor, "chains parameters"]],
     *,
@@ -119,7 +119,7 @@ def probe_slopes(
 
 
 def rise(
-    model: GPTNeoX,
+    model: Decoder,
     component: Component,
     settings: SamplingSettings,
     wanted: DirectionSettings,
@@ -179,7 +179,7 @@ def _noise(slopes: Float[np.ndarray, "chains probe_tokens"]) -> float:
     return float(slopes.var(axis=0, ddof=1).mean())
 
 
-def _batches(model: GPTNeoX, component: Component, settings: SamplingSettings, population: Population):
+def _batches(model: Decoder, component: Component, settings: SamplingSettings, population: Population):
     for first in itertools.count(0, settings.batch_size):
         yield observables.inputs(model, component, population.fresh(first, settings.batch_size))
 

@@ -15,9 +15,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from susc_pipeline.model import gpt_neox, perturbation, tangents
+from susc_pipeline.model import decoder, perturbation, tangents
 from susc_pipeline.model.components import Component
-from susc_pipeline.model.gpt_neox import GPTNeoX
+from susc_pipeline.model.decoder import Decoder
 from susc_pipeline.model.perturbation import ComponentInputs
 from susc_pipeline.susceptibility.direction_files import StoredDirections
 
@@ -37,7 +37,7 @@ class LinearResponse(NamedTuple):
 
 
 def estimate(
-    model: GPTNeoX,
+    model: Decoder,
     token_ids: Int[np.ndarray, "contexts positions"],
     halves: Mapping[Component, StoredDirections],
     *,
@@ -68,7 +68,7 @@ def estimate(
 
 
 def _second_terms(
-    model: GPTNeoX,
+    model: Decoder,
     token_ids: Int[Tensor, "contexts positions"],
     halves: Mapping[Component, StoredDirections],
     losses: Float[Tensor, "contexts predicted"],
@@ -77,7 +77,7 @@ def _second_terms(
     found = np.zeros((len(halves), 2, losses.numel()), np.float32)
     if all(stored.scores is None for stored in halves.values()):
         return found
-    stream = gpt_neox.residual_stream(model, token_ids)
+    stream = decoder.residual_stream(model, token_ids)
     for row, (component, stored) in zip(found, halves.items(), strict=True):
         if stored.scores is None or stored.mean_curvatures is None:
             continue
@@ -89,7 +89,7 @@ def _second_terms(
 
 
 def _curvatures(
-    model: GPTNeoX,
+    model: Decoder,
     component: Component,
     inputs: ComponentInputs,
     scores: Float[Tensor, "scores parameters"],
@@ -103,7 +103,7 @@ def _curvatures(
 
 
 def mean_curvatures(
-    model: GPTNeoX,
+    model: Decoder,
     component: Component,
     token_ids: Int[np.ndarray, "contexts positions"],
     scores: Float[Tensor, "scores parameters"],

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from susc_pipeline import schema
 from susc_pipeline.config import DirectionSettings, SamplingSettings
-from susc_pipeline.model import components, gpt_neox, perturbation
+from susc_pipeline.model import components, decoder, perturbation
 from susc_pipeline.model.components import Component
-from susc_pipeline.model.gpt_neox import GPTNeoX
+from susc_pipeline.model.decoder import Decoder
 from susc_pipeline.sampling import curvature, diagnostics
 from susc_pipeline.sampling.diagnostics import Estimate
 from susc_pipeline.sampling.observables import Population
@@ -68,7 +68,7 @@ def of_chains(found: Rise | Diagnostics, settings: SamplingSettings) -> Chains:
     return Chains(llc, diagnostics.r_hat(pairs), diagnostics.effective_sample_size(pairs) / pairs.size)
 
 
-def largest_curvature(model: GPTNeoX, component: Component, population: Population) -> float:
+def largest_curvature(model: Decoder, component: Component, population: Population) -> float:
     """Largest Hessian eigenvalue of the component's mean loss at w* on a few contexts, in nats per squared weight."""
     ids = torch.as_tensor(population.parts[0][: curvature.MAX_CONTEXTS].astype(np.int64)).to(model.device)
     return curvature.largest_curvature(model, component, perturbation.prepare_tokens(model, component, ids))
@@ -93,7 +93,7 @@ def prior_share(
 
 
 def row(
-    model: GPTNeoX,
+    model: Decoder,
     component: Component,
     settings: SamplingSettings,
     found: Rise | Diagnostics,
@@ -134,7 +134,7 @@ def table(rows: Sequence[Mapping[str, object]]) -> pl.DataFrame:
 
 
 def sweep(
-    model: GPTNeoX,
+    model: Decoder,
     component: Component,
     settings: SamplingSettings,
     wanted: DirectionSettings,
@@ -177,7 +177,7 @@ def sweep(
     return table(rows)
 
 
-def rescaled(model: GPTNeoX, layer: int, head: int, factor: float) -> GPTNeoX:
+def rescaled(model: Decoder, layer: int, head: int, factor: float) -> Decoder:
     """The same function in other weights: values of one head `factor` times as large, its output matrix divided by it.
 
     Raises:
@@ -186,24 +186,24 @@ def rescaled(model: GPTNeoX, layer: int, head: int, factor: float) -> GPTNeoX:
     component = Component("head", layer, head)
     shapes = {name: weight.shape for name, weight in components.weights(model, component).items()}
     by_weight = components.unflatten(_factors(model, component, factor)[None], shapes)
-    named = gpt_neox.named_weights(model)
+    named = decoder.named_weights(model)
     fields = {"query_key_value": "query_key_value", "query_key_value_bias": "query_key_value_bias", "output": "dense"}
     changed = {f"{layer}.{fields[name]}": named[f"{layer}.{fields[name]}"].clone() for name in shapes}
-    moved = gpt_neox.with_weights(model, named | changed)
+    moved = decoder.with_weights(model, named | changed)
     for name, weight in components.weights(moved, component).items():  # views of the copies
         weight.mul_(by_weight[name][0].to(weight.dtype))
     return moved
 
 
 def rescaled_gradient(
-    model: GPTNeoX, component: Component, gradient: Float[Tensor, "chains parameters"], factor: float
+    model: Decoder, component: Component, gradient: Float[Tensor, "chains parameters"], factor: float
 ) -> Float[Tensor, "chains parameters"]:
     """Gradient by a head's weights after `rescaled`, from that before: a weight twice as large has half the gradient."""
     return gradient / _factors(model, component, factor)
 
 
 def rescaling(
-    model: GPTNeoX,
+    model: Decoder,
     component: Component,
     settings: SamplingSettings,
     wanted: DirectionSettings,
@@ -243,10 +243,10 @@ def rescaling(
     return control.agreement(first, second)
 
 
-def _factors(model: GPTNeoX, component: Component, factor: float) -> Float[Tensor, " parameters"]:
+def _factors(model: Decoder, component: Component, factor: float) -> Float[Tensor, " parameters"]:
     """What each weight of a head is multiplied with, in the order of `components.weights`."""
-    if component.kind != "head":
-        raise ValueError(f"only a head can be rescaled, got {component.name}; choose one such as L0H0")
+    if component.kind != "head" or model.description.n_queries > 1:
+        raise ValueError(f"only a head with a value of its own can be rescaled, got {component.name}; choose another")
     if not (factor > 0 and np.isfinite(factor)):
         raise ValueError(f"factor must be positive and finite, got {factor:g}")
     ones = {name: torch.ones_like(weight) for name, weight in components.weights(model, component).items()}

@@ -1,0 +1,62 @@
+"""Families of models, a file each: how config.json describes a decoder, and how a checkpoint names its weights.
+
+A new family is a file with a table FAMILIES and its name below. Reading files is in checkpoint.py.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from susc_pipeline.messages import shown
+from susc_pipeline.model.decoder import Decoder
+from susc_pipeline.model.families import gemma, gpt2, gpt_neo, gpt_neox, llama, olmo2, qwen
+from susc_pipeline.model.families.family import Family, build, resolved, shapes
+from susc_pipeline.model.families.values import Values
+
+FAMILIES: dict[str, Family] = {
+    **gpt_neox.FAMILIES,
+    **gpt2.FAMILIES,
+    **gpt_neo.FAMILIES,
+    **llama.FAMILIES,
+    **qwen.FAMILIES,
+    **olmo2.FAMILIES,
+    **gemma.FAMILIES,
+}
+"""By model_type of config.json."""
+
+
+def family_of(content: Mapping[str, Any], place: object) -> Family:
+    """The family that config.json names.
+
+    Raises:
+        ValueError: none, or one that is not computed here; names it.
+    """
+    kind = content.get("model_type")
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        raise ValueError(
+            f"the model in {place} must be of a model_type among {', '.join(FAMILIES)}, got {shown(kind)}; "
+            f"choose another model"
+        )
+    return FAMILIES[kind]
+
+
+def from_module(module: PreTrainedModel) -> Decoder:
+    """The model of transformers as plain tensors, which it shares with the module where the family stores them as we do.
+
+    Raises:
+        ValueError: a family or a feature that is not computed here, or weights in float16.
+    """
+    content, place = module.config.to_dict(), Path(type(module).__name__)
+    family = family_of(content, place)
+    if module.dtype == torch.float16:
+        raise ValueError("weights must be float32 or bfloat16, got float16, which ends at 65504; load them as float32")
+    description = family.describe(Values(content, place))
+    wanted = shapes(family, description)
+    pairs = ((resolved(family, name, wanted), tensor) for name, tensor in module.state_dict().items())
+    return build(family, description, {name: tensor for name, tensor in pairs if name is not None})
+
+
+__all__ = ["FAMILIES", "Family", "Values", "build", "family_of", "from_module", "resolved", "shapes"]
