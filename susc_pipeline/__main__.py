@@ -12,6 +12,7 @@ COMMANDS = {
     "verify": ("assets.verify", "check a store: what is missing, stale, corrupt, foreign or left over"),
     "gc": ("resources.garbage", "list what no manifest names, and remove it with --yes"),
     "explore": ("resources.serve", "serve the explorer on loopback"),
+    "check-model": ("resources.check_model", "is a model computed as transformers computes it, and what are its components"),
 }
 
 
@@ -21,7 +22,7 @@ def main() -> int:
     if name not in COMMANDS:
         print(
             "usage: susc-pipeline COMMAND [--help]\n",
-            *(f"  {n:8} {text}" for n, (_, text) in COMMANDS.items()),
+            *(f"  {n:12} {text}" for n, (_, text) in COMMANDS.items()),
             sep="\n",
         )
         return 0 if name in ("-h", "--help") else 2

@@ -1,0 +1,171 @@
+"""`susc-pipeline check-model SOURCE`: is this model computed as transformers computes it, what are its components, what do they take?
+
+The model of transformers that it is held against gets the sizes of config.json and the weights of the safetensors files; no code
+of the folder, and no loader that would look for more, is run.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from safetensors import safe_open
+from torch import Tensor
+from torch.nn import functional
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from resources import experiment as experiments
+from resources import language_model
+from susc_pipeline.config import ExperimentConfig, ModelSettings
+from susc_pipeline.model import checkpoint, components, decoder
+from susc_pipeline.model.components import Component
+from susc_pipeline.model.decoder import Decoder
+from susc_pipeline.sampling import memory
+
+MAX_DIFFERENCE = 1e-3  # nats; rounding in float32 gave 2e-5 on a model of 30 layers
+N_CONTEXTS, N_POSITIONS = 4, 128
+# What config.json may ask transformers to do beside computing: code of the folder, kernels, quantized layers.
+RENAMED = {"embed_out.weight": "lm_head.weight"}  # as GPT-NeoX calls its unembedding in files
+LEFT_OUT = ("auto_map", "quantization_config", "attn_implementation", "_attn_implementation", "architectures")
+TEXT = (
+    "A susceptibility is how a token's loss responds when the weights of one component are shaken.\n\n"
+    "def mean(values):\n    total = 0.0\n    for value in values:\n        total += value\n    return total / len(values)\n"
+)
+
+
+class Found(NamedTuple):
+    """What was measured of a model."""
+
+    mean_loss: float
+    """In nats, on the text."""
+    difference: float
+    """Largest difference of a token's loss from that by transformers, in nats."""
+    seconds: float
+    """Of our forward pass, a thousand tokens."""
+
+
+def compare(folder: Path, model: Decoder, token_ids: Int[Tensor, "contexts positions"]) -> Found:
+    """Losses of the contexts by our code and by transformers.
+
+    Raises:
+        ValueError: transformers cannot hold the weights.
+    """
+    started = time.perf_counter()
+    ours = decoder.token_losses(model, token_ids)
+    seconds = (time.perf_counter() - started) / ours.numel() * 1000
+    theirs = losses_by_transformers(reference(folder, model.embedding.dtype), token_ids)
+    return Found(float(ours.mean()), float((ours.cpu() - theirs).abs().max()), seconds)
+
+
+def reference(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+    """The model of transformers' own class, with the folder's weights.
+
+    Raises:
+        ValueError: a weight of the class is in no file.
+    """
+    content: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    kept = {name: value for name, value in content.items() if name not in LEFT_OUT}
+    config = AutoConfig.for_model(kept.pop("model_type"), **kept)
+    module = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=dtype).eval()
+    weights = {}
+    for path in checkpoint.weight_files(folder):
+        with safe_open(path, framework="pt") as stored:
+            weights |= {RENAMED.get(name, name): stored.get_tensor(name).to(dtype) for name in stored.keys()}
+    prefix = f"{module.base_model_prefix}."
+    if not any(name.startswith(prefix) for name in weights):
+        weights = {name if name == "lm_head.weight" else prefix + name: weight for name, weight in weights.items()}
+    missing = module.load_state_dict(weights, strict=False).missing_keys
+    module.tie_weights()
+    tied = set(module._tied_weights_keys or ()) if config.tie_word_embeddings else set()
+    if absent := sorted(set(missing) - tied):
+        raise ValueError(f"transformers finds no {absent[0]} in {folder}, and {len(absent) - 1} more; fetch it again")
+    return module
+
+
+@torch.no_grad()
+def losses_by_transformers(
+    module: PreTrainedModel, token_ids: Int[Tensor, "contexts positions"]
+) -> Float[Tensor, "contexts predicted"]:
+    """Loss of each token but the first, in nats."""
+    logits = module(input_ids=token_ids, use_cache=False).logits[:, :-1].float()
+    return functional.cross_entropy(logits.transpose(1, 2), token_ids[:, 1:], reduction="none")
+
+
+def contexts(tokenizer: Any, text: str, model: Decoder) -> Int[Tensor, "contexts positions"]:
+    """The text's first tokens, as a few contexts.
+
+    Raises:
+        ValueError: the text has fewer than two tokens.
+    """
+    ids = np.asarray(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], np.int64)
+    length = min(N_POSITIONS, model.max_positions, len(ids))
+    if length < 2:
+        raise ValueError(f"the text must have at least 2 tokens, got {len(ids)}; give a longer one")
+    n_contexts = min(N_CONTEXTS, len(ids) // length)
+    return torch.as_tensor(ids[: n_contexts * length]).view(n_contexts, length)
+
+
+def table(model: Decoder, chosen: list[Component], experiment: ExperimentConfig) -> list[str]:
+    """A line for each kind of component: how many, weights of one, and the memory of its chains, in GiB."""
+    counts = Counter(component.kind for component in chosen)
+    lines = [f"  {'component':12} {'number':>6} {'weights of one':>15} {'GiB of its chains':>18}"]
+    for kind, number in counts.items():
+        first = next(component for component in chosen if component.kind == kind)
+        size = components.n_parameters(model, first)
+        needed = memory.needed_bytes(model, first, experiment.sampling, experiment.tokens.context_length) / 2**30
+        lines.append(f"  {kind:12} {number:6} {size:15,} {needed:18.2f}")
+    return lines
+
+
+def report(source: str, revision: str, text: str, experiment: ExperimentConfig) -> tuple[str, bool]:
+    """What is to be said of a model, and whether it is computed as transformers computes it.
+
+    Raises:
+        ValueError: the model cannot be loaded, or the text is too short.
+    """
+    settings = ModelSettings(source=source, revision=revision, dtype="float32", device="cpu")
+    folder = language_model.locate(settings)
+    model, tokenizer = language_model.load(folder, settings)
+    shape, chosen = model.description, components.enumerate_components(model)
+    found = compare(folder, model, contexts(tokenizer, text, model))
+    kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
+    n_weights = sum(weight.numel() for weight in decoder.named_weights(model).values())
+    is_equal = found.difference <= MAX_DIFFERENCE
+    lines = [
+        f"family {kind}: {model.n_layers} layers of {shape.n_heads} heads on {shape.n_groups} keys and values, width "
+        f"{model.hidden_size}, vocabulary {model.vocabulary_size:,}, ends {'tied' if shape.tied else 'apart'}",
+        f"{n_weights:,} weights, {4 * n_weights / 2**30:.2f} GiB in float32; {len(chosen)} components:",
+        *table(model, chosen, experiment),
+        f"mean loss {found.mean_loss:.3f} nats; largest difference from transformers {found.difference:.1e} nats: "
+        f"{'equal but for rounding' if is_equal else 'NOT the same model'}",
+        f"{found.seconds:.2f} s a thousand tokens, forward, on {torch.get_num_threads()} threads",
+    ]
+    return "\n".join(lines), is_equal
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0 where the model is computed as transformers computes it, 1 where it is not, 2 where it cannot be loaded."""
+    parser = argparse.ArgumentParser(prog="susc-pipeline check-model", description=__doc__)
+    parser.add_argument("source", help="`embedded`, a folder in Hugging Face format, or a Hub name")
+    parser.add_argument("--revision", default="main", help="Hub revision (default: main)")
+    parser.add_argument("--text", type=Path, help="a text file of yours, whose losses are compared")
+    parser.add_argument("--experiment", help="whose sizes the memory is for: a name or a TOML file (default: tiny)")
+    options = parser.parse_args(arguments)
+    try:
+        text = options.text.read_text(encoding="utf-8") if options.text else TEXT
+        said, is_equal = report(options.source, options.revision, text, experiments.load(options.experiment))
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(said)
+    return 0 if is_equal else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
