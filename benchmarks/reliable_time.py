@@ -31,7 +31,7 @@ from susc_pipeline.model import components
 from susc_pipeline.model.decoder import Decoder
 from susc_pipeline.sampling import chains
 from susc_pipeline.sampling.observables import Population
-from susc_pipeline.susceptibility import direction_task, directions, estimators
+from susc_pipeline.susceptibility import direction_task, estimators
 from susc_pipeline.susceptibility.direction_task import DirectionTask, Rest
 from susc_pipeline.susceptibility.directions import RestGradients
 
@@ -40,6 +40,7 @@ WANTED = 0.9
 N_MEASURED, N_PROBE = 16, 16
 N_OBSERVABLE, N_MINIBATCH = 96, 160
 PEER_CHAINS = 3
+NO_PROBE = np.zeros((0, 2), np.int64)
 PUBLISHED = SamplingSettings(
     sampler="rmsprop_sgld_devinterp",
     step_size=1e-5,
@@ -62,10 +63,17 @@ def whole_of_half(correlation: float) -> float:
     return 2 * correlation / (1 + correlation)
 
 
-def at_rest(model: Decoder, experiment: ExperimentConfig, population: Population) -> tuple[list[RestGradients], float]:
-    """Gradients at w* by each chain's documents, of all components, and a component's share of the seconds."""
+Resting = tuple[RestGradients, dict[str, torch.Tensor]]  # gradients and scores at w*, of all components
+
+
+def at_rest(model: Decoder, experiment: ExperimentConfig, population: Population) -> tuple[list[Resting], float]:
+    """What is known at w* by each chain's documents, of all components, and a component's share of the seconds."""
     started = time.perf_counter()
-    found = [directions.at_rest(model, population, chain) for chain in range(experiment.sampling.n_chains)]
+    task = DirectionTask(
+        model, "cpu", experiment.sampling, experiment.directions, population, NO_PROBE, experiment.seed
+    )
+    find = direction_task.rest_finder(task)
+    found = [find(chain, None) for chain in range(experiment.sampling.n_chains)]
     return found, (time.perf_counter() - started) / len(components.enumerate_components(model))
 
 
@@ -73,7 +81,7 @@ def ours(
     model: Decoder,
     experiment: ExperimentConfig,
     name: str,
-    rests: list[RestGradients],
+    rests: list[Resting],
     parts: tuple[Population, Population],
     shard: np.ndarray,
 ) -> tuple[np.ndarray, float]:
@@ -82,9 +90,9 @@ def ours(
     component, settings = components.by_name(model, name), experiment.sampling
     probe = np.concatenate([part[:2] for part in on_draws.parts])[:N_PROBE]
     task = DirectionTask(model, "cpu", settings, experiment.directions, on_directions, probe, experiment.seed)
-    gradients = torch.stack([each.gradient[name] for each in rests]).numpy()
-    no_scores = np.zeros((0, gradients.shape[1]), np.float32)  # they are of linear responses alone
-    rest = Rest(gradients, no_scores, sum(each.n_contexts for each in rests))
+    gradients = torch.stack([each.gradient[name] for each, _ in rests]).numpy()
+    scores = torch.stack([score[name] for _, score in rests]).numpy()
+    rest = Rest(gradients, scores, sum(each.n_contexts for each, _ in rests))
     started = time.perf_counter()
     along, _ = direction_task.finder(task)(component, rest)
     seed = seeds.sequence(experiment.seed, "truth", name)

@@ -12,7 +12,8 @@ share by chance is left out (replicates.py):
     r_k = cov(L + s D, S) / sqrt(var(C_k) var(truth)),   var(mean over k) = signal + noise / k.
 
 Beside it stands the linear response with the second term along k scores at w* (linear_response.n_scores), from halves that share
-nothing. The ceiling is sqrt(reliability of the truth). k = n is an estimate from pairs like those of the truth, and not the truth itself.
+nothing. The ceiling is sqrt(reliability of the truth). k = n is an estimate from pairs like those of the truth, and not the truth
+itself.
 """
 
 import time
