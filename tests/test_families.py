@@ -1,11 +1,17 @@
 """Every family is what transformers computes: losses, residual stream, perturbed components, slopes; the rest is refused."""
 
+import json
+import shutil
+
 import pytest
 import torch
-import variants
+from safetensors.torch import load_file, save_file
 from torch.nn import functional
+from transformers.activations import ACT2FN
 
-from susc_pipeline.model import components, decoder, perturbation, tangents
+import variants
+from susc_pipeline.model import checkpoint, components, decoder, families, perturbation, tangents
+from susc_pipeline.model.nonlinearity import NONLINEARITIES
 
 EVERY_VARIANT = pytest.mark.parametrize("variant", variants.VARIANTS)
 ONE_OF_EACH = pytest.mark.parametrize("variant", [name for name in variants.VARIANTS if "," not in name])
@@ -133,3 +139,144 @@ def test_bfloat16_is_the_same_to_rounding(variant):
         inputs = perturbation.prepare(exact, component, ids, decoder.residual_stream(exact, ids))
         expected = tangents.losses_and_slopes(exact, component, inputs, deltas, directions)
         assert (ours.slopes - expected.slopes).norm() < 0.1 * expected.slopes.norm(), component
+
+
+def same(one, other):
+    one, other = decoder.named_weights(one), decoder.named_weights(other)
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@ONE_OF_EACH
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_folders_are_read_back(variant, dtype, tmp_path):
+    module = variants.module(variant, dtype=dtype)
+    module.save_pretrained(tmp_path)
+    read = checkpoint.read(tmp_path, dtype=torch.bfloat16 if dtype == torch.bfloat16 else torch.float32, device="cpu")
+    module = module.float() if dtype == torch.float16 else module
+    expected = families.from_module(module)
+    assert read.description == expected.description and same(read, expected)
+
+
+def as_base_model(named):
+    return {name.removeprefix("model."): tensor for name, tensor in named.items()}
+
+
+def as_compiled(named):
+    return {f"_orig_mod.{name}": tensor for name, tensor in named.items()}
+
+
+def with_buffers(named):
+    return named | {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(2)}
+
+
+@pytest.fixture
+def llama(tmp_path):
+    module = variants.module("llama, grouped, tied")
+    module.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def read(folder):
+    return checkpoint.read(folder, dtype=torch.float32, device="cpu")
+
+
+def change_config(folder, **changes):
+    path = folder / "config.json"
+    content = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({name: value for name, value in content.items() if value is not ...}))
+
+
+@pytest.mark.parametrize("change", [as_base_model, as_compiled, with_buffers])
+def test_prefixes_and_buffers_of_checkpoints_are_recognized(llama, change):
+    expected = read(llama)
+    save_file(change(load_file(llama / "model.safetensors")), llama / "model.safetensors")
+    assert same(read(llama), expected)
+
+
+def test_a_weight_under_two_names_is_refused(llama):
+    named = load_file(llama / "model.safetensors")
+    save_file(named | {"norm.weight": torch.ones(16)}, llama / "model.safetensors")
+    with pytest.raises(ValueError, match="holds model.norm.weight twice; remove one"):
+        read(llama)
+
+
+def test_shards_are_those_of_the_index(llama):
+    expected, module = read(llama), variants.module("llama, grouped, tied")
+    (llama / "model.safetensors").unlink()
+    module.save_pretrained(llama, max_shard_size="8KB")
+    first = min(llama.glob("model-*.safetensors"))
+    shutil.copy(first, llama / "model-00001-of-00009.safetensors")
+    shutil.copy(first, llama / "ema.safetensors")
+    assert len(checkpoint.weight_files(llama)) > 1 and same(read(llama), expected)
+    index = llama / checkpoint.INDEX
+    for names in ({"a": "../outside.safetensors"}, {"a": 3}, {"a": "absent.safetensors"}, [], None):
+        index.write_text(json.dumps({"weight_map": names}))
+        with pytest.raises(ValueError, match=r"index.json must name files of .*; fetch the model again"):
+            read(llama)
+
+
+REFUSED = {
+    "mixtral": ({"model_type": "mixtral"}, "of a model_type among .*, got 'mixtral'"),
+    "qwen2_moe": ({"model_type": "qwen2_moe"}, "of a model_type among .*, got 'qwen2_moe'"),
+    "t5": ({"model_type": "t5"}, "of a model_type among .*, got 't5'"),
+    "deepseek_v3": ({"model_type": "deepseek_v3"}, "of a model_type among .*, got 'deepseek_v3'"),
+    "long rope": (
+        {"rope_parameters": {"rope_type": "longrope"}},
+        "rotary positions of a kind among .*, got 'longrope'",
+    ),
+    "old word": ({"rope_scaling": {"type": "su", "factor": 2}}, "rotary positions of a kind among .*, got 'su'"),
+    "factor": ({"rope_scaling": {"type": "linear", "factor": -1}}, "factor must be a number above 0"),
+    "by layer": ({"rope_parameters": {"full_attention": {"rope_theta": 3.0}}}, "rotary positions for all layers"),
+    "partial": ({"partial_rotary_factor": 0.5}, "partial_rotary_factor.* is not computed here"),
+    "activation": ({"hidden_act": "xielu"}, "hidden_act that is known here, got 'xielu'"),
+    "heads": ({"num_key_value_heads": 3}, "heads evenly into key-value heads"),
+    "experts": ({"num_local_experts": 8}, "num_local_experts, but a mixture of experts is not computed here"),
+    "shape": ({"hidden_size": 32, "head_dim": 4}, "must be .* floating-point numbers, as config.json has it"),
+    "untied": ({"tie_word_embeddings": False}, "lacks 1 weights, lm_head.weight"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_not_computed_is_refused_by_name(llama, name):
+    changes, message = REFUSED[name]
+    change_config(llama, **changes)
+    with pytest.raises(ValueError, match=message) as refusal:
+        read(llama)
+    assert str(llama) in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("variant", "changes", "message"),
+    [
+        ("gpt2", {"add_cross_attention": True}, "attention to an encoder is not computed here"),
+        ("gpt_neo", {"attention_types": [[["sparse"], 2]]}, "attention_types must name global or local a layer"),
+        ("gpt_neo", {"attention_types": 10**400}, "attention_types must name global or local a layer"),
+        ("gemma3", {"use_bidirectional_attention": True}, "attention to later tokens is not computed here"),
+        ("gemma3", {"layer_types": ["full_attention"]}, "layer_types must name one of"),
+    ],
+)
+def test_features_of_a_family_that_are_not_computed_are_named(variant, changes, message, tmp_path):
+    variants.module(variant).save_pretrained(tmp_path)
+    change_config(tmp_path, **changes)
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("name", NONLINEARITIES)
+def test_nonlinearities_and_their_slopes_are_those_of_transformers(name):
+    x = torch.linspace(-4, 4, 80, dtype=torch.float64).requires_grad_()
+    expected = ACT2FN[name](x)
+    torch.testing.assert_close(NONLINEARITIES[name].apply(x), expected, atol=1e-7, rtol=1e-7)
+    (slope,) = torch.autograd.grad(expected.sum(), x)
+    torch.testing.assert_close(NONLINEARITIES[name].slope(x.detach()), slope, atol=1e-7, rtol=1e-7)
+
+
+def test_components_are_chosen_by_patterns():
+    _, model = variants.of("llama, grouped, tied")
+    every = components.enumerate_components(model)
+    assert [c.name for c in every[:8]] == ["embed", "L0H0", "L0H1", "L0H2", "L0H3", "L0KV0", "L0KV1", "L0MLP"]
+    assert components.chosen(model) == every and "unembed" not in [c.name for c in every]
+    found = [c.name for c in components.chosen(model, ("L1MLP", "L*KV1", "embed"))]
+    assert found == ["embed", "L0KV1", "L1KV1", "L1MLP"]
+    with pytest.raises(ValueError, match=r"no component matches 'L9\*' of model.components; the model has embed, L0H0"):
+        components.chosen(model, ("embed", "L9*"))

@@ -36,7 +36,7 @@ VARIANTS = {
     ),
     "gpt2": ("GPT2", GPT2),
     "gpt2, untied, by depth": ("GPT2", {**GPT2, "tie_word_embeddings": False, "scale_attn_by_inverse_layer_idx": True}),
-    "gpt2, not scaled, relu": ("GPT2", {**GPT2, "scale_attn_weights": False, "activation_function": "relu"}),
+    "gpt2, not scaled, silu": ("GPT2", {**GPT2, "scale_attn_weights": False, "activation_function": "silu"}),
     "gpt_neo": ("GPTNeo", GPT_NEO),
     "gpt_neo, untied": ("GPTNeo", {**GPT_NEO, "tie_word_embeddings": False}),
     "llama": ("Llama", SIZES),

@@ -149,7 +149,15 @@ class Values:
         n_heads, _, size = self.without("num_key_value_heads", "head_dim").heads()
         return n_heads, size
 
-    def rotary(self, head_size: int, *, share: float = 1.0, base: float = 10_000.0, key: str | None = None) -> Rotary:
+    def rotary(
+        self,
+        head_size: int,
+        *,
+        share: float = 1.0,
+        base: float = 10_000.0,
+        key: str | None = None,
+        partial: bool = False,
+    ) -> Rotary:
         """Rotary positions as `rope_scaling` or `rope_parameters` has them, or in the words of older checkpoints.
 
         Args:
@@ -157,6 +165,7 @@ class Values:
             share: part of a head that turns, unless config.json says another.
             base: likewise.
             key: of the layers, where layers of a kind have parameters of their own.
+            partial: whether a part of a head may turn.
 
         Raises:
             ValueError: an unknown scaling, a value out of bounds, or an odd number of entries that turn.
@@ -169,7 +178,14 @@ class Values:
                 f"{self.path} must have rotary positions of a kind among {', '.join(SCALINGS)}, got {shown(kind)}; "
                 f"choose another model"
             )
+        if any(isinstance(value, dict) for value in said.values()):
+            raise ValueError(f"{self.path} must have rotary positions for all layers, got {shown(said)}; correct it")
         scaling = Scaling(kind=kind, **self._scaling(said, share, base))
+        if scaling.share < 1 and not partial:
+            raise ValueError(
+                f"{self.path} has partial_rotary_factor {scaling.share:g}, which is not computed here for its family; "
+                f"choose another model"
+            )
         if int(head_size * scaling.share) % 2 or not int(head_size * scaling.share):
             raise ValueError(f"{self.path} must divide hidden_size into heads whose rotary part is even; correct it")
         return rotary(head_size, scaling)
