@@ -1,40 +1,22 @@
 """Every family is what transformers computes: losses, residual stream, perturbed components, slopes; the rest is refused."""
 
+import itertools
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch.nn import functional
 from transformers.activations import ACT2FN
 
 import variants
 from susc_pipeline.model import checkpoint, components, decoder, families, perturbation, tangents
 from susc_pipeline.model.nonlinearity import NONLINEARITIES
+from susc_pipeline.model.rotary import SCALINGS
 
 EVERY_VARIANT = pytest.mark.parametrize("variant", variants.VARIANTS)
 ONE_OF_EACH = pytest.mark.parametrize("variant", [name for name in variants.VARIANTS if "," not in name])
-
-
-def in_float64(model):
-    return decoder.with_weights(model, {name: w.double() for name, w in decoder.named_weights(model).items()})
-
-
-def exact_losses(model, component, ids, change):
-    """In float64, all logits at once, with the component's weights changed by a flat vector."""
-    named = {name: weight.clone() for name, weight in decoder.named_weights(model).items()}
-    moved = decoder.with_weights(model, named)
-    views = components.weights(moved, component)
-    changes = components.unflatten(change[None], {name: view.shape for name, view in views.items()})
-    for name, view in views.items():
-        view.add_(changes[name][0])
-    x = decoder.embed(moved, ids)
-    for layer in moved.layers:
-        x = decoder.run_layer(x, layer, moved)
-    logits = decoder.normalize(x, moved.final_norm, moved)[:, :-1] @ moved.unembedding.T
-    logits = decoder.capped(logits, moved.description.final_cap)
-    return functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
 
 
 def made(model, component, ids, *, n_chains=2, n_directions=2, scale=0.1):
@@ -78,24 +60,26 @@ def test_perturbed_components_are_the_module_with_its_weights_changed(variant):
 @EVERY_VARIANT
 def test_slopes_are_central_differences_in_float64(variant):
     _, model = variants.of(variant)
-    model, ids, step = in_float64(model), variants.token_ids(), 1e-5
+    model, ids, step = variants.in_float64(model), variants.token_ids(), 1e-5
     every = components.enumerate_components(model)
     along_at_rest = {}
     for component in every:
         inputs, deltas, directions = made(model, component, ids, n_chains=1)
         deltas, directions = deltas.double(), directions.double()
         losses, slopes = tangents.losses_and_slopes(model, component, inputs, deltas, directions)
-        exact = exact_losses(model, component, ids, deltas[0]).float()
+        exact = variants.exact_losses(model, component, ids, deltas[0]).float()
         torch.testing.assert_close(losses[0], exact, atol=1e-5, rtol=1e-5)
         for slope, along in zip(slopes[:, 0], directions[:, 0], strict=True):
-            pair = [exact_losses(model, component, ids, deltas[0] + sign * step * along) for sign in (1, -1)]
+            pair = [variants.exact_losses(model, component, ids, deltas[0] + sign * step * along) for sign in (1, -1)]
             exact = ((pair[0] - pair[1]) / (2 * step)).float()
             assert exact.abs().max() > 1e-2, component
             torch.testing.assert_close(slope, exact, atol=3e-5, rtol=3e-5, msg=lambda t, c=component: f"{c}: {t}")
         along_at_rest[component] = directions[:, 0]
     at_rest = tangents.slopes_at_rest(model, ids, along_at_rest)
     for component, slopes in zip(every, at_rest.slopes, strict=True):
-        pair = [exact_losses(model, component, ids, sign * step * along_at_rest[component][0]) for sign in (1, -1)]
+        pair = [
+            variants.exact_losses(model, component, ids, sign * step * along_at_rest[component][0]) for sign in (1, -1)
+        ]
         exact = ((pair[0] - pair[1]) / (2 * step)).float()
         torch.testing.assert_close(slopes[0], exact, atol=3e-5, rtol=3e-5, msg=lambda t, c=component: f"{c}: {t}")
 
@@ -260,6 +244,28 @@ def test_features_of_a_family_that_are_not_computed_are_named(variant, changes, 
     change_config(tmp_path, **changes)
     with pytest.raises(ValueError, match=message):
         read(tmp_path)
+
+
+ODD = [0, -1, 1, 2**31, 10**400, 1.5, 1e400, float("nan"), True, None, "", "16", "default", [], {}, [1], {"a": 1}]
+ROPE = [
+    {"rope_type": kind, "factor": value, "rope_theta": 1} for kind in SCALINGS for value in (1, 1e-300, 1e400, None)
+]
+ROPE += [{"rope_type": "llama3", "low_freq_factor": 2, "high_freq_factor": 2}, {"type": {"a": 1}}, {"rope_type": None}]
+
+
+@ONE_OF_EACH
+def test_any_value_in_the_configuration_is_taken_or_refused(variant):
+    """With nothing but a ValueError that says where the value lies."""
+    content = variants.module(variant).config.to_dict()
+    family, place = families.FAMILIES[content["model_type"]], Path("folder/config.json")
+    keys = {*content, "rope_scaling", "rope_theta", "sliding_window_pattern", "num_experts", "rotary_pct"}
+    for key, value in itertools.chain(
+        itertools.product(keys, ODD), itertools.product(("rope_parameters", "rope_scaling"), ROPE)
+    ):
+        try:
+            families.describe(family, families.Values({**content, key: value}, place))
+        except ValueError as refusal:
+            assert str(place) in str(refusal) and len(str(refusal)) < 500, (key, value)
 
 
 @pytest.mark.parametrize("name", NONLINEARITIES)
