@@ -67,7 +67,8 @@ def reliability(
     (Spearman 1910, Brown 1910.) The halves have their own chains, their own population documents, their own draws. Its root is
     the noise ceiling: the highest correlation with the measured values that any prediction can reach.
     """
-    names = [c.name for c in components.enumerate_components(language_model.load(experiment.model).model)]
+    model = language_model.load(experiment.model).model
+    names = [c.name for c in components.chosen(model, experiment.model.components)]
     halves = reliabilities.moments_of_halves(frame for _, frame in sorted(ground_truth_susceptibilities.items()))
     by_component = reliabilities.split_half_along(halves, np.eye(len(names)))
     by_pc = reliabilities.split_half_scores(halves, pca_basis)

@@ -40,7 +40,7 @@ def regime(
     model = language_model.load(experiment.model).model
     population, probe = directions_population(population_contexts, experiment)
     settings, wanted = experiment.sampling, experiment.regime
-    found = components.enumerate_components(model)
+    found = components.chosen(model, experiment.model.components)
     rows = []
     for component in progress.track(context, found, "components", len(found)):
         stored = direction_files.diagnostics(response_directions.whole(component.name))
@@ -89,7 +89,7 @@ def negative_control(
     n_tokens = contexts.size - len(contexts)
     real = estimators.shard_of_frame(ground_truth_susceptibilities[shard].head(n_tokens).collect())
     draws = population_of(population_contexts, "draws", experiment.sampling.n_chains)
-    enumerated, names = components.enumerate_components(model), calibrations.default_components(model)
+    enumerated, names = components.chosen(model, experiment.model.components), calibrations.default_components(model)
     chosen = [number for number, component in enumerate(enumerated) if component.name in names]
     settings = dataclasses.replace(experiment.sampling, n_draws=CONTROL_DRAWS, draw_batch_size=0)
     digest, differences = direction_files.model_digest(model), []

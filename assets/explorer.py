@@ -104,7 +104,7 @@ def explorer(
     It needs no server and loads nothing from a network; data lie in small files beside the page, loaded when needed.
     """
     loaded = language_model.load(experiment.model)
-    names = [component.name for component in components.enumerate_components(loaded.model)]
+    names = [component.name for component in components.chosen(loaded.model, experiment.model.components)]
     found = {name: direction_files.diagnostics(response_directions.whole(name)) for name in names}
     tables = {
         "chains": run_page.chains(found, experiment.sampling),

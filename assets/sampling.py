@@ -54,7 +54,7 @@ def response_directions(
     inputs = [store.checked(name) for name in ("language_model", "population_contexts")]
     made_by = f"{version(1, 'sampling', 'directions')}-{'-'.join(m.sha256[:8] for m in inputs)}"
     folder = store.components("response_directions", None, made_by, suffix=direction_files.SUFFIX)
-    found = components.enumerate_components(model)
+    found = components.chosen(model, experiment.model.components)
     missing = [component for component in found if folder.damage(component.name)]
     n_chains = experiment.sampling.n_chains
     population, probe = directions_population(population_contexts, experiment)
@@ -144,7 +144,9 @@ def sgld_samples(
     made_by = f"{version(3, 'sampling', 'susceptibility')}-{'-'.join(m.sha256[:8] for m in inputs)}"
     traces = store.components("sgld_samples", shard, made_by)
     estimator = estimators.by_name(experiment.susceptibility.estimator)
-    found = components.enumerate_components(model) + estimator.needs_all_weights * [components.ALL_WEIGHTS]
+    found = components.chosen(model, experiment.model.components) + estimator.needs_all_weights * [
+        components.ALL_WEIGHTS
+    ]
     missing = {component: what for component in found if (what := traces.damage(component.name))}
     for component, what in missing.items():
         context.log.info(f"sampling {component}, for its file {what}")
@@ -191,7 +193,9 @@ def estimate_susceptibilities(
     experiment: dg.ResourceParam[ExperimentConfig],
 ):
     """Susceptibilities of a shard's tokens from the traces of its chains."""
-    names = [c.name for c in components.enumerate_components(language_model.load(experiment.model).model)]
+    names = [
+        c.name for c in components.chosen(language_model.load(experiment.model).model, experiment.model.components)
+    ]
     kind = experiment.susceptibility.estimator
     whole = estimators.by_name(kind).needs_all_weights
     traces = (loss_traces.of_frame(sgld_samples.read(name)) for name in names)
@@ -233,7 +237,7 @@ def linear_response(
     half of the chains, which share nothing.
     """
     model = language_model.load(experiment.model).model
-    found = components.enumerate_components(model)
+    found = components.chosen(model, experiment.model.components)
     for component in found:
         response_directions.whole(component.name)
     n_scores = experiment.linear_response.n_scores

@@ -60,6 +60,8 @@ class ModelSettings:
     """Floating-point type of the weights: float32 or bfloat16."""
     device: str = "auto"
     """Torch device; `auto` takes the first GPU, else the CPU."""
+    components: tuple[str, ...] = ()
+    """Patterns of the components to measure, such as "L*H*", "L12MLP", "embed"; none named: all of the model's."""
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -255,7 +257,7 @@ class CalibrationSettings:
     localizations: tuple[float, ...] = (100.0, 300.0, 1000.0)
     """Pulls to the trained weights tried."""
     components: tuple[str, ...] = ()
-    """Components tried; none named: the embedding, a head and an MLP of the middle layer, the unembedding."""
+    """Components tried; none named: one of each kind, those of a layer from the middle one."""
     n_contexts: int = 4
     """Contexts whose token losses are measured."""
     n_draws: int = 8
@@ -399,13 +401,15 @@ class ExperimentConfig:
     def digest(self, *sections: str) -> str:
         """Sixteen hexadecimal digits that change with any value in the named sections, or in all of them.
 
-        The seed always counts; the device and who does the work never do, for they may not decide a number.
+        The seed always counts; the device and who does the work never do, for they may not decide a number. A choice of
+        components counts where it is made.
         """
         content = dataclasses.asdict(self)
         del content["execution"]
         chosen = {key: content[key] for key in (*(sections or content), "seed")}
         if "model" in chosen:
-            chosen["model"] = {key: value for key, value in chosen["model"].items() if key != "device"}
+            counted = {key: value for key, value in chosen["model"].items() if key != "device"}
+            chosen["model"] = {key: value for key, value in counted.items() if key != "components" or value}
         return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
 
 

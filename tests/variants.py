@@ -5,8 +5,9 @@ from typing import NamedTuple
 import torch
 import transformers
 from torch import Tensor
+from torch.nn import functional
 
-from susc_pipeline.model import components, families
+from susc_pipeline.model import components, decoder, families
 
 VOCABULARY, POSITIONS = 40, 32
 SIZES = {"vocab_size": VOCABULARY, "hidden_size": 16, "intermediate_size": 24, "max_position_embeddings": POSITIONS}
@@ -36,7 +37,7 @@ VARIANTS = {
     ),
     "gpt2": ("GPT2", GPT2),
     "gpt2, untied, by depth": ("GPT2", {**GPT2, "tie_word_embeddings": False, "scale_attn_by_inverse_layer_idx": True}),
-    "gpt2, not scaled, relu": ("GPT2", {**GPT2, "scale_attn_weights": False, "activation_function": "relu"}),
+    "gpt2, not scaled, silu": ("GPT2", {**GPT2, "scale_attn_weights": False, "activation_function": "silu"}),
     "gpt_neo": ("GPTNeo", GPT_NEO),
     "gpt_neo, untied": ("GPTNeo", {**GPT_NEO, "tie_word_embeddings": False}),
     "llama": ("Llama", SIZES),
@@ -189,7 +190,7 @@ def _gpt2(config, layer, component) -> dict[str, list[Tensor]]:
 def losses(module, ids) -> Tensor:
     """Of each token but the first, by transformers."""
     logits = module(input_ids=ids, use_cache=False).logits[:, :-1].float()
-    return torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
+    return functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
 
 
 def losses_of_changed(module, model, component, ids, delta) -> Tensor:
@@ -210,3 +211,23 @@ def of(variant, **options):
     """The module and our own model of it."""
     made = module(variant, **options)
     return made, families.from_module(made)
+
+
+def in_float64(model):
+    return decoder.with_weights(model, {name: w.double() for name, w in decoder.named_weights(model).items()})
+
+
+def exact_losses(model, component, ids, change):
+    """In float64, all logits at once, with the component's weights changed by a flat vector."""
+    named = {name: weight.clone() for name, weight in decoder.named_weights(model).items()}
+    moved = decoder.with_weights(model, named)
+    views = components.weights(moved, component)
+    changes = components.unflatten(change[None], {name: view.shape for name, view in views.items()})
+    for name, view in views.items():
+        view.add_(changes[name][0])
+    x = decoder.embed(moved, ids)
+    for layer in moved.layers:
+        x = decoder.run_layer(x, layer, moved)
+    logits = decoder.normalize(x, moved.final_norm, moved)[:, :-1] @ moved.unembedding.T
+    logits = decoder.capped(logits, moved.description.final_cap)
+    return functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")

@@ -67,7 +67,7 @@ def _described(folder: Path) -> tuple[Family, Description]:
     path = folder / "config.json"
     content = _json(path, MAX_CONFIG_BYTES)
     family = families.family_of(content, folder)
-    return family, family.describe(Values(content, path))
+    return family, families.describe(family, Values(content, path))
 
 
 def _is_name(name: object) -> bool:

@@ -148,29 +148,44 @@ def weights(model: Decoder, component: Component) -> dict[str, Tensor]:
 
 def part(model: Decoder, component: Component) -> Part:
     """The rows and columns of a component of attention, and those that have to be computed with them."""
-    shape, n = model.description, model.description.n_queries
-    n_in_group = n + 2  # queries, key and value
-    if component.kind == "key_value":
-        first, queries = component.head * n_in_group, component.head * n
-        name, rows = "key_value", ((first, first + n), (first + n, first + n_in_group), (0, 0))
-        columns = ((queries, queries + n), (0, 0), (0, 0))
-    else:
-        first, own = component.head // n * n_in_group, component.head // n * n_in_group + component.head % n
-        shared = n > 1
-        name = "query" if shared else "query_key_value"
-        rows = ((0, 0), (own, own + 1), (first + n, first + n_in_group)) if shared else ((0, 0), (own, own + 3), (0, 0))
-        columns = ((0, 0), (component.head, component.head + 1), (0, 0))
-    if shape.wide_head_norms:  # one norm for the queries of all heads: each changes with any of them
-        all_rows, all_columns = shape.n_groups * n_in_group, shape.n_heads
-        rows, columns = _around(rows[1], all_rows), _around(columns[1], all_columns)
-    found = (
-        Blocks(*(slice(a * shape.head_size, b * shape.head_size) for a, b in blocks)) for blocks in (rows, columns)
-    )
-    return Part(name, *found, shape.n_groups if shape.wide_head_norms else 1)
+    shape = model.description
+    blocks_of = {"key_value": _key_value, "head": _head if shape.n_queries == 1 else _query}[component.kind]
+    name, rows, columns = blocks_of(component.head, shape.n_queries)
+    if not shape.wide_head_norms:
+        return Part(name, _blocks(rows, shape.head_size), _blocks(columns, shape.head_size), 1)
+    # One norm for the queries of all heads: each of them changes with any.
+    rows, columns = _around(rows[1], shape.n_groups * (shape.n_queries + 2)), _around(columns[1], shape.n_heads)
+    return Part(name, _blocks(rows, shape.head_size), _blocks(columns, shape.head_size), shape.n_groups)
 
 
-def _around(own: tuple[int, int], n_all: int) -> tuple[tuple[int, int], ...]:
+# Rows and columns in heads, from and to; a group has n rows of heads for its queries, then its key, then its value.
+Edges = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+NONE = (0, 0)
+
+
+def _head(head: int, n: int) -> tuple[str, Edges, Edges]:
+    return "query_key_value", (NONE, (3 * head, 3 * head + 3), NONE), (NONE, (head, head + 1), NONE)
+
+
+def _query(head: int, n: int) -> tuple[str, Edges, Edges]:
+    group, number = divmod(head, n)
+    first = group * (n + 2)
+    rows = NONE, (first + number, first + number + 1), (first + n, first + n + 2)
+    return "query", rows, (NONE, (head, head + 1), NONE)
+
+
+def _key_value(group: int, n: int) -> tuple[str, Edges, Edges]:
+    first = group * (n + 2)
+    rows = (first, first + n), (first + n, first + n + 2), NONE
+    return "key_value", rows, ((group * n, group * n + n), NONE, NONE)
+
+
+def _around(own: tuple[int, int], n_all: int) -> Edges:
     return (0, own[0]), own, (own[1], n_all)
+
+
+def _blocks(edges: Edges, size: int) -> Blocks:
+    return Blocks(*(slice(first * size, last * size) for first, last in edges))
 
 
 def n_parameters(model: Decoder, component: Component) -> int:

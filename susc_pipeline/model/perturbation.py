@@ -5,6 +5,7 @@ it was; above it, all chains run as one batch, for they share the weights there.
 w*, kept in float32 whatever the model's type: added to a bfloat16 weight, a small step would be rounded away.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -243,7 +244,7 @@ def _heads(
     still = [(x, block) for x, block in ((before, part.columns.before), (after, part.columns.after)) if x.shape[-1]]
     products = [functional.linear(x, layer.dense[:, block]) for x, block in still]
     products += [_linear(own, weights["output"], None)] if "output" in weights else []
-    return torch.stack(products).sum(0) if len(products) > 1 else products[0]
+    return functools.reduce(torch.add, products)
 
 
 def _stacked(part: components.Part, layer: Layer, weights: dict, normed: Tensor) -> Tensor:

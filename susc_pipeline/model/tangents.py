@@ -230,7 +230,8 @@ def _heads(
         of_own = functional.pad(_linear(rows, unit, part.name), (part.rows.widths[0], part.rows.widths[2]))
         of_stacked = of_own.expand_as(stacked).reshape(by_group)
         of_mixed = layer_tangents.attend_tangents(of_stacked[None], primal, layer, model).reshape(mixed.shape)
-        tangents.append(_output(of_mixed, weights, part, layer) + _own_output(mixed, unit, part))
+        of_output = [_output(of_mixed, weights, part, layer), *_own_output(mixed, unit, part)]
+        tangents.append(functools.reduce(torch.add, of_output))
     return _output(mixed, weights, part, layer), tangents
 
 
@@ -247,13 +248,14 @@ def _output(mixed: Tensor, weights: Parts, part: Part, layer: Layer) -> Tensor:
     """What the output matrix makes of all heads of the part."""
     before, _, after = mixed.split(part.columns.widths, dim=-1)
     still = [(x, block) for x, block in ((before, part.columns.before), (after, part.columns.after)) if x.shape[-1]]
-    return sum((functional.linear(x, layer.dense[:, block]) for x, block in still), _own_output(mixed, weights, part))
+    products = [functional.linear(x, layer.dense[:, block]) for x, block in still]
+    return functools.reduce(torch.add, products + _own_output(mixed, weights, part))
 
 
-def _own_output(mixed: Tensor, weights: Parts, part: Part) -> Tensor | float:
-    """What the component's own columns make of it: nothing of a shared key and value."""
+def _own_output(mixed: Tensor, weights: Parts, part: Part) -> list[Tensor]:
+    """What the component's own columns make of it; a shared key and value has none."""
     own = mixed.split(part.columns.widths, dim=-1)[1]
-    return _linear(own, weights, "output") if "output" in weights else 0.0
+    return [_linear(own, weights, "output")] if "output" in weights else []
 
 
 def _parts(trained: Tensor, delta: Tensor | None) -> tuple[Tensor, ...]:

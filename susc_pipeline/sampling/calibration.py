@@ -85,9 +85,10 @@ def sweep(
 
 
 def default_components(model: Decoder) -> tuple[str, ...]:
-    """One component of each kind: the embedding, a head and an MLP of the middle layer, the unembedding."""
+    """One component of each kind that the model has: the ends, and those of the middle layer."""
     middle = model.n_layers // 2
-    return ("embed", f"L{middle}H0", f"L{middle}MLP", "unembed")
+    wanted = {"embed", f"L{middle}H0", f"L{middle}KV0", f"L{middle}MLP", "unembed"}
+    return tuple(c.name for c in components.enumerate_components(model) if c.name in wanted)
 
 
 def recommended(table: pl.DataFrame) -> dict[str, float] | None:

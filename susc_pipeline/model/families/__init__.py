@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from susc_pipeline.messages import shown
-from susc_pipeline.model.decoder import Decoder
+from susc_pipeline.model.decoder import Decoder, Description
 from susc_pipeline.model.families import gemma, gpt2, gpt_neo, gpt_neox, llama, olmo2, qwen
 from susc_pipeline.model.families.family import Family, build, resolved, shapes
 from susc_pipeline.model.families.values import Values
@@ -26,6 +26,8 @@ FAMILIES: dict[str, Family] = {
     **gemma.FAMILIES,
 }
 """By model_type of config.json."""
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
+UNKNOWN_FEATURES = {**dict.fromkeys(EXPERTS, "a mixture of experts"), "is_encoder_decoder": "an encoder"}
 
 
 def family_of(content: Mapping[str, Any], place: object) -> Family:
@@ -43,6 +45,17 @@ def family_of(content: Mapping[str, Any], place: object) -> Family:
     return FAMILIES[kind]
 
 
+def describe(family: Family, values: Values) -> Description:
+    """The description that a family gives of config.json.
+
+    Raises:
+        ValueError: a feature that is not computed here, or a value out of bounds; names it.
+    """
+    for name, feature in UNKNOWN_FEATURES.items():
+        values.absent(name, feature)
+    return family.describe(values)
+
+
 def from_module(module: PreTrainedModel) -> Decoder:
     """The model of transformers as plain tensors, which it shares with the module where the family stores them as we do.
 
@@ -53,10 +66,10 @@ def from_module(module: PreTrainedModel) -> Decoder:
     family = family_of(content, place)
     if module.dtype == torch.float16:
         raise ValueError("weights must be float32 or bfloat16, got float16, which ends at 65504; load them as float32")
-    description = family.describe(Values(content, place))
+    description = describe(family, Values(content, place))
     wanted = shapes(family, description)
     pairs = ((resolved(family, name, wanted), tensor) for name, tensor in module.state_dict().items())
     return build(family, description, {name: tensor for name, tensor in pairs if name is not None})
 
 
-__all__ = ["FAMILIES", "Family", "Values", "build", "family_of", "from_module", "resolved", "shapes"]
+__all__ = ["FAMILIES", "Family", "Values", "build", "describe", "family_of", "from_module", "resolved", "shapes"]

@@ -1,5 +1,6 @@
 """Numbers and switches of a config.json: taken within bounds, or refused by name. Which of them a family reads, it says."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from susc_pipeline.model.rotary import SCALINGS, Rotary, Scaling, rotary
 
 MAX_SIZE = 1 << 24
 MAX_HEADS = 10_000
+MAX_HEAD_SIZE = 1 << 14
 MAX_LAYERS = 1_000
 POSITIVE = {"factor": 1e6, "original_max_position_embeddings": 1e9, "low_freq_factor": 1e6, "high_freq_factor": 1e6}
 POSITIVE |= {"beta_fast": 1e6, "beta_slow": 1e6, "attention_factor": 1e6, "mscale": 1e6, "mscale_all_dim": 1e6}
@@ -138,6 +140,8 @@ class Values:
         size, left = divmod(self.size("hidden_size"), n_heads)
         if self.content.get("head_dim") is not None or head_size:
             size, left = self.size("head_dim", head_size), 0
+        if size > MAX_HEAD_SIZE:
+            raise ValueError(f"a head must be at most {MAX_HEAD_SIZE} wide, got {size}; correct {self.path}")
         if left or n_heads % n_groups:
             raise ValueError(
                 f"{self.path} must divide hidden_size into heads, and heads evenly into key-value heads; correct it"
@@ -149,7 +153,15 @@ class Values:
         n_heads, _, size = self.without("num_key_value_heads", "head_dim").heads()
         return n_heads, size
 
-    def rotary(self, head_size: int, *, share: float = 1.0, base: float = 10_000.0, key: str | None = None) -> Rotary:
+    def rotary(
+        self,
+        head_size: int,
+        *,
+        share: float = 1.0,
+        base: float = 10_000.0,
+        key: str | None = None,
+        partial: bool = False,
+    ) -> Rotary:
         """Rotary positions as `rope_scaling` or `rope_parameters` has them, or in the words of older checkpoints.
 
         Args:
@@ -157,6 +169,7 @@ class Values:
             share: part of a head that turns, unless config.json says another.
             base: likewise.
             key: of the layers, where layers of a kind have parameters of their own.
+            partial: whether a part of a head may turn.
 
         Raises:
             ValueError: an unknown scaling, a value out of bounds, or an odd number of entries that turn.
@@ -169,10 +182,28 @@ class Values:
                 f"{self.path} must have rotary positions of a kind among {', '.join(SCALINGS)}, got {shown(kind)}; "
                 f"choose another model"
             )
+        if any(isinstance(value, dict) for value in said.values()):
+            raise ValueError(f"{self.path} must have rotary positions for all layers, got {shown(said)}; correct it")
         scaling = Scaling(kind=kind, **self._scaling(said, share, base))
+        if scaling.share < 1 and not partial:
+            raise ValueError(
+                f"{self.path} has partial_rotary_factor {scaling.share:g}, which is not computed here for its family; "
+                f"choose another model"
+            )
         if int(head_size * scaling.share) % 2 or not int(head_size * scaling.share):
             raise ValueError(f"{self.path} must divide hidden_size into heads whose rotary part is even; correct it")
-        return rotary(head_size, scaling)
+        return self._finite(head_size, scaling)
+
+    def _finite(self, head_size: int, scaling: Scaling) -> Rotary:
+        try:
+            found = rotary(head_size, scaling)
+        except (ArithmeticError, RuntimeError):
+            found = Rotary((math.inf,))
+        if not all(map(math.isfinite, (*found.frequencies, found.factor))):
+            raise ValueError(
+                f"{self.path} must have rotary positions that are finite, got {shown(scaling)}; correct it"
+            )
+        return found
 
     def _scaling(self, said: Mapping[str, Any], share: float, base: float) -> dict[str, Any]:
         top = Values({**self.content, **said}, self.path)
