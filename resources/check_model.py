@@ -1,4 +1,4 @@
-"""`susc-pipeline check-model SOURCE`: is this model computed as transformers computes it, what are its components, what do they take?
+"""`susc-pipeline check-model SOURCE`: is a model computed as transformers computes it, and what are its components?
 
 The model of transformers that it is held against gets the sizes of config.json and the weights of the safetensors files; no code
 of the folder, and no loader that would look for more, is run.
@@ -76,7 +76,7 @@ def reference(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     weights = {}
     for path in checkpoint.weight_files(folder):
         with safe_open(path, framework="pt") as stored:
-            weights |= {RENAMED.get(name, name): stored.get_tensor(name).to(dtype) for name in stored.keys()}
+            weights |= {RENAMED.get(name, name): stored.get_tensor(name).to(dtype) for name in sorted(stored.keys())}
     prefix = f"{module.base_model_prefix}."
     if not any(name.startswith(prefix) for name in weights):
         weights = {name if name == "lm_head.weight" else prefix + name: weight for name, weight in weights.items()}
