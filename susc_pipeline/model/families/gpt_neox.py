@@ -1,6 +1,6 @@
 """GPT-NeoX (Pythia): layer norms, partial rotary positions, one stacked matrix of queries, keys and values, head by head."""
 
-from susc_pipeline.model.decoder import AttentionKind, Description
+from susc_pipeline.model.description import AttentionKind, Description
 from susc_pipeline.model.families.family import Family
 from susc_pipeline.model.families.values import Values, same_in_every_layer
 
