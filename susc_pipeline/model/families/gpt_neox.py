@@ -22,9 +22,7 @@ def describe(values: Values) -> Description:
     """
     n_heads, size = values.equal_heads()
     base = values.number("rotary_emb_base", 10_000.0, largest=1e15)
-    values = values.without(
-        "rope_theta", "partial_rotary_factor"
-    )
+    values = values.without("rope_theta", "partial_rotary_factor")
     rotary = values.rotary(size, share=values.number("rotary_pct", 0.25, largest=1.0), base=base, partial=True)
     in_attention = ("query_key_value", "dense") if values.flag("attention_bias", True) else ()
     return Description(
