@@ -16,7 +16,8 @@ from torch import Tensor
 
 from susc_pipeline.messages import shown
 from susc_pipeline.model import families
-from susc_pipeline.model.decoder import Decoder, Description
+from susc_pipeline.model.decoder import Decoder
+from susc_pipeline.model.description import Description
 from susc_pipeline.model.families import Family, Values
 
 MAX_CONFIG_BYTES = 1 << 20

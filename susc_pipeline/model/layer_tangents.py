@@ -46,14 +46,24 @@ class Attention(NamedTuple):
     mixed: Float[Tensor, "contexts positions heads size"]
 
 
-class MLP(NamedTuple):
-    """What an MLP reads, and the derivative of what its last matrix reads by the output of each matrix before it."""
+class Bent(NamedTuple):
+    """The outputs of an MLP's first matrices, and what its last matrix reads."""
 
-    reads: Normed
+    hidden: Tensor
+    gate: Tensor | None
+    opened: Tensor | None
+    """The gate after the nonlinearity."""
     active: Tensor
     """What the last matrix reads."""
-    curves: dict[str, Tensor]
-    """By the name of the matrix."""
+
+
+class MLP(NamedTuple):
+    """What an MLP reads, computes and gives."""
+
+    reads: Normed
+    bent: Bent
+    lifted: Normed
+    """What the MLP gives, and after the norm behind it."""
 
 
 class Primal(NamedTuple):
@@ -65,8 +75,6 @@ class Primal(NamedTuple):
     """What the heads give, and after the norm behind them."""
     middle: Tensor
     mlp: MLP
-    lifted: Normed
-    """What the MLP gives, and after the norm behind it."""
     end: Tensor
 
 
@@ -195,20 +203,31 @@ def _folded(weight: Tensor, norm: Norm | None, model: Decoder) -> Tensor:
     return weight if norm is None else weight * decoder.gain(norm, model).to(weight.dtype)
 
 
-def run_mlp(reads: Normed, layer: Layer, model: Decoder) -> MLP:
-    """The MLP up to its last matrix, with the derivatives there."""
+def run_mlp(x: Float[Tensor, "contexts positions hidden"], layer: Layer, model: Decoder) -> MLP:
+    """The MLP, from the stream that it reads."""
+    reads = normalize(x, layer.mlp_norm, model)
     hidden = functional.linear(reads.normed, layer.up, layer.up_bias)
     gate = None if layer.gate is None else functional.linear(reads.normed, layer.gate, layer.gate_bias)
-    return MLP(reads, *bend(hidden, gate, model))
+    bent = bend(hidden, gate, model)
+    given = functional.linear(bent.active, layer.down, layer.down_bias)
+    return MLP(reads, bent, normalize(given, layer.mlp_post_norm, model))
 
 
-def bend(hidden: Tensor, gate: Tensor | None, model: Decoder) -> tuple[Tensor, dict[str, Tensor]]:
-    """What an MLP's last matrix reads, and its derivative by the output of each matrix before it."""
-    function = NONLINEARITIES[model.description.nonlinearity]
+def bend(hidden: Tensor, gate: Tensor | None, model: Decoder) -> Bent:
+    """What an MLP's last matrix reads, from the outputs of those before it."""
+    function = NONLINEARITIES[model.description.nonlinearity].apply
     if gate is None:
-        return function.apply(hidden), {"up": function.slope(hidden)}
-    opened = function.apply(gate)
-    return opened * hidden, {"up": opened, "gate": function.slope(gate) * hidden}
+        return Bent(hidden, None, None, function(hidden))
+    opened = function(gate)
+    return Bent(hidden, gate, opened, opened * hidden)
+
+
+def curves(bent: Bent, model: Decoder) -> dict[str, Tensor]:
+    """Derivatives of what the last matrix reads by the output of each matrix before it, by the matrix's name."""
+    slope = NONLINEARITIES[model.description.nonlinearity].slope
+    if bent.gate is None or bent.opened is None:
+        return {"up": slope(bent.hidden)}
+    return {"up": bent.opened, "gate": slope(bent.gate) * bent.hidden}
 
 
 def run_layer(x: Float[Tensor, "contexts positions hidden"], layer: Layer, model: Decoder) -> Primal:
@@ -219,16 +238,19 @@ def run_layer(x: Float[Tensor, "contexts positions hidden"], layer: Layer, model
     given = functional.linear(attention.mixed.flatten(-2), layer.dense, layer.dense_bias)
     attended = normalize(given, layer.attention_post_norm, model)
     middle = x + attended.normed
-    mlp = run_mlp(normalize(x if model.parallel_residual else middle, layer.mlp_norm, model), layer, model)
-    lifted = normalize(functional.linear(mlp.active, layer.down, layer.down_bias), layer.mlp_post_norm, model)
-    return Primal(reads, attention, attended, middle, mlp, lifted, middle + lifted.normed)
+    mlp = run_mlp(x if model.parallel_residual else middle, layer, model)
+    return Primal(reads, attention, attended, middle, mlp, middle + mlp.lifted.normed)
 
 
 def through_layer(
     tangents: Float[Tensor, "tangents contexts positions hidden"], primal: Primal, layer: Layer, model: Decoder
 ) -> Float[Tensor, "tangents contexts positions hidden"]:
     """Tangents of the stream after the layer."""
-    weight, lifted = _folded(layer.query_key_value, layer.attention_norm, model), []
+    weight, bends, lifted = (
+        _folded(layer.query_key_value, layer.attention_norm, model),
+        curves(primal.mlp.bent, model),
+        [],
+    )
     for part in _at_once(tangents):
         stacked = functional.linear(_normed_tangents(part, primal.reads), weight)
         stacked = stacked.unflatten(-1, (model.description.n_groups, -1))
@@ -236,28 +258,23 @@ def through_layer(
         given = functional.linear(mixed.flatten(-2), layer.dense)
         middle = part + behind(given, primal.attended, layer.attention_post_norm, model)
         read = part if model.parallel_residual else middle
-        lifted.append(middle.add_(through_mlp(read, primal, layer, model)))
+        lifted.append(middle.add_(through_mlp(read, primal.mlp, bends, layer, model)))
     return torch.cat(lifted)
 
 
-def through_mlp(tangents: Tensor, primal: Primal, layer: Layer, model: Decoder) -> Tensor:
-    """What the tangents of the stream that an MLP reads become where it adds to the stream."""
-    return _through_mlp(tangents, primal.mlp, primal.lifted, layer, model)
-
-
-def _through_mlp(tangents: Tensor, mlp: MLP, lifted: Normed, layer: Layer, model: Decoder) -> Tensor:
+def through_mlp(tangents: Tensor, mlp: MLP, bends: dict[str, Tensor], layer: Layer, model: Decoder) -> Tensor:
+    """What the tangents of the stream that an MLP reads become where it adds to the stream; `bends` are its curves."""
     read, moved = _normed_tangents(tangents, mlp.reads), None
-    for name, curve in mlp.curves.items():
+    for name, curve in bends.items():
         of_matrix = functional.linear(read, _folded(getattr(layer, name), layer.mlp_norm, model)).mul_(curve)
         moved = of_matrix if moved is None else moved.add_(of_matrix)
-    return behind(functional.linear(moved, layer.down), lifted, layer.mlp_post_norm, model)
+    return behind(functional.linear(moved, layer.down), mlp.lifted, layer.mlp_post_norm, model)
 
 
 def past_mlp(x: Tensor, tangents: Tensor, layer: Layer, model: Decoder) -> tuple[Tensor, Tensor]:
     """The stream and its tangents past the MLP of a layer whose residual is sequential."""
-    mlp = run_mlp(normalize(x, layer.mlp_norm, model), layer, model)
-    lifted = normalize(functional.linear(mlp.active, layer.down, layer.down_bias), layer.mlp_post_norm, model)
-    return x + lifted.normed, tangents + _through_mlp(tangents, mlp, lifted, layer, model)
+    mlp = run_mlp(x, layer, model)
+    return x + mlp.lifted.normed, tangents + through_mlp(tangents, mlp, curves(mlp.bent, model), layer, model)
 
 
 def end(x: Tensor, token_ids: Tensor, model: Decoder, moved: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -278,7 +295,7 @@ def top_layer(
         leaf = x.detach().requires_grad_()
         primal = run_layer(leaf, model.layers[-1], model)
         losses, of_end = end(primal.end, token_ids, model, moved)
-        wanted = leaf, primal.attended.read, primal.lifted.read, primal.attention.mixed, primal.attention.scores
+        wanted = leaf, primal.attended.read, primal.mlp.lifted.read, primal.attention.mixed, primal.attention.scores
         found = torch.autograd.grad(primal.end, wanted, of_end)
     return Top(losses, primal, *found)
 

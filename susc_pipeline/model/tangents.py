@@ -100,9 +100,10 @@ def slopes_at_rest(
         primal = layer_tangents.run_layer(x, layer, model)
         heads, mlps = begin_layer(number, primal)
         heads = layer_tangents.behind(heads, primal.attended, layer.attention_post_norm, model)
-        mlps = layer_tangents.behind(mlps, primal.lifted, layer.mlp_post_norm, model)
+        mlps = layer_tangents.behind(mlps, primal.mlp.lifted, layer.mlp_post_norm, model)
         if not model.parallel_residual:
-            heads = heads + layer_tangents.through_mlp(heads, primal, layer, model)
+            bends = layer_tangents.curves(primal.mlp.bent, model)
+            heads = heads + layer_tangents.through_mlp(heads, primal.mlp, bends, layer, model)
         x, tangents = primal.end, torch.cat([layer_tangents.through_layer(tangents, primal, layer, model), heads, mlps])
     top = layer_tangents.top_layer(x, token_ids, model)
     heads, mlps = begin_layer(model.n_layers - 1, top.primal)
@@ -208,12 +209,12 @@ def _mlp(
 ) -> tuple[Tensor, list[Tensor]]:
     rows = normed.flatten(1, 2)
     gate = _linear(rows, weights, "gate") if "gate" in weights else None
-    active, curves = layer_tangents.bend(_linear(rows, weights, "up"), gate, model)
-    tangents = []
+    bent = layer_tangents.bend(_linear(rows, weights, "up"), gate, model)
+    curves, tangents = layer_tangents.curves(bent, model), []
     for unit in units:
         moved = functools.reduce(torch.add, (_linear(rows, unit, name).mul_(c) for name, c in curves.items()))
-        tangents.append(_linear(moved, weights, "down", bias=False) + _linear(active, unit, "down"))
-    return _linear(active, weights, "down"), tangents
+        tangents.append(_linear(moved, weights, "down", bias=False) + _linear(bent.active, unit, "down"))
+    return _linear(bent.active, weights, "down"), tangents
 
 
 def _heads(

@@ -11,7 +11,8 @@ import torch
 from transformers import PreTrainedModel
 
 from susc_pipeline.messages import shown
-from susc_pipeline.model.decoder import Decoder, Description
+from susc_pipeline.model.decoder import Decoder
+from susc_pipeline.model.description import Description
 from susc_pipeline.model.families import gemma, gpt2, gpt_neo, gpt_neox, llama, olmo2, qwen
 from susc_pipeline.model.families.family import Family, build, resolved, shapes
 from susc_pipeline.model.families.values import Values

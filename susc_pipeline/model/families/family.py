@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from susc_pipeline.model.decoder import MATRICES, NORMS, Decoder, Description, Layer, Norm
+from susc_pipeline.model.decoder import MATRICES, NORMS, Decoder, Layer, Norm
+from susc_pipeline.model.description import Description
 from susc_pipeline.model.families.values import Values
 
 WRAPPERS = ("_orig_mod.", "module.")  # prefixes that compiled and parallel training leave behind

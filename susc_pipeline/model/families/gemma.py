@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from susc_pipeline.model.decoder import AttentionKind, Description
+from susc_pipeline.model.description import AttentionKind, Description
 from susc_pipeline.model.families import llama
 from susc_pipeline.model.families.family import Family
 from susc_pipeline.model.families.values import Values

@@ -1,6 +1,6 @@
 """GPT-2: layer norms, learned positions, tied ends, matrices stored inputs by outputs."""
 
-from susc_pipeline.model.decoder import AttentionKind, Description
+from susc_pipeline.model.description import AttentionKind, Description
 from susc_pipeline.model.families.family import Family
 from susc_pipeline.model.families.values import Values
 

@@ -1,7 +1,7 @@
 """GPT-Neo (TinyStories): learned positions, attention that is not scaled, every other layer with a window."""
 
 from susc_pipeline.messages import shown
-from susc_pipeline.model.decoder import AttentionKind, Description
+from susc_pipeline.model.description import AttentionKind, Description
 from susc_pipeline.model.families.family import Family
 from susc_pipeline.model.families.values import Values
 

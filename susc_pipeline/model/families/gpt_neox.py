@@ -1,6 +1,6 @@
 """GPT-NeoX (Pythia): layer norms, partial rotary positions, one stacked matrix of queries, keys and values, head by head."""
 
-from susc_pipeline.model.decoder import AttentionKind, Description
+from susc_pipeline.model.description import AttentionKind, Description
 from susc_pipeline.model.families.family import Family
 from susc_pipeline.model.families.values import Values, same_in_every_layer
 
@@ -22,6 +22,7 @@ def describe(values: Values) -> Description:
     """
     n_heads, size = values.equal_heads()
     base = values.number("rotary_emb_base", 10_000.0, largest=1e15)
+    values = values.without("rope_theta", "partial_rotary_factor")
     rotary = values.rotary(size, share=values.number("rotary_pct", 0.25, largest=1.0), base=base, partial=True)
     in_attention = ("query_key_value", "dense") if values.flag("attention_bias", True) else ()
     return Description(

@@ -1,6 +1,6 @@
 """OLMo 2: norms behind attention and MLP instead of before, and of queries and keys over all heads together."""
 
-from susc_pipeline.model.decoder import AttentionKind, Description
+from susc_pipeline.model.description import AttentionKind, Description
 from susc_pipeline.model.families import llama
 from susc_pipeline.model.families.family import Family
 from susc_pipeline.model.families.values import Values, same_in_every_layer

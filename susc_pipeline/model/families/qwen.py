@@ -1,6 +1,6 @@
 """Qwen 2 and 3: as Llama, with biases of queries, keys and values (2) or norms of queries and keys, head by head (3)."""
 
-from susc_pipeline.model.decoder import AttentionKind, Description
+from susc_pipeline.model.description import AttentionKind, Description
 from susc_pipeline.model.families import llama
 from susc_pipeline.model.families.family import Family
 from susc_pipeline.model.families.values import Values

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from susc_pipeline.messages import shown
-from susc_pipeline.model.decoder import AttentionKind
+from susc_pipeline.model.description import AttentionKind
 from susc_pipeline.model.nonlinearity import NONLINEARITIES
 from susc_pipeline.model.rotary import SCALINGS, Rotary, Scaling, rotary
 
