@@ -41,7 +41,7 @@ def write(name: str, content: bytes) -> Callable[[Path], object]:
 
 
 def make_model(folder: Path) -> None:
-    toys.toy_module(vocabulary=300, positions=16, width=4).save_pretrained(folder)
+    toys.toy_module(vocabulary=300, positions=16).save_pretrained(folder)
     tiny.train_tokenizer(["if x: return value"], vocabulary_size=300).save_pretrained(folder)
 
 
