@@ -49,6 +49,7 @@ class Shape(NamedTuple):
     n_clusters: int = 12
     n_layers: int = 2
     n_heads: int = 3
+    n_groups: int = 1
     n_pcs: int = 5
     n_shards: int = 3
     contexts_per_shard: int = 10
@@ -60,7 +61,7 @@ class Shape(NamedTuple):
 
 
 def component_names(shape: Shape) -> list[str]:
-    kinds = [*(f"H{head}" for head in range(shape.n_heads)), "MLP"]
+    kinds = [*(f"H{head}" for head in range(shape.n_heads)), *(f"KV{n}" for n in range(shape.n_groups)), "MLP"]
     return ["embed", *(f"L{layer}{kind}" for layer in range(shape.n_layers) for kind in kinds), "unembed"]
 
 

@@ -157,6 +157,17 @@ def test_axe_finds_no_serious_violation_and_nothing_overflows(browser, folder, t
     page.close()
 
 
+def test_each_component_has_a_cell_of_its_own(watched):
+    page = watched.open("#/cluster/1")
+    cells = page.evaluate(
+        """Array.from(document.querySelector("main figure svg").querySelectorAll("g > rect"), (cell) =>
+          [cell.parentNode.querySelector("title").textContent.split(":")[0], cell.getAttribute("x"), cell.getAttribute("y")])"""
+    )
+    names = [name for name, _, _ in cells]
+    assert len(names) == page.evaluate("explorer.site.components.length") and len(set(names)) == len(names)
+    assert len({(x, y) for _, x, y in cells}) == len(cells)
+
+
 def test_hostile_text_is_shown_as_text_and_never_run(watched_hostile):
     for route in (
         "#/clusters",

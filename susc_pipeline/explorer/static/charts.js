@@ -75,16 +75,18 @@ explorer.charts = (() => {
     return { px, py };
   }
 
-  // Layer and column of each component: heads of a layer, then its MLP; embedding and unembedding below and above.
+  // Layer and column of each component: heads of a layer, keys and values that heads share, then the MLP; embedding and
+  // unembedding below and above.
   function places(names) {
-    const heads = names.map((n) => /^L(\d+)H(\d+)$/.exec(n)).filter(Boolean);
-    const nHeads = Math.max(1, ...heads.map((m) => Number(m[2]) + 1));
-    const layers = Math.max(1, ...names.map((n) => Number(/^L(\d+)/.exec(n)?.[1] ?? -1) + 1));
-    return { nHeads, layers, of: (n) => {
-      const head = /^L(\d+)H(\d+)$/.exec(n), mlp = /^L(\d+)MLP$/.exec(n);
-      if (head) return [Number(head[1]), Number(head[2])];
-      if (mlp) return [Number(mlp[1]), nHeads];
-      return [n === "embed" ? -1 : layers, 0];
+    const parts = new Map(names.map((n) => [n, /^L(\d+)(H|KV|MLP)(\d*)$/.exec(n)]));
+    const count = (kind) => Math.max(0, ...[...parts.values()].filter((m) => m?.[2] === kind).map((m) => Number(m[3]) + 1));
+    const nHeads = Math.max(1, count("H")), nGroups = count("KV"), columns = nHeads + nGroups + 1;
+    const layers = Math.max(1, ...[...parts.values()].map((m) => Number(m?.[1] ?? -1) + 1));
+    const first = { H: 0, KV: nHeads, MLP: nHeads + nGroups };
+    const heading = (column, large) => (column === columns - 1 ? "MLP" : column < nHeads ? (large ? `head ${column}` : `${column}`) : `KV${column - nHeads}`);
+    return { nHeads, columns, layers, heading, of: (n) => {
+      const part = parts.get(n);
+      return part ? [Number(part[1]), first[part[2]] + Number(part[3])] : [n === "embed" ? -1 : layers, 0];
     } };
   }
 
@@ -93,13 +95,13 @@ explorer.charts = (() => {
 
   // A number for each component as a layer x head picture; the bar in a cell is its 95 % interval on the cell's own scale.
   function heatmap(names, values, errors, { signed = true, unit = "", caption, name, onpick = null, digits = 2, errorMeaning = "95 %", limit = largest(values) } = {}) {
-    const { nHeads, layers, of } = places(names);
-    const large = nHeads <= 6;
-    const cw = large ? 62 : Math.max(20, Math.min(30, 560 / (nHeads + 1))), ch = large ? 34 : 20, left = 40, top = 22;
-    const width = left + (nHeads + 1) * cw + 14, height = top + (layers + 2) * ch + 54;
+    const { nHeads, columns, layers, heading, of } = places(names);
+    const large = columns <= 7;
+    const cw = large ? 62 : Math.max(20, Math.min(30, 560 / columns)), ch = large ? 34 : 20, left = 40, top = 22;
+    const width = left + columns * cw + 14, height = top + (layers + 2) * ch + 54;
     const svg = canvas(Math.max(width, 300), height);
     const color = (v) => (signed ? colors.divergingChannels(v / limit) : colors.sequentialChannels(v / limit));
-    for (let h = 0; h <= nHeads; h++) if (large || h === nHeads || h % 4 === 0) svg.append(label(h === nHeads ? "MLP" : large ? `head ${h}` : h, left + (h + 0.5) * cw, 14, { anchor: "middle" }));
+    for (let h = 0; h < columns; h++) if (large || h >= nHeads || h % 4 === 0) svg.append(label(heading(h, large), left + (h + 0.5) * cw, 14, { anchor: "middle" }));
     for (let l = 0; l < layers; l++) if (large || l % 2 === 0) svg.append(label(`L${l}`, left - 8, top + (layers - l + 0.5) * ch + 4, { anchor: "end" }));
     names.forEach((component, i) => {
       const [row, column] = of(component);
