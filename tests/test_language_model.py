@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, GPTNeoXForCausalLM
 
 from resources import language_model
@@ -106,3 +107,41 @@ def test_the_embedded_model_has_the_held_out_loss_that_its_card_states():
     losses = np.concatenate(pieces)
     stated = float(re.search(r"this model.*\| (\d\.\d+) \|", (pretrained.EMBEDDED / "README.md").read_text())[1])
     assert losses.mean() == pytest.approx(stated, abs=0.03)  # the standard library differs between patch releases
+
+
+def sentencepiece(prepend, *, fallback):
+    """A tokenizer with spaces as SentencePiece writes them, and bytes for what it does not know."""
+    found = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=fallback, fuse_unk=True))
+    found.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=prepend)
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    found.decoder = decoders.Sequence(steps) if fallback else decoders.Metaspace(prepend_scheme=prepend)
+    of_bytes = [f"<0x{byte:02X}>" for byte in range(256)] if fallback else []
+    trainer = trainers.BpeTrainer(vocab_size=290, special_tokens=["<unk>", *of_bytes])
+    found.train_from_iterator(["red pear hill stone two"] * 20, trainer)
+    return found
+
+
+@pytest.mark.parametrize(("prepend", "first"), [("always", " "), ("never", "")])
+@pytest.mark.parametrize("fallback", [False, True])
+def test_token_texts_of_sentencepiece_keep_their_spaces_and_bytes(folder, prepend, first, fallback):
+    sentencepiece(prepend, fallback=fallback).save(str(folder / "tokenizer.json"))
+    loaded = pretrained.load(folder, device="cpu")
+    texts = pretrained.token_texts(loaded.tokenizer, loaded.model.vocabulary_size)
+    ids = loaded.tokenizer("red  pear\té", add_special_tokens=False)["input_ids"]
+    shown = "\t⟨c3⟩⟨a9⟩" if fallback else "<unk>"
+    assert "".join(texts[token] for token in ids) == f"{first}red  pear{shown}"
+
+
+def test_what_training_left_in_a_tokenizer_changes_no_id(folder):
+    path = folder / "tokenizer.json"
+    plain = pretrained.load(folder, device="cpu").tokenizer
+    content = json.loads(path.read_text())
+    content["model"]["dropout"] = 0.5
+    content["truncation"] = {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0}
+    content["padding"] = {"strategy": {"Fixed": 64}, "direction": "Right", "pad_to_multiple_of": None}
+    content["padding"] |= {"pad_id": 0, "pad_type_id": 0, "pad_token": "x"}
+    path.write_text(json.dumps(content))
+    text = "if x: return value, " * 5
+    expected = plain(text, add_special_tokens=False)["input_ids"]
+    found = pretrained.load(folder, device="cpu").tokenizer
+    assert [found(text, add_special_tokens=False)["input_ids"] for _ in range(3)] == [expected] * 3

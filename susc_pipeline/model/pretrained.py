@@ -3,6 +3,7 @@
 Where the folder comes from is not decided here.
 """
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -18,6 +19,8 @@ from susc_pipeline.model.decoder import Decoder
 EMBEDDED = Path(tiny.__file__).parent / "embedded"
 NEEDED_FILES = ("config.json", "tokenizer.json")
 MAX_TOKENIZER_BYTES = 1 << 27
+SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
+FALLBACK = re.compile("<0x([0-9A-Fa-f]{2})>")
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -73,11 +76,20 @@ def load(folder: Path, *, dtype: str = "float32", device: str = "auto") -> Loade
 
 
 def _tokenizer(path: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer of `tokenizer.json` alone: tokenizer_config.json may name classes and code."""
+    """The tokenizer of `tokenizer.json` alone: tokenizer_config.json may name classes and code.
+
+    What training left in the file is taken out: truncation, padding, and the dropout of merges, which would give other ids each
+    time.
+    """
     if path.stat().st_size > MAX_TOKENIZER_BYTES:
         raise ValueError(f"{path} has more than {MAX_TOKENIZER_BYTES} bytes; fetch it again")
     try:
-        return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_buffer(path.read_bytes()))
+        found = Tokenizer.from_buffer(path.read_bytes())
+        found.no_truncation()
+        found.no_padding()
+        if getattr(found.model, "dropout", None):
+            found.model.dropout = None
+        return PreTrainedTokenizerFast(tokenizer_object=found)
     except Exception as error:  # the library raises nothing more special
         raise ValueError(f"{path} is no tokenizer ({str(error)[:200]}); fetch it again") from error
 
@@ -91,12 +103,20 @@ def torch_device(setting: str) -> str:
 
 def token_texts(tokenizer: PreTrainedTokenizerBase, vocabulary_size: int) -> list[str]:
     """Readable text of every token id; bytes that are no UTF-8 by themselves are shown as such: ⟨e2 80⟩."""
-    return [_token_text(tokenizer, token) for token in range(vocabulary_size)]
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    decoder = json.dumps(json.loads(backend.to_str())["decoder"], ensure_ascii=False) if backend else ""
+    has_spaces = SPACE in decoder or '"Metaspace"' in decoder
+    return [_token_text(tokenizer, token, has_spaces=has_spaces) for token in range(vocabulary_size)]
 
 
-def _token_text(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
-    text = str(tokenizer.decode([token], clean_up_tokenization_spaces=False))
+def _token_text(tokenizer: PreTrainedTokenizerBase, token: int, *, has_spaces: bool) -> str:
     piece = tokenizer.convert_ids_to_tokens(token)
+    if has_spaces and piece is not None:  # as SentencePiece writes them: decoded alone, a token would lose its space
+        byte = FALLBACK.fullmatch(piece)
+        if byte is None:
+            return piece.replace(SPACE, " ")
+        return chr(int(byte[1], 16)) if int(byte[1], 16) < 0x80 else f"⟨{byte[1].lower()}⟩"
+    text = str(tokenizer.decode([token], clean_up_tokenization_spaces=False))
     if REPLACEMENT not in text or piece is None or not set(piece) <= set(BYTE_OF):
         return text
     shown = bytes(BYTE_OF[character] for character in piece).decode("utf-8", "surrogateescape")
