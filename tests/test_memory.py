@@ -20,7 +20,7 @@ import torch
 import toys
 from susc_pipeline import seeds
 from susc_pipeline.config import SamplingSettings
-from susc_pipeline.model import components, decoder
+from susc_pipeline.model import components, families
 from susc_pipeline.sampling import chains, memory
 from susc_pipeline.sampling.observables import Population
 

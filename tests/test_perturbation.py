@@ -221,3 +221,27 @@ def test_curvatures_are_second_derivatives(kind):
         return (at(h) - 2 * at(0.0) + at(-h)) / h**2
 
     torch.testing.assert_close(found, second(1e-3).float(), atol=0.02 * float(found.abs().max()), rtol=0.0)
+
+
+@pytest.mark.parametrize("name", ["embed", "L1H1", "L2MLP", "unembed"])
+def test_gradients_and_scores_do_not_depend_on_how_many_chains_are_taken_at_once(name, monkeypatch):
+    model = families.from_module(toys.toy_module())
+    component = components.by_name(model, name)
+    ids = torch.as_tensor(toys.toy_tokens(6)).view(3, 2, -1)
+    batch = perturbation.prepare_tokens(model, component, ids.flatten(0, 1)).each(
+        lambda part: part.unflatten(0, (3, 2))
+    )
+    generator = torch.Generator().manual_seed(0)
+    delta = 0.1 * torch.randn(3, components.n_parameters(model, component), generator=generator)
+
+    def found():
+        labels = torch.Generator().manual_seed(1)
+        return *perturbation.gradients(model, component, batch, delta), perturbation.scores(
+            model, component, batch, delta, labels
+        )
+
+    together = found()
+    monkeypatch.setattr(perturbation, "KEPT_BYTES", 1)
+    assert perturbation.chains_at_once(model, component, 2, 12) == 1
+    for apart, whole in zip(found(), together, strict=True):
+        torch.testing.assert_close(apart, whole, atol=1e-6, rtol=1e-4)

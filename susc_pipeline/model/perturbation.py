@@ -20,6 +20,10 @@ from susc_pipeline.model.decoder import Decoder, Layer
 from susc_pipeline.model.nonlinearity import NONLINEARITIES
 
 CURVATURE_RISE = 0.003  # nats
+KEPT_BYTES = 1 << 31
+# Of the width of the residual stream, kept by a layer for its way back: two norms' inputs and outputs, query, key and
+# value as projected and as rotated, the attended values, and the stream itself.
+STREAMS_OF_A_LAYER = 12
 
 
 class ComponentInputs(NamedTuple):
@@ -139,10 +143,44 @@ def after_mlp(added: Tensor, component: Component, model: Decoder) -> Tensor:
     return decoder.normalize(added, model.layers[component.layer].mlp_post_norm, model)
 
 
+def kept_numbers(model: Decoder, component: Component, *, n_layers: int | None = None) -> int:
+    """Numbers that a gradient keeps of each position for its way back: of the component and of `n_layers` above it (all)."""
+    shape, width = model.description, model.hidden_size
+    hidden = (3 if shape.gated else 2) * shape.inner_size
+    of_layer = STREAMS_OF_A_LAYER * max(width, model.n_heads * model.head_size) + hidden
+    own = hidden if component.kind == "mlp" else 0
+    n_above = 0 if component.kind == "unembed" else model.n_layers - 1 - component.layer
+    return (n_above if n_layers is None else min(n_above, n_layers)) * of_layer + own + 3 * width
+
+
+def chains_at_once(model: Decoder, component: Component, n_contexts: int, n_positions: int) -> int:
+    """How many chains' gradients are taken together, so that what they keep is at most KEPT_BYTES."""
+    of_chain = kept_numbers(model, component) * n_contexts * n_positions * model.embedding.element_size()
+    return max(1, KEPT_BYTES // of_chain)
+
+
+def _pieces(
+    model: Decoder, component: Component, batch: ComponentInputs, delta: Float[Tensor, "chains parameters"]
+) -> list[tuple[ComponentInputs, Tensor]]:
+    if batch.token_ids.ndim == 2:  # all chains read the same
+        return [(batch, delta)]
+    at_once = chains_at_once(model, component, *batch.token_ids.shape[1:])
+    rows = [slice(first, first + at_once) for first in range(0, len(delta), at_once)]
+    return [(batch.take(some), delta[some]) for some in rows]
+
+
 def gradients(
     model: Decoder, component: Component, batch: ComponentInputs, delta: Float[Tensor, "chains parameters"]
 ) -> tuple[Float[Tensor, "chains parameters"], Float[Tensor, " chains"]]:
-    """Gradient of each chain's mean minibatch loss by its own weights, and that loss."""
+    """Gradient of each chain's mean minibatch loss by its own weights, and that loss; a few chains at a time."""
+    found = [_gradients(model, component, *piece) for piece in _pieces(model, component, batch, delta)]
+    of_chains, losses_of_chains = zip(*found, strict=True)
+    return torch.cat(of_chains), torch.cat(losses_of_chains)
+
+
+def _gradients(
+    model: Decoder, component: Component, batch: ComponentInputs, delta: Float[Tensor, "chains parameters"]
+) -> tuple[Float[Tensor, "chains parameters"], Float[Tensor, " chains"]]:
     with torch.enable_grad():
         leaf = delta.detach().requires_grad_()
         loss = losses(model, component, batch, leaf).mean(dim=(1, 2))
@@ -162,11 +200,13 @@ def scores(
     The score of labels that the model itself predicts, summed over N tokens and divided by their root. The Fisher matrix is
     the Gauss-Newton matrix of the loss (Martens 2020): its Hessian, but for curvature times the error of the prediction.
     """
-    with torch.enable_grad():
-        leaf = delta.detach().requires_grad_()
-        loss = losses(model, component, batch, leaf, labels)
-        (gradient,) = torch.autograd.grad(loss.sum() / loss[0].numel() ** 0.5, leaf)
-    return gradient
+    found = []
+    for part, place in _pieces(model, component, batch, delta):
+        with torch.enable_grad():
+            leaf = place.detach().requires_grad_()
+            loss = losses(model, component, part, leaf, labels)
+            found += torch.autograd.grad(loss.sum() / loss[0].numel() ** 0.5, leaf)
+    return torch.cat(found)
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ import psutil
 import torch
 
 from susc_pipeline.config import SamplingSettings
-from susc_pipeline.model import components, layer_tangents
+from susc_pipeline.model import components, layer_tangents, perturbation
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.decoder import Decoder
 
@@ -17,9 +17,6 @@ N_TANGENTS = 2  # carried beside an evaluation: along the response direction and
 # Arrays in the shape of a component's weights that live at once for each image of a chain: delta, gradient and noise of
 # this step and of the last, w* + delta and its gradient, chain by chain and summed, two directions, and temporaries.
 WEIGHT_ARRAYS = 16
-# Of the width of the residual stream, kept by a layer for its way back: two norms' inputs and outputs, query, key and
-# value as projected and as rotated, the attended values, and the stream itself.
-STREAMS_OF_A_LAYER = 12
 
 
 class BatchTooLargeError(ValueError):
@@ -31,17 +28,14 @@ def needed_bytes(model: Decoder, component: Component, settings: SamplingSetting
 
     A step takes gradients of all images, and then, without them, those of the chains at w*: the first need more.
     """
-    width, hidden = model.hidden_size, (3 if model.description.gated else 2) * model.description.inner_size
-    of_layer = STREAMS_OF_A_LAYER * max(width, model.n_heads * model.head_size) + hidden
-    own = hidden if component.kind == "mlp" else 0
+    width, kept = model.hidden_size, perturbation.kept_numbers(model, component)
     n_below = model.n_layers if component.kind == "unembed" else component.layer
-    n_above = 0 if component.kind == "unembed" else model.n_layers - 1 - component.layer
     item, n_images = model.embedding.element_size(), N_IMAGES * settings.n_chains
     n_most = max(settings.batch_size, settings.draw_batch_size)
     n_read = settings.n_chains * (n_most + settings.n_reference_contexts)
     in_preparation = n_read * (n_below + 1) * width
-    in_step = n_images * n_most * (n_above * of_layer + own + 3 * width)
-    of_context = (n_above > 0) * of_layer + own + 3 * width
+    in_step = min(n_images, perturbation.chains_at_once(model, component, n_most, n_positions)) * n_most * kept
+    of_context = perturbation.kept_numbers(model, component, n_layers=1)
     each = max(
         1, settings.evaluation_batch_size // n_images
     )  # contexts of a chain; tangents take a few chains at a time
