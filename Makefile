@@ -35,11 +35,11 @@ lock: ## Write locks/ anew: hashes of every package of constraints.txt, from the
 run: install ## Materialize every asset of the experiment that is not up to date (EXPERIMENT=tiny)
 	@$(BIN)/python -m assets.run --experiment $(EXPERIMENT)
 
-test: install ## Run the tests (a few minutes)
-	$(BIN)/python -m pytest -q
-
-# Two at a time, of one thread each: most of a long test waits for one core or for a server.
+# Two at a time, of one thread each: most of a long test waits for one core or for a server, and threads wait for small sums.
 TWO_AT_A_TIME := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
+test: install ## Run the tests (a few minutes)
+	$(TWO_AT_A_TIME)
+
 test-slow: install ## Run the tests that take longer
 	$(TWO_AT_A_TIME) --dist loadfile -m slow
 
