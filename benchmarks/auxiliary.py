@@ -1,7 +1,7 @@
 """The auxiliary model: what its width, penalty, layers and inputs are worth, and what prediction costs.
 
 `make bench-auxiliary` reads the store that `make run` left. Part one trains each variant on linear responses and prints its mean
-correlation over PCs with second_order on withheld documents, with 95 % intervals over documents of it and of what it has less
+correlation over PCs with sampled values of withheld documents, with 95 % intervals over documents of it and of what it has less
 than the default, beside ridge regression and the noise ceiling. Part two times the bare forward pass of the base model
 (transformers, logits included) against all that a prediction needs, interleaved, and prints the ratio beside the arithmetic's.
 """

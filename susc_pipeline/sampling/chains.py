@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from susc_pipeline import seeds
 from susc_pipeline.config import SamplingSettings
 from susc_pipeline.model import components, perturbation, tangents
 from susc_pipeline.model.components import Component
@@ -91,11 +92,7 @@ def noise(
 
     It is drawn where it is needed: a large embedding's would take longer to send than to draw.
     """
-    # What `seed.spawn` gives the first time; spawn itself remembers, and chains begun again would get other noise.
-    children = (np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, n)) for n in range(n_chains))
-    generators = [
-        torch.Generator(device).manual_seed(int(child.generate_state(1, np.uint64)[0] >> 1)) for child in children
-    ]
+    generators = [seeds.generator(seeds.child(seed, number), device) for number in range(n_chains)]
     while True:
         drawn = torch.stack([torch.randn(n_weights, generator=g, device=device) for g in generators])
         yield torch.cat([drawn, -drawn]) if mirrored else drawn
@@ -192,8 +189,7 @@ def first_contexts(inputs: ComponentInputs, n_contexts: int | None) -> Component
 
 def _labels(seed: np.random.SeedSequence, n_chains: int, device: torch.device) -> torch.Generator:
     """A generator beside those of the chains' noise."""
-    child = np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, n_chains))
-    return torch.Generator(device).manual_seed(int(child.generate_state(1, np.uint64)[0] >> 1))
+    return seeds.generator(seeds.child(seed, n_chains), device)
 
 
 def fresh_batches(

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from susc_pipeline import seeds
 from susc_pipeline.config import DirectionSettings, SamplingSettings
 from susc_pipeline.model import components, decoder, perturbation, tangents
 from susc_pipeline.model.components import Component
@@ -83,7 +84,7 @@ def score_at_rest(
         chain: whose first contexts are read.
         seed: of the labels, which the model itself predicts.
     """
-    labels = torch.Generator(model.device).manual_seed(int(seed.generate_state(1, np.uint64)[0] >> 1))
+    labels = seeds.generator(seed, model.device)
     ids = torch.as_tensor(population.parts[chain][:REST_BATCH_SIZE].astype(np.int64)).to(model.device)
     root = (len(ids) * (ids.shape[1] - 1)) ** 0.5
     found = {name: gradient.float() / root for name, gradient in _gradients(model, ids, labels).items()}
