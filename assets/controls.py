@@ -45,15 +45,17 @@ def regime(
     for component in progress.track(context, found, "components", len(found)):
         stored = direction_files.diagnostics(response_directions.whole(component.name))
         largest = regimes.largest_curvature(model, component, population)
-        rows.append(regimes.row(model, component, settings, stored, largest=largest))
+        own = dataclasses.replace(settings, localization=stored.localization)
+        rows.append(regimes.row(model, component, own, stored, largest=largest))
     tables = [regimes.table(rows)]
     for component in progress.track(context, wanted.components, "sweeps of n_beta", len(wanted.components)):
         chosen = components.by_name(model, component)
-        slopes = direction_files.diagnostics(response_directions.whole(component)).rest_slopes
+        stored = direction_files.diagnostics(response_directions.whole(component))
+        own = dataclasses.replace(settings, localization=stored.localization)
         source = seeds.sequence(experiment.seed, "regime", component)
-        parts = (population, probe, slopes, wanted.n_betas, source)
+        parts = (population, probe, stored.rest_slopes, wanted.n_betas, source)
         budget = experiment.directions.limited(wanted.max_contexts)
-        tables.append(regimes.sweep(model, chosen, settings, budget, *parts))
+        tables.append(regimes.sweep(model, chosen, own, budget, *parts))
     frame = pl.concat(tables)
     return dg.MaterializeResult(value=frame, metadata={"dagster/row_count": frame.height})
 
@@ -95,10 +97,11 @@ def negative_control(
     digest, differences = direction_files.model_digest(model), []
     for component in progress.track(context, [enumerated[number] for number in chosen], "components", len(chosen)):
         place = response_directions.whole(component.name)
-        rest = direction_files.load(place, model, component, digest=digest, with_rest=True).at_rest
+        stored = direction_files.load(place, model, component, digest=digest, with_rest=True)
+        own = dataclasses.replace(settings, localization=stored.localization)
         source = seeds.sequence(experiment.seed, "negative_control", component.name)
-        parts = (model, component, settings, contexts, draws, source)
-        differences.append(controls.difference(*parts, rest=rest))
+        parts = (model, component, own, contexts, draws, source)
+        differences.append(controls.difference(*parts, rest=stored.at_rest))
     estimates = ShardEstimates(*(part[:, chosen] for part in real))
     in_order = [enumerated[number].name for number in chosen]
     frame = controls.table(in_order, differences, estimates, n_beta=experiment.sampling.n_beta)

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from assets import plots, pools, progress
-from assets.partitions import GROUND_TRUTH_SHARDS, SHARDS, version
+from assets.partitions import EXPERIMENT, GROUND_TRUTH_SHARDS, SHARDS, version
 from resources import executor as executors
 from resources.component_folder import ComponentFolder
 from resources.language_model import LanguageModelFolder
@@ -22,19 +22,21 @@ from susc_pipeline.model import components, decoder
 from susc_pipeline.sampling import loss_traces, observables
 from susc_pipeline.sampling import task as tasks
 from susc_pipeline.sampling.observables import Population
-from susc_pipeline.sampling.task import SamplingTask
+from susc_pipeline.sampling.task import Directed, SamplingTask
 from susc_pipeline.susceptibility import direction_files, direction_task, estimators
 from susc_pipeline.susceptibility import linear_response as responses
 from susc_pipeline.susceptibility import reliability as reliabilities
 from susc_pipeline.susceptibility.direction_task import DirectionTask, Rest
 
 GROUP = "b_ground_truth"
+# Directions hold scores where the linear response wants them.
+DIRECTED_BY = ("sampling", "directions", *(["linear_response"] if EXPERIMENT.linear_response.n_scores else []))
 
 
 @dg.asset(
     group_name=GROUP,
     kinds={"pytorch", "safetensors"},
-    code_version=version(2, "sampling", "directions"),
+    code_version=version(2, *DIRECTED_BY),
     pool=pools.GPU,
 )
 def response_directions(
@@ -47,12 +49,14 @@ def response_directions(
     """The direction in which each component's weights move the population loss: v = E[grad phi] / localization, of each chain.
 
     The mean is over chains that sample p(w) ~ exp(-n_beta L(w) - localization/2 |w - w*|^2) (Lau et al. 2023), which read
-    fresh contexts at every step. Directions depend on no token. One file a component: what is whole is not made again.
+    fresh contexts at every step. With sampling.target_rise each component has a localization of its own. Directions depend on no
+    token. One file a component: what is whole is not made again.
     """
     executor = executors.of(experiment.execution)
     model = language_model.load(executor.held(experiment.model)).model
     inputs = [store.checked(name) for name in ("language_model", "population_contexts")]
-    made_by = f"{version(1, 'sampling', 'directions')}-{'-'.join(m.sha256[:8] for m in inputs)}"
+    n_scores = experiment.linear_response.n_scores
+    made_by = f"{version(1, *DIRECTED_BY)}-{'-'.join(m.sha256[:8] for m in inputs)}"
     folder = store.components("response_directions", None, made_by, suffix=direction_files.SUFFIX)
     found = components.chosen(model, experiment.model.components)
     missing = [component for component in found if folder.damage(component.name)]
@@ -66,6 +70,8 @@ def response_directions(
         population,
         probe,
         experiment.seed,
+        found,
+        n_scores,
     )
     own = dataclasses.replace(folder, share=None)  # of no use to others once the components are there
     rest_names = [f"rest-{chain:02d}" for chain in range(n_chains)]
@@ -97,9 +103,10 @@ def _rest(component: str, paths: list[Path]) -> Rest:
     for path in paths:
         with safe_open(path, framework="np") as file:
             gradients.append(file.get_tensor(f"{direction_files.AT_REST}.{component}"))
-            scores.append(file.get_tensor(f"{direction_files.SCORE}.{component}"))
+            named = f"{direction_files.SCORE}.{component}"
+            scores += [file.get_tensor(named)] if named in file.keys() else []  # noqa: SIM118  # a safetensors file
             n_contexts += int(file.metadata()["contexts"])
-    return Rest(np.stack(gradients), np.stack(scores), n_contexts)
+    return Rest(np.stack(gradients), np.stack(scores) if scores else np.zeros((0, 0), np.float32), n_contexts)
 
 
 def directions_population(frame: pl.LazyFrame, experiment: ExperimentConfig) -> tuple[Population, np.ndarray]:
@@ -157,13 +164,14 @@ def sgld_samples(
     task = SamplingTask(*where, seed=experiment.seed, names=("sgld_samples", shard))
     digest = direction_files.model_digest(model)
 
-    def direction(component: components.Component) -> np.ndarray | None:
-        if not estimator.needs_direction or component == components.ALL_WEIGHTS:
+    def directed(component: components.Component) -> Directed | None:
+        if component == components.ALL_WEIGHTS:
             return None
-        place = response_directions.whole(component.name)
-        return direction_files.load(place, model, component, digest=digest).directions.cpu().numpy()
+        stored = direction_files.load(response_directions.whole(component.name), model, component, digest=digest)
+        direction = stored.directions.cpu().numpy() if estimator.needs_direction else None
+        return Directed(stored.localization, direction)
 
-    sampled = executor.map(functools.partial(tasks.sampler, task), list(missing), direction)
+    sampled = executor.map(functools.partial(tasks.sampler, task), list(missing), directed)
     for component, one in progress.track(context, sampled, f"components of {shard}", len(missing)):
         traces.write(component.name, loss_traces.frame(component.name, one))
     return dg.MaterializeResult(value=traces, metadata={"components": len(found)})

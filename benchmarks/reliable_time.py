@@ -63,25 +63,22 @@ def whole_of_half(correlation: float) -> float:
     return 2 * correlation / (1 + correlation)
 
 
-Resting = tuple[RestGradients, dict[str, torch.Tensor]]  # gradients and scores at w*, of all components
-
-
-def at_rest(model: Decoder, experiment: ExperimentConfig, population: Population) -> tuple[list[Resting], float]:
-    """What is known at w* by each chain's documents, of all components, and a component's share of the seconds."""
-    started = time.perf_counter()
+def at_rest(model: Decoder, experiment: ExperimentConfig, population: Population) -> tuple[list[RestGradients], float]:
+    """Gradients at w* of each chain's documents, by all components, and a component's share of the seconds."""
+    started, every = time.perf_counter(), components.enumerate_components(model)
     task = DirectionTask(
-        model, "cpu", experiment.sampling, experiment.directions, population, NO_PROBE, experiment.seed
+        model, "cpu", experiment.sampling, experiment.directions, population, NO_PROBE, experiment.seed, every
     )
     find = direction_task.rest_finder(task)
-    found = [find(chain, None) for chain in range(experiment.sampling.n_chains)]
-    return found, (time.perf_counter() - started) / len(components.enumerate_components(model))
+    found = [find(chain, None)[0] for chain in range(experiment.sampling.n_chains)]
+    return found, (time.perf_counter() - started) / len(every)
 
 
 def ours(
     model: Decoder,
     experiment: ExperimentConfig,
     name: str,
-    rests: list[Resting],
+    rests: list[RestGradients],
     parts: tuple[Population, Population],
     shard: np.ndarray,
 ) -> tuple[np.ndarray, float]:
@@ -89,10 +86,11 @@ def ours(
     on_directions, on_draws = parts
     component, settings = components.by_name(model, name), experiment.sampling
     probe = np.concatenate([part[:2] for part in on_draws.parts])[:N_PROBE]
-    task = DirectionTask(model, "cpu", settings, experiment.directions, on_directions, probe, experiment.seed)
-    gradients = torch.stack([each.gradient[name] for each, _ in rests]).numpy()
-    scores = torch.stack([score[name] for _, score in rests]).numpy()
-    rest = Rest(gradients, scores, sum(each.n_contexts for each, _ in rests))
+    task = DirectionTask(
+        model, "cpu", settings, experiment.directions, on_directions, probe, experiment.seed, [component]
+    )
+    gradients = torch.stack([each.gradient[name] for each in rests]).numpy()
+    rest = Rest(gradients, np.zeros((0, 0), np.float32), sum(each.n_contexts for each in rests))
     started = time.perf_counter()
     along, _ = direction_task.finder(task)(component, rest)
     seed = seeds.sequence(experiment.seed, "truth", name)

@@ -25,13 +25,15 @@ from jaxtyping import Float
 
 from benchmarks import replicates, stored
 from resources.storage import Store
-from susc_pipeline import schema
+from susc_pipeline import schema, seeds
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.model import components, perturbation, tangents
+from susc_pipeline.model.components import Component
 from susc_pipeline.model.decoder import Decoder
 from susc_pipeline.representation.pca import PCABasis
 from susc_pipeline.sampling import loss_traces
-from susc_pipeline.susceptibility import direction_files, estimators, linear_response
+from susc_pipeline.susceptibility import direction_files, directions, estimators, linear_response
+from susc_pipeline.susceptibility.direction_files import StoredDirections
 
 N_CHAINS = (0, 1, 2, 4, 8)
 N_SCORES = (0, 2, 4, 8)
@@ -105,16 +107,26 @@ def ceiling(measured: ByChain, weights: Float[np.ndarray, "components columns"])
 
 
 def along_scores(
-    store: Store, model: Decoder, shard: str, weights: dict[str, Float[np.ndarray, "components columns"]]
+    store: Store,
+    experiment: ExperimentConfig,
+    model: Decoder,
+    shard: str,
+    weights: dict[str, Float[np.ndarray, "components columns"]],
 ) -> list[dict]:
     """Correlation of the linear response along so many scores with the truth, by component and by PC, and its price."""
     found, ids = components.enumerate_components(model), stored.contexts(store, shard)
     frame = stored.truth(store, shard)
     truths = [schema.matrix(frame[half]).astype(np.float64) for half in ("half_a", "half_b")]
     rows = []
+    without = direction_files.halves(stored.folder(store, "response_directions"), model, found)
+    whole = with_scores(store, experiment, model, without)
     for n_scores in N_SCORES:
-        folder = stored.folder(store, "response_directions")
-        halves = direction_files.halves(folder, model, found, n_scores=n_scores)
+        halves = without
+        if n_scores:
+            halves = {
+                c: one._replace(scores=one.scores[:n_scores], mean_curvatures=one.mean_curvatures[:n_scores])
+                for c, one in whole.items()
+            }
         started = time.perf_counter()
         response = linear_response.estimate(model, ids, halves)
         seconds = time.perf_counter() - started
@@ -130,6 +142,25 @@ def along_scores(
             flush=True,
         )
     return rows
+
+
+def with_scores(
+    store: Store, experiment: ExperimentConfig, model: Decoder, halves: dict[Component, StoredDirections]
+) -> dict[Component, StoredDirections]:
+    """The same with a score of each chain, as the asset stores them where linear_response.n_scores asks for them."""
+    n_chains = max(N_SCORES)
+    read = stored.population(store, "directions", n_chains)
+    probe = stored.population(store, "draws", n_chains, limit=-(-experiment.directions.n_probe_contexts // n_chains))
+    source = [seeds.sequence(experiment.seed, "scores", str(chain)) for chain in range(n_chains)]
+    scores = [directions.score_at_rest(model, read, chain, seed) for chain, seed in enumerate(source)]
+    found = {}
+    for component, one in halves.items():
+        own = torch.stack([score[component.name] for score in scores])
+        bent = linear_response.mean_curvatures(
+            model, component, np.concatenate(probe.parts), own, localization=one.localization
+        )
+        found[component] = one._replace(scores=own, mean_curvatures=bent)
+    return found
 
 
 def of_halves(first: list[np.ndarray], second: list[np.ndarray]) -> Float[np.ndarray, " columns"]:
@@ -183,5 +214,5 @@ def measure(
             flush=True,
         )
     ceilings = {kind: ceiling(measured, weights).tolist() for kind, weights in axes.items()}
-    scored = along_scores(store, model, withheld, axes)
+    scored = along_scores(store, experiment, model, withheld, axes)
     return {"components": names, "rows": rows, "scores": scored, "ceiling": ceilings}

@@ -149,6 +149,9 @@ class SamplingSettings:
     """Inverse temperature times number of samples: the weight of the mean loss, per nat."""
     localization: float = 300.0
     """Strength of the Gaussian pull to the trained weights, per squared weight."""
+    target_rise: float = 0.0
+    """Rise of the mean loss, in nats, that a component's noise shall cause: chooses a localization for each component, beginning
+    at `localization`. 0 takes localization as it is, the same for all."""
     batch_size: int = 2
     """Population contexts of a chain's gradient, fresh at every step."""
     draw_batch_size: int = 0
@@ -174,6 +177,7 @@ class SamplingSettings:
         require(self.step_size > 0, "sampling.step_size", self.step_size, "positive")
         require(self.n_beta >= 0, "sampling.n_beta", self.n_beta, "zero (the negative control) or more")
         require(self.localization > 0, "sampling.localization", self.localization, "positive")
+        require(self.target_rise >= 0, "sampling.target_rise", self.target_rise, "zero (localization as given) or more")
         rule = (
             "even and at least 4: both halves need two chains, for one chain's mean slope comes from another's contexts"
         )
@@ -370,6 +374,11 @@ class ExperimentConfig:
         require(self.seed >= 0, "seed", self.seed, "zero or more")
         estimator, n_draws = ESTIMATORS[self.susceptibility.estimator], self.sampling.n_draws
         n_scores, dtype = self.linear_response.n_scores, self.model.dtype
+        rule = (
+            f"0 for susceptibility.estimator {self.susceptibility.estimator!r}, which has chains of all weights as well"
+        )
+        alike = self.sampling.target_rise == 0 or not estimator.needs_all_weights
+        require(alike, "sampling.target_rise", self.sampling.target_rise, rule)
         rule = f"at most sampling.n_chains ({self.sampling.n_chains}), which have a score each"
         require(n_scores <= self.sampling.n_chains, "linear_response.n_scores", n_scores, rule)
         rule = "zero where model.dtype is bfloat16: a difference of its losses is noise"
@@ -402,7 +411,7 @@ class ExperimentConfig:
         """Sixteen hexadecimal digits that change with any value in the named sections, or in all of them.
 
         The seed always counts; the device and who does the work never do, for they may not decide a number. A choice of
-        components counts where it is made.
+        components and a target of the rise count where they are given.
         """
         content = dataclasses.asdict(self)
         del content["execution"]
@@ -410,6 +419,9 @@ class ExperimentConfig:
         if "model" in chosen:
             counted = {key: value for key, value in chosen["model"].items() if key != "device"}
             chosen["model"] = {key: value for key, value in counted.items() if key != "components" or value}
+        if "sampling" in chosen:
+            counted = chosen["sampling"]
+            chosen["sampling"] = {key: value for key, value in counted.items() if key != "target_rise" or value}
         return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
 
 

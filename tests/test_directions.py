@@ -99,7 +99,9 @@ def stored(model, component, rng):
     vectors = [torch.as_tensor(rng.normal(size=shape).astype(np.float32)) for _ in range(3)]
     found = StoredDirections(vectors[0], rng.normal(size=2), LOCALIZATION, *vectors[1:], rng.normal(size=4))
     trace = Trace(rng.normal(size=(9, 8)), rng.normal(size=(9, 8)))
-    return found, Diagnostics(trace, rng.normal(size=(4, 5)), rng.normal(size=(4, 5)), 10, 20, 0.9, np.inf)
+    return found, Diagnostics(
+        trace, rng.normal(size=(4, 5)), rng.normal(size=(4, 5)), 10, 20, 0.9, np.inf, LOCALIZATION
+    )
 
 
 @pytest.fixture
@@ -191,9 +193,7 @@ def test_the_second_term_is_half_the_curvature_along_the_scores_of_either_half(m
         expected = -(mean - found.mean_curvatures)[rank::2].mean() / 2
         assert second.mean() == pytest.approx(expected, rel=0.05, abs=0.02 * float(np.abs(mean).max()))
         assert np.corrcoef(second, -token[rank::2].mean(axis=0))[0, 1] > 0.97
-    with pytest.raises(
-        ValueError, match="has 4 scores, one a chain, fewer than the 6 asked for; lower linear_response"
-    ):
+    with pytest.raises(ValueError, match="has 4 scores, fewer than the 6 asked for; lower linear_response"):
         direction_files.halves(folder, model, [component], n_scores=6)
 
 

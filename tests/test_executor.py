@@ -46,7 +46,8 @@ def task():
 def direction_of(model, component):
     """Something that only this process has, to be handed over with the component."""
     rng = np.random.default_rng(component.layer + 1)
-    return rng.normal(size=(SETTINGS.n_chains, components.n_parameters(model, component))).astype(np.float32)
+    direction = rng.normal(size=(SETTINGS.n_chains, components.n_parameters(model, component))).astype(np.float32)
+    return tasks.Directed(SETTINGS.localization * (1 + component.layer), direction)
 
 
 @pytest.fixture(scope="module")
@@ -100,11 +101,12 @@ def test_the_number_of_threads_holds_for_the_work_and_no_longer():
 
 def test_a_task_samples_what_its_seed_and_contexts_say(task):
     model, component = task.model, components.Component("head", 1, 0)
-    direction = direction_of(model, component)
+    directed = direction_of(model, component)
+    settings = dataclasses.replace(SETTINGS, localization=directed.localization)
     seed = seeds.sequence(7, "sgld_samples", "shard-00000", "L1H0")
-    options = {"direction": torch.as_tensor(direction), "own_slopes": True, "curvatures": True}
-    by_hand = chains.sample(model, component, SETTINGS, task.shard, task.population, seed, **options)
-    by_task = tasks.sampler(task)(component, direction)
+    options = {"direction": torch.as_tensor(directed.direction), "own_slopes": True, "curvatures": True}
+    by_hand = chains.sample(model, component, settings, task.shard, task.population, seed, **options)
+    by_task = tasks.sampler(task)(component, directed)
     assert all(np.array_equal(a, b) for a, b in zip(by_hand, by_task, strict=True))
 
 

@@ -19,6 +19,11 @@ from susc_pipeline.model import decoder
 from susc_pipeline.model.decoder import Decoder
 
 OF_ATTENTION = ("head", "key_value")
+MATRICES_OF = {
+    "head": ("query_key_value", "query_key_value_bias", "dense"),
+    "key_value": ("query_key_value", "query_key_value_bias"),
+    "mlp": ("up", "up_bias", "down", "down_bias", "gate", "gate_bias"),
+}
 
 
 class Component(NamedTuple):
@@ -135,8 +140,7 @@ def weights(model: Decoder, component: Component) -> dict[str, Tensor]:
         return {name: getattr(model, name)}
     layer = model.layers[component.layer]
     if component.kind == "mlp":
-        fields = ("up", "up_bias", "down", "down_bias", "gate", "gate_bias")
-        return {name: weight for name in fields if (weight := getattr(layer, name)) is not None}
+        return {name: weight for name in MATRICES_OF["mlp"] if (weight := getattr(layer, name)) is not None}
     own = part(model, component)
     found = {own.name: layer.query_key_value[own.rows.own]}
     if component.kind == "head":
@@ -186,6 +190,15 @@ def _around(own: tuple[int, int], n_all: int) -> Edges:
 
 def _blocks(edges: Edges, size: int) -> Blocks:
     return Blocks(*(slice(first * size, last * size) for first, last in edges))
+
+
+def holders(model: Decoder, chosen: Sequence[Component]) -> list[str]:
+    """Names, as `decoder.named_weights` gives them, of the matrices and biases that hold the components' weights."""
+    wanted = set()
+    for c in chosen:
+        of_layer = {f"{c.layer}.{field}" for field in MATRICES_OF.get(c.kind, ())}
+        wanted |= of_layer or {f"{c.kind}ding"}
+    return [name for name in decoder.named_weights(model) if name in wanted]
 
 
 def n_parameters(model: Decoder, component: Component) -> int:

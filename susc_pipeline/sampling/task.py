@@ -3,6 +3,7 @@
 Components are independent: each has its own seed, whoever samples it and in whatever order.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -20,6 +21,14 @@ from susc_pipeline.sampling.loss_traces import LossTraces
 from susc_pipeline.sampling.observables import Population
 
 
+class Directed(NamedTuple):
+    """What the response directions of a component say of its chains."""
+
+    localization: float
+    direction: Float[np.ndarray, "chains parameters"] | None
+    """Of each chain, if the estimator needs it."""
+
+
 class SamplingTask(NamedTuple):
     """What is shared by the components of a shard. Residual streams are not: they are larger than what they come from."""
 
@@ -28,6 +37,7 @@ class SamplingTask(NamedTuple):
     device: str
     """Where chains run, such as `auto`: that of who opens the task."""
     settings: SamplingSettings
+    """Of the chains; a component's localization may be its own."""
     shard: Int[np.ndarray, "contexts positions"]
     population: Population
     """Contexts of the draws."""
@@ -40,17 +50,19 @@ class SamplingTask(NamedTuple):
     """What the chains are for, such as ("sgld_samples", "shard-00003"): with the component's name, their seed."""
 
 
-def sampler(
-    task: SamplingTask,
-) -> Callable[[Component, Float[np.ndarray, "chains parameters"] | None], LossTraces]:
-    """A function of a component and its response directions, if they are needed, once the model lies on the device."""
+def sampler(task: SamplingTask) -> Callable[[Component, Directed | None], LossTraces]:
+    """A function of a component, and of what its directions say, once the model lies on the device."""
     model = decoder.to(task.model, pretrained.torch_device(task.device))
 
-    def sample(component: Component, direction: np.ndarray | None) -> LossTraces:
+    def sample(component: Component, directed: Directed | None) -> LossTraces:
+        settings, direction = task.settings, None
+        if directed is not None:
+            settings = dataclasses.replace(settings, localization=directed.localization)
+            direction = directed.direction
         return chains.sample(
             model,
             component,
-            task.settings,
+            settings,
             task.shard,
             task.population,
             seeds.sequence(task.seed, *task.names, component.name),

@@ -38,9 +38,9 @@ class StoredDirections(NamedTuple):
     """Of the posterior, per squared weight."""
     at_rest: Float[Tensor, "chains parameters"] | None = None
     """Gradient at w* of each chain's documents: the part of v times localization that no chain had to find."""
-    scores: Float[Tensor, "chains parameters"] | None = None
-    """A score of each chain's documents at w* (perturbation.scores)."""
-    mean_curvatures: Float[np.ndarray, " chains"] | None = None
+    scores: Float[Tensor, "scores parameters"] | None = None
+    """A score of each of the first chains' documents at w* (perturbation.scores)."""
+    mean_curvatures: Float[np.ndarray, " scores"] | None = None
     """Curvature of the population loss at w* along each score / localization^2, in nats squared."""
 
 
@@ -60,10 +60,12 @@ class Diagnostics(NamedTuple):
     """Of linear responses on the probe tokens, by all chains."""
     n_contexts_needed: float
     """Contexts of the chains at which it would be 0.9; infinite where the gradient at w* alone has more noise than that."""
+    localization: float
+    """Of the posterior, per squared weight."""
 
 
 SLOPES = ("rest_slopes", "rise_slopes")
-NUMBERS = ("n_contexts", "n_rest_contexts", "reliability", "n_contexts_needed")
+NUMBERS = ("n_contexts", "n_rest_contexts", "reliability", "n_contexts_needed", "localization")
 
 
 def model_digest(model: Decoder) -> str:
@@ -98,7 +100,7 @@ def save(
     arrays |= {} if found.mean_curvatures is None else {"mean_curvatures": found.mean_curvatures}
     arrays |= {name: getattr(diagnostics, name).astype(np.float32) for name in SLOPES}
     numbers = {name: getattr(diagnostics, name) for name in NUMBERS}
-    content = {"component": component.name, "model": digest, "localization": found.localization, **numbers}
+    content = {"component": component.name, "model": digest, **numbers}
     tensors = named | {name: torch.as_tensor(np.ascontiguousarray(array)) for name, array in arrays.items()}
     save_file(tensors, path, metadata={KEY: json.dumps(content)})
 
@@ -182,10 +184,10 @@ def halves(
     for component in chosen:
         place = folder / f"{component.name}{SUFFIX}"
         stored = load(place, model, component, digest=own, with_scores=n_scores > 0)
-        if n_scores > len(stored.directions):
+        if stored.scores is not None and n_scores > len(stored.scores):
             raise ValueError(
-                f"{place} has {len(stored.directions)} scores, one a chain, fewer than the {n_scores} asked for; lower "
-                f"linear_response.n_scores, or raise sampling.n_chains and find the directions again"
+                f"{place} has {len(stored.scores)} scores, fewer than the {n_scores} asked for; lower "
+                f"linear_response.n_scores, or find the directions again"
             )
         means = torch.stack([stored.directions[rank::2].mean(dim=0) for rank in (0, 1)])
         scores, curvatures = (

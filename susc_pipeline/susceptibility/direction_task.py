@@ -1,6 +1,6 @@
 """A direction task: all that it takes to find the response directions of any component, on whatever machine that is done."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ from susc_pipeline.config import DirectionSettings, SamplingSettings
 from susc_pipeline.model import decoder, pretrained
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.decoder import Decoder
+from susc_pipeline.sampling import localization as localizations
 from susc_pipeline.sampling.observables import Population
 from susc_pipeline.susceptibility import directions, linear_response, reliability
 from susc_pipeline.susceptibility.direction_files import Diagnostics, StoredDirections
@@ -33,23 +34,29 @@ class DirectionTask(NamedTuple):
     probe: Int[np.ndarray, "contexts positions"]
     """Contexts, of no shard and no direction, on which reliability is measured."""
     seed: int
+    chosen: Sequence[Component]
+    """The components whose directions are wanted."""
+    n_scores: int = 0
+    """Chains that give a score at w*, the first ones."""
 
 
 class Rest(NamedTuple):
     """What is known of a component before its chains run, of each chain's documents at w*."""
 
     gradients: Float[np.ndarray, "chains parameters"]
-    scores: Float[np.ndarray, "chains parameters"]
+    scores: Float[np.ndarray, "scores parameters"]
     n_contexts: int
 
 
 def rest_finder(task: DirectionTask) -> Callable[[int, None], tuple[RestGradients, dict[str, Tensor]]]:
-    """A function of the number of a chain that gives the gradients at w* of its documents, of all components, and a score."""
+    """A function of the number of a chain that gives the gradients at w* of its documents and, of the first chains, scores."""
     model = decoder.to(task.model, pretrained.torch_device(task.device))
 
     def find(chain: int, _: None) -> tuple[RestGradients, dict[str, Tensor]]:
-        found = directions.at_rest(model, task.population, chain)
-        score = directions.score_at_rest(model, task.population, chain, seeds.sequence(task.seed, "scores", str(chain)))
+        found, score = directions.at_rest(model, task.population, chain, chosen=task.chosen), {}
+        if chain < task.n_scores:
+            source = seeds.sequence(task.seed, "scores", str(chain))
+            score = directions.score_at_rest(model, task.population, chain, source, chosen=task.chosen)
         gradient, score = ({name: value.cpu() for name, value in part.items()} for part in (found.gradient, score))
         return found._replace(gradient=gradient), score
 
@@ -59,13 +66,15 @@ def rest_finder(task: DirectionTask) -> Callable[[int, None], tuple[RestGradient
 def finder(task: DirectionTask) -> Callable[[Component, Rest], tuple[StoredDirections, Diagnostics]]:
     """A function of a component and its gradients at w* that gives the component's directions."""
     model = decoder.to(task.model, pretrained.torch_device(task.device))
-    localization = task.settings.localization
 
     def find(component: Component, rest: Rest) -> tuple[StoredDirections, Diagnostics]:
+        source = seeds.sequence(task.seed, "localization", component.name)
+        settings = localizations.settled(model, component, task.settings, task.probe, source)
+        localization = settings.localization
         at_rest: Tensor = torch.as_tensor(rest.gradients).to(model.device)
         slopes = directions.probe_slopes(model, task.probe, {component: at_rest / localization})[0]
         source = seeds.sequence(task.seed, "response_directions", component.name)
-        chosen = (task.settings, task.wanted, task.population, task.probe, slopes, source)
+        chosen = (settings, task.wanted, task.population, task.probe, slopes, source)
         risen = directions.rise(model, component, *chosen)
         gradient = at_rest + risen.gradient
         mean_slopes = directions.mean_slopes(gradient, at_rest, localization=localization)
@@ -80,11 +89,13 @@ def finder(task: DirectionTask) -> Callable[[Component, Rest], tuple[StoredDirec
             n_rest_contexts=rest.n_contexts,
             reliability=risen.reliability,
             n_contexts_needed=needed,
+            localization=localization,
         )
+        found = StoredDirections((gradient / localization).cpu(), mean_slopes, localization, at_rest.cpu())
+        if not len(rest.scores):
+            return found, diagnostics
         scores = torch.as_tensor(rest.scores).to(model.device)
         curvatures = linear_response.mean_curvatures(model, component, task.probe, scores, localization=localization)
-        at_w = {"at_rest": at_rest.cpu(), "scores": scores.cpu(), "mean_curvatures": curvatures}
-        found = StoredDirections((gradient / localization).cpu(), mean_slopes, localization, **at_w)
-        return found, diagnostics
+        return found._replace(scores=scores.cpu(), mean_curvatures=curvatures), diagnostics
 
     return find

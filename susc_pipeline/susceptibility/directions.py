@@ -10,7 +10,7 @@ than a plain mean. How token losses change along a direction is in linear_respon
 """
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -60,21 +60,36 @@ def at_rest(
     population: Population,
     chain: int,
     *,
+    chosen: Sequence[Component] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> RestGradients:
-    """Gradient at w* of the mean loss over all contexts of one chain's part of the population."""
-    part = population.parts[chain]
-    total = {name: torch.zeros_like(w, dtype=torch.float32) for name, w in decoder.named_weights(model).items()}
+    """Gradient at w* of the mean loss over all contexts of one chain's part of the population.
+
+    Args:
+        model: at w*.
+        population: a part for each chain.
+        chain: whose contexts are read.
+        chosen: the components wanted; none named: all.
+        progress: called with contexts done and their number.
+    """
+    part, chosen = population.parts[chain], chosen or components.enumerate_components(model)
+    every, names = decoder.named_weights(model), components.holders(model, chosen)
+    total = {name: torch.zeros_like(every[name], dtype=torch.float32) for name in names}
     for first in range(0, len(part), REST_BATCH_SIZE):
         ids = torch.as_tensor(part[first : first + REST_BATCH_SIZE].astype(np.int64)).to(model.device)
-        for name, gradient in _gradients(model, ids, None).items():
+        for name, gradient in _gradients(model, ids, names, None).items():
             total[name] += gradient / (len(part) * (ids.shape[1] - 1))
         progress(first + len(ids), len(part))
-    return RestGradients(_by_component(model, total), len(part))
+    return RestGradients(_by_component(model, chosen, total), len(part))
 
 
 def score_at_rest(
-    model: Decoder, population: Population, chain: int, seed: np.random.SeedSequence
+    model: Decoder,
+    population: Population,
+    chain: int,
+    seed: np.random.SeedSequence,
+    *,
+    chosen: Sequence[Component] = (),
 ) -> dict[str, Float[Tensor, " parameters"]]:
     """A random vector of each component whose covariance is the Fisher matrix at w*; see perturbation.scores.
 
@@ -83,27 +98,35 @@ def score_at_rest(
         population: a part for each chain.
         chain: whose first contexts are read.
         seed: of the labels, which the model itself predicts.
+        chosen: the components wanted; none named: all.
     """
-    labels = seeds.generator(seed, model.device)
+    labels, chosen = seeds.generator(seed, model.device), chosen or components.enumerate_components(model)
     ids = torch.as_tensor(population.parts[chain][:REST_BATCH_SIZE].astype(np.int64)).to(model.device)
     root = (len(ids) * (ids.shape[1] - 1)) ** 0.5
-    found = {name: gradient.float() / root for name, gradient in _gradients(model, ids, labels).items()}
-    return _by_component(model, found)
+    names = components.holders(model, chosen)
+    found = {name: gradient.float() / root for name, gradient in _gradients(model, ids, names, labels).items()}
+    return _by_component(model, chosen, found)
 
 
 def _gradients(
-    model: Decoder, token_ids: Int[Tensor, "contexts positions"], labels: torch.Generator | None
+    model: Decoder,
+    token_ids: Int[Tensor, "contexts positions"],
+    names: Sequence[str],
+    labels: torch.Generator | None,
 ) -> dict[str, Tensor]:
-    """Gradient of the sum of all losses by every weight."""
-    named = {name: weight.detach().requires_grad_() for name, weight in decoder.named_weights(model).items()}
+    """Gradient of the sum of all losses by the named weights."""
+    every = decoder.named_weights(model)
+    named = {name: every[name].detach().requires_grad_() for name in names}
     with torch.enable_grad():
-        loss = decoder.differentiable_losses(decoder.with_weights(model, named), token_ids, labels).sum()
+        loss = decoder.differentiable_losses(decoder.with_weights(model, every | named), token_ids, labels).sum()
         return dict(zip(named, torch.autograd.grad(loss, list(named.values())), strict=True))
 
 
-def _by_component(model: Decoder, named: dict[str, Tensor]) -> dict[str, Float[Tensor, " parameters"]]:
-    whole = decoder.with_weights(model, named)
-    return {c.name: components.flatten(components.weights(whole, c)) for c in components.enumerate_components(model)}
+def _by_component(
+    model: Decoder, chosen: Sequence[Component], named: dict[str, Tensor]
+) -> dict[str, Float[Tensor, " parameters"]]:
+    whole = decoder.with_weights(model, decoder.named_weights(model) | named)
+    return {c.name: components.flatten(components.weights(whole, c)) for c in chosen}
 
 
 def probe_slopes(
