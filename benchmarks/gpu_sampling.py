@@ -2,7 +2,7 @@
 
 `python -m benchmarks.gpu_sampling` needs a GPU; random weights cost what trained ones do. `--shape toy --device cpu` only shows
 that the script runs. Linear response is timed for all components along two directions each, operations by the formula of
-scale.py; a step of the directions is the gradients of mirrored chains, for components of three depths. Last stands how far
+price.py; a step of the directions is the gradients of mirrored chains, for components of three depths. Last stands how far
 slopes in bfloat16 are from those in float32.
 """
 
@@ -14,9 +14,11 @@ import numpy as np
 import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from benchmarks import scale
+from susc_pipeline import price
+from susc_pipeline.config import ExperimentConfig, TokenSettings
 from susc_pipeline.model import components, families, perturbation, tangents
 from susc_pipeline.model.decoder import Decoder
+from susc_pipeline.price import Plan
 
 SHAPES = {
     "pythia-1.4b": {"vocab_size": 50304, "hidden_size": 2048, "num_hidden_layers": 24, "num_attention_heads": 16},
@@ -54,9 +56,10 @@ def matrix_peak(device: str, dtype: torch.dtype) -> float:
     return 2 * size**3 / seconds(lambda: a @ a, device)
 
 
-def shape_of(model: Decoder) -> scale.Shape:
+def plan_of(model: Decoder, n_positions: int) -> Plan:
     """What decides the operations."""
-    return scale.Shape("this model", model.n_layers, model.hidden_size, model.n_heads, model.vocabulary_size)
+    experiment = ExperimentConfig(name="rate", tokens=TokenSettings(context_length=n_positions))
+    return Plan(model, components.enumerate_components(model), experiment)
 
 
 def along(model: Decoder, device: str, n_directions: int) -> dict[components.Component, torch.Tensor]:
@@ -68,9 +71,9 @@ def along(model: Decoder, device: str, n_directions: int) -> dict[components.Com
 
 def linear_response(model: Decoder, device: str, peak: float, ids: torch.Tensor) -> dict[str, float]:
     """Rate of tokens, all components along two directions."""
-    directions = along(model, device, scale.HALVES)
+    directions = along(model, device, price.HALVES)
     taken = seconds(lambda: tangents.slopes_at_rest(model, ids, directions), device)
-    operations = ids.numel() * scale.linear_response(shape_of(model), ids.shape[1], scale.HALVES)
+    operations = ids.numel() * price.linear_response(plan_of(model, ids.shape[1]))
     rates = {"tokens_a_second": ids.numel() / taken, "teraflops": operations / taken / 1e12}
     return rates | {"share_of_peak": operations / taken / peak}
 

@@ -23,8 +23,9 @@ import numpy as np
 from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
 
 from benchmarks import scale
-from benchmarks.scale import Plan
 from resources import experiment
+from susc_pipeline import price
+from susc_pipeline.price import Plan
 
 if TYPE_CHECKING:
     from assets.walk import Unit
@@ -158,17 +159,18 @@ def durations(plan: Plan, teraflops: float, gigabytes_a_second: float) -> dict[s
 
     The search and the graphs take what they take in proportion on the two cores of the run in the README.
     """
-    steps, evaluations = scale.sampling_operations(plan)
-    count, read, disk = scale.operations(plan), scale.read_bytes(plan), gigabytes_a_second * 1e9
-    search, graph = plan.tokens / scale.SEARCH_TOKENS_A_SECOND, plan.tokens / scale.GRAPH_TOKENS_A_SECOND
+    steps, evaluations = price.sampling_operations(plan)
+    count = {name: one.operations for name, one in price.prices(plan).items()}
+    read, disk, counts = scale.read_bytes(plan), gigabytes_a_second * 1e9, plan.experiment.tokens
+    search, graph = plan.n_tokens / scale.SEARCH_TOKENS_A_SECOND, plan.n_tokens / scale.GRAPH_TOKENS_A_SECOND
     found = defaultdict(float)
     of_shard = ("linear_response", "activations", "predict_susceptibilities")
-    found |= {name: count[name] / plan.shards / (teraflops * 1e12) for name in of_shard}
+    found |= {name: count[name] / counts.n_shards / (teraflops * 1e12) for name in of_shard}
     found["predicted_susceptibilities"] = found.pop("predict_susceptibilities")
     found |= {name: count[name] / (teraflops * 1e12) for name in ("response_directions", "aux_model")}
     return found | {
         "sgld_samples": (steps + evaluations) / (teraflops * 1e12),
-        "ground_truth_susceptibilities": read["ground_truth_susceptibilities"] / plan.truth_shards / disk,
+        "ground_truth_susceptibilities": read["ground_truth_susceptibilities"] / counts.n_ground_truth_shards / disk,
         "pca_basis": read["pca_basis, reliability"] / disk,
         "knn_graph": graph,
         "half_a_knn_graph": graph,
@@ -181,7 +183,10 @@ def durations(plan: Plan, teraflops: float, gigabytes_a_second: float) -> dict[s
 def real_tasks(plan: Plan, teraflops: float, gigabytes_a_second: float) -> list[Task]:
     """Tasks of the project's own definitions for the plan's shards."""
     text = re.sub(r"(?m)^n_(shards|ground_truth_shards|validation_shards) = .*$", "", PYTHIA.read_text())
-    counts = f"n_shards = {plan.shards}\nn_ground_truth_shards = {max(2, plan.truth_shards)}\nn_validation_shards = 1"
+    wanted = plan.experiment.tokens
+    counts = (
+        f"n_shards = {wanted.n_shards}\nn_ground_truth_shards = {wanted.n_ground_truth_shards}\nn_validation_shards = 1"
+    )
     text = text.replace("[tokens]", f"[tokens]\n{counts}", 1)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "plan.toml"
@@ -190,12 +195,12 @@ def real_tasks(plan: Plan, teraflops: float, gigabytes_a_second: float) -> list[
         from assets import definitions, walk  # the experiment in force is read when these are imported
 
         units = list(walk.units(definitions.defs, [], None))
-        return tasks_of(definitions.defs, units, durations(plan, teraflops, gigabytes_a_second), plan.shape.components)
+        return tasks_of(definitions.defs, units, durations(plan, teraflops, gigabytes_a_second), len(plan.chosen))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--plan", choices=scale.PLANS, default="1.4B")
+    parser.add_argument("--plan", choices=scale.plans(), default="1.4B")
     parser.add_argument("--teraflops", type=float, default=125, help="that a GPU achieves: assumed")
     parser.add_argument("--gigabytes", type=float, default=1.0, help="a second that a machine reads: assumed")
     parser.add_argument(
@@ -204,7 +209,7 @@ def main() -> None:
     parser.add_argument("--machines", type=int, nargs="*", default=[1, 8, 64, 256, 1024])
     parser.add_argument("--repeats", type=int, default=20, help="runs with failures, of which means are shown")
     options = parser.parse_args()
-    tasks = real_tasks(scale.PLANS[options.plan], options.teraflops, options.gigabytes)
+    tasks = real_tasks(scale.plans()[options.plan], options.teraflops, options.gigabytes)
     work, longest = sum(task.seconds for task in tasks) / 3600, critical_path(tasks).max() / 3600
     print(f"{len(tasks)} tasks, {work:,.0f} machine-hours, critical path {longest:.1f} h")
     rows = []

@@ -7,7 +7,7 @@
 - estimators: gauss_newton beside second_order, of every component (estimators.py).
 - upsampling: linear response, pairs of draws and the auxiliary model beside sampled values (upsampling.py, and the table).
 - time: to reliability 0.9, beside devinterp (reliable_time.py; installed by `make .venv/.peer`).
-- rate: linear response of the embedded model, operations by the formula of scale.py, and share of the matrix peak.
+- rate: linear response of the embedded model, operations by the formula of price.py, and share of the matrix peak.
 
 Its last lines are the figures. `gpu_hours` is arithmetic: operations of Pythia-1.4B over an assumed 400 TFLOP/s.
 """
@@ -29,10 +29,11 @@ from benchmarks import covariance, estimators, reliable_time, scale, stored, ups
 from resources import experiment as experiments
 from resources import tables
 from resources.storage import Store
-from susc_pipeline import tokens
+from susc_pipeline import price, tokens
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.model import components, pretrained, tangents
 from susc_pipeline.model.decoder import Decoder
+from susc_pipeline.price import Plan
 from susc_pipeline.representation import pca
 
 RESULTS = Path(__file__).resolve().parent / "results" / "truth.json"
@@ -99,9 +100,7 @@ def rate(run: Run, options: argparse.Namespace) -> dict:
     seconds = _median_seconds(lambda: tangents.slopes_at_rest(run.model, ids, along))
     a = torch.randn(1024, 1024)
     peak = 2 * 1024**3 / _median_seconds(lambda: a @ a)
-    n_heads, hidden = run.model.n_heads, run.model.hidden_size
-    shape = scale.Shape("this model", run.model.n_layers, hidden, n_heads, run.model.vocabulary_size)
-    operations = ids.numel() * scale.linear_response(shape, ids.shape[1], N_HALVES)
+    operations = ids.numel() * price.linear_response(Plan(run.model, found, run.experiment))
     print(
         f"linear response: {seconds / ids.numel() * 1e6:.0f} us a token of {N_HALVES} halves and {len(found)} components,"
     )
@@ -160,7 +159,7 @@ def lines(content: dict) -> list[str]:
         found.append(f"auxiliary_r={np.mean([row['r'] for row in table]):.3f}")
     if part := content.get("time"):
         found.append(f"reliability_speedup={reliable_time.median(part['rows']):.0f}")
-    hours = scale.hours(sum(scale.response_operations(scale.RESPONSE).values()), scale.ASSUMED_TERAFLOPS)
+    hours = scale.hours(sum(scale.response_operations(scale.plans()["1.4B"]).values()), scale.ASSUMED_TERAFLOPS)
     return [*found, f"gpu_hours={hours:.0f}"]
 
 

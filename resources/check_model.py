@@ -22,10 +22,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from resources import experiment as experiments
 from resources import language_model
+from resources import price as prices
 from susc_pipeline.config import ExperimentConfig, ModelSettings
 from susc_pipeline.model import checkpoint, components, decoder
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.decoder import Decoder
+from susc_pipeline.price import Plan
 from susc_pipeline.sampling import memory
 
 MAX_DIFFERENCE = 1e-3  # nats; rounding in float32 gave 2e-5 on a model of 30 layers
@@ -145,6 +147,8 @@ def report(source: str, revision: str, text: str, experiment: ExperimentConfig) 
         f"mean loss {found.mean_loss:.3f} nats; largest difference from transformers {found.difference:.1e} nats: "
         f"{'equal but for rounding' if is_equal else 'NOT the same model'}",
         f"{found.seconds:.2f} s a thousand tokens, forward, on {torch.get_num_threads()} threads",
+        f"all of them at the sizes of experiment {experiment.name}:",
+        *prices.table(Plan(model, chosen, experiment), prices.measured_rate(settings)),
     ]
     return "\n".join(lines), is_equal
 

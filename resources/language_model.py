@@ -46,6 +46,20 @@ def locate(settings: ModelSettings) -> Path:
     return folder
 
 
+def fetched(settings: ModelSettings, name: str) -> str:
+    """Place of one file of a Hub name, fetched if need be.
+
+    Raises:
+        ValueError: there is no such file, or no hub.
+    """
+    from huggingface_hub import hf_hub_download  # only here: everything else works without a network
+
+    try:
+        return hf_hub_download(settings.source, name, revision=settings.revision)
+    except Exception as error:
+        raise ValueError(f"fetching {name} failed: {type(error).__name__}") from error
+
+
 def load(folder: Path, settings: ModelSettings) -> LoadedModel:
     """The model in a folder, read once a process for each folder, type and device.
 

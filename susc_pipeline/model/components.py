@@ -131,7 +131,7 @@ def weights(model: Decoder, component: Component) -> dict[str, Tensor]:
     """
     if component == ALL_WEIGHTS:
         return decoder.named_weights(model)
-    if component not in enumerate_components(model):
+    if not _belongs(model, component):
         raise ValueError(
             f"the model has no component {component.name!r}: {model.n_layers} layers x {model.n_heads} heads"
         )
@@ -148,6 +148,21 @@ def weights(model: Decoder, component: Component) -> dict[str, Tensor]:
     if layer.query_key_value_bias is not None:
         found[f"{own.name}_bias"] = layer.query_key_value_bias[own.rows.own]
     return found
+
+
+def _belongs(model: Decoder, component: Component) -> bool:
+    """Whether the component is among those that are enumerated."""
+    shape = model.description
+    heads = {"head": shape.n_heads, "key_value": shape.n_groups if shape.n_queries > 1 else 0}
+    match component.kind:
+        case "embed":
+            return component == Component("embed")
+        case "unembed":
+            return component == Component("unembed") and not shape.tied
+        case "mlp":
+            return 0 <= component.layer < model.n_layers and component.head == -1
+        case kind:
+            return 0 <= component.layer < model.n_layers and 0 <= component.head < heads.get(kind, 0)
 
 
 def part(model: Decoder, component: Component) -> Part:

@@ -7,6 +7,7 @@ the way from a checkpoint's names to weights in families/, reading files in chec
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -281,15 +282,23 @@ def embed(model: Decoder, token_ids: Int[Tensor, "contexts positions"]) -> Float
 
 
 @torch.no_grad()
-def residual_stream(
-    model: Decoder, token_ids: Int[Tensor, "contexts positions"], *, n_layers: int | None = None
-) -> Float[Tensor, "depths contexts positions hidden"]:
-    """The residual stream before the first layer and after each of the first `n_layers` (all), at the trained weights."""
+def depths(
+    model: Decoder, token_ids: Int[Tensor, "contexts positions"]
+) -> Iterator[Float[Tensor, "contexts positions hidden"]]:
+    """The residual stream before the first layer and after each layer, at the trained weights, one depth at a time."""
     check_tokens(model, token_ids)
-    stream = [embed(model, token_ids.to(model.device))]
-    for layer in model.layers[:n_layers]:
-        stream.append(run_layer(stream[-1], layer, model))
-    return torch.stack(stream)
+    x = embed(model, token_ids.to(model.device))
+    yield x
+    for layer in model.layers:
+        x = run_layer(x, layer, model)
+        yield x
+
+
+def residual_stream(
+    model: Decoder, token_ids: Int[Tensor, "contexts positions"]
+) -> Float[Tensor, "depths contexts positions hidden"]:
+    """The residual stream at all depths together: a layer's worth of memory for each."""
+    return torch.stack(list(depths(model, token_ids)))
 
 
 def differentiable_losses(

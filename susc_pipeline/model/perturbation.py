@@ -6,7 +6,7 @@ w*, kept in float32 whatever the model's type: added to a bfloat16 weight, a sma
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -51,14 +51,15 @@ def prepare(
     model: Decoder,
     component: Component,
     token_ids: Int[Tensor, "contexts positions"],
-    stream: Float[Tensor, "depths contexts positions hidden"],
+    stream: Mapping[int, Float[Tensor, "contexts positions hidden"]]
+    | Float[Tensor, "depths contexts positions hidden"],
 ) -> ComponentInputs:
-    """Inputs of a component from the residual stream of the contexts."""
+    """Inputs of a component from the residual stream of the contexts: all depths, or those that `read_depths` names."""
     if component.kind in ("embed", "all_weights"):
         return ComponentInputs(token_ids, stream[0], stream[0])
     if component.kind == "unembed":
-        normed = decoder.normalize(stream[-1], model.final_norm, model)
-        return ComponentInputs(token_ids, normed, stream[-1])
+        last = stream[model.n_layers]
+        return ComponentInputs(token_ids, decoder.normalize(last, model.final_norm, model), last)
     layer = model.layers[component.layer]
     x = stream[component.layer]
     if component.kind == "mlp":
@@ -77,12 +78,20 @@ def prepare(
 def prepare_tokens(
     model: Decoder, component: Component, token_ids: Int[Tensor, "contexts positions"]
 ) -> ComponentInputs:
-    """Inputs of a component from the contexts themselves; only the layers that it needs are run."""
-    n_needed = (
-        model.n_layers if component.kind == "unembed" else component.layer + (component.kind in components.OF_ATTENTION)
-    )
-    stream = decoder.residual_stream(model, token_ids, n_layers=n_needed)
-    return prepare(model, component, token_ids, stream)
+    """Inputs of a component from the contexts themselves; only the layers that it needs are run, and few depths are kept."""
+    wanted = read_depths(model, component)
+    passed = zip(range(max(wanted) + 1), decoder.depths(model, token_ids))
+    return prepare(model, component, token_ids, {depth: x for depth, x in passed if depth in wanted})
+
+
+def read_depths(model: Decoder, component: Component) -> tuple[int, ...]:
+    """Depths of the residual stream that a component's inputs are made of."""
+    if component.kind in ("embed", "all_weights"):
+        return (0,)
+    if component.kind == "unembed":
+        return (model.n_layers,)
+    behind = component.kind in components.OF_ATTENTION and model.parallel_residual
+    return (component.layer, component.layer + 1) if behind else (component.layer,)
 
 
 def losses(

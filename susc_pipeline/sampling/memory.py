@@ -23,23 +23,25 @@ class BatchTooLargeError(ValueError):
     """A step's contexts or an evaluation would not fit in memory."""
 
 
-def needed_bytes(model: Decoder, component: Component, settings: SamplingSettings, n_positions: int) -> int:
+def needed_bytes(
+    model: Decoder, component: Component, settings: SamplingSettings, n_positions: int, *, device: str = ""
+) -> int:
     """Estimate of the peak, beside the model and the inputs of the measured contexts, in bytes; of chains with mirror images.
 
-    A step takes gradients of all images, and then, without them, those of the chains at w*: the first need more.
+    A step takes gradients of all images, and then, without them, those of the chains at w*: the first need more. `device` is
+    the kind of device that the chains will run on, where the model lies elsewhere.
     """
-    width, kept = model.hidden_size, perturbation.kept_numbers(model, component)
-    n_below = model.n_layers if component.kind == "unembed" else component.layer
+    kept = perturbation.kept_numbers(model, component)
     item, n_images = model.embedding.element_size(), N_IMAGES * settings.n_chains
     n_most = max(settings.batch_size, settings.draw_batch_size)
     n_read = settings.n_chains * (n_most + settings.n_reference_contexts)
-    in_preparation = n_read * (n_below + 1) * width
+    in_preparation = n_read * perturbation.kept_numbers(model, Component("embed"), n_layers=1)
     in_step = min(n_images, perturbation.chains_at_once(model, component, n_most, n_positions)) * n_most * kept
     of_context = perturbation.kept_numbers(model, component, n_layers=1)
     each = max(
         1, settings.evaluation_batch_size // n_images
     )  # contexts of a chain; tangents take a few chains at a time
-    n_chains_at_once = max(1, layer_tangents.ROWS_AT_ONCE[model.device.type] // (each * n_positions))
+    n_chains_at_once = max(1, layer_tangents.ROWS_AT_ONCE[device or model.device.type] // (each * n_positions))
     with_tangents = min(n_images, n_chains_at_once) * each * (1 + N_TANGENTS) * of_context
     in_evaluation = max(each * n_images * of_context, with_tangents)
     weights = WEIGHT_ARRAYS * n_images * components.n_parameters(model, component) * 4

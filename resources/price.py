@@ -1,0 +1,179 @@
+"""`susc-pipeline price EXPERIMENT`: hours, disk and memory of each asset, before any of it is made.
+
+Only the sizes of the model are read: config.json is enough, and --config gives that of a model that is not here yet. Hours
+follow from operations over the rate of a matrix product, measured on this machine or given, of which a share is reached.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from resources import experiment as experiments
+from resources import language_model
+from susc_pipeline import price
+from susc_pipeline.config import ExperimentConfig, ModelSettings
+from susc_pipeline.model import components, pretrained
+from susc_pipeline.price import Plan, Price
+
+SHARE = 0.3  # of the rate of a large matrix product
+PROCESS_BYTES = 700 << 20  # of an interpreter with torch, Dagster and polars, before it does anything
+SIZES = {"cpu": 1024}  # of the matrices that the rate is measured with; elsewhere LARGE
+LARGE, REPEATS = 8192, 5
+REMEDIES = {
+    "response_directions": "sampling.n_chains, sampling.batch_size or model.components",
+    "sgld_samples": "sampling.n_chains, sampling.evaluation_batch_size or tokens.contexts_per_shard",
+    "linear_response": "model.components or tokens.context_length",
+    "knn_graph": "representation.n_components or knn.n_neighbors, or set knn.rows_at_once",
+}
+
+
+def content_of(settings: ModelSettings) -> tuple[dict[str, Any], Path]:
+    """What config.json says, and where it stands; of a Hub name that file alone is fetched.
+
+    Raises:
+        ValueError: there is none.
+    """
+    folder = pretrained.EMBEDDED if settings.source == "embedded" else Path(settings.source)
+    try:
+        place = folder / "config.json" if folder.is_dir() else Path(language_model.fetched(settings, "config.json"))
+        return json.loads(place.read_text(encoding="utf-8")), place
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"no config.json of model.source {settings.source!r} was found ({error}); give the file as --config"
+        ) from error
+
+
+def plan_of(experiment: ExperimentConfig, config: Path | None = None) -> Plan:
+    """The experiment on a model of the sizes that config.json says.
+
+    Raises:
+        ValueError: no config.json, a model that is not computed here, or a pattern that no component matches.
+    """
+    content, place = (
+        (json.loads(config.read_text(encoding="utf-8")), config) if config else content_of(experiment.model)
+    )
+    model = price.shaped(content, place, dtype=experiment.model.dtype)
+    return Plan(model, components.chosen(model, experiment.model.components), experiment)
+
+
+def measured_rate(settings: ModelSettings) -> float:
+    """Operations a second of a large matrix product, on the device and in the type of the settings."""
+    device, dtype = pretrained.torch_device(settings.device), getattr(torch, settings.dtype)
+    size = SIZES.get(device, LARGE)
+    a = torch.randn(size, size, device=device).to(dtype)
+    seconds = []
+    for _ in range(REPEATS):
+        started = time.perf_counter()
+        (a @ a)[0, 0].item()  # waits for the device
+        seconds.append(time.perf_counter() - started)
+    return 2 * size**3 / min(seconds)
+
+
+def seconds_of(one: Price, rate: float) -> float:
+    """Seconds of an asset's operations at a share of the rate."""
+    return one.operations / (SHARE * rate)
+
+
+def duration(seconds: float) -> str:
+    """Such as `4.2 h`, `35 min`, `12 s`."""
+    if seconds >= 2 * 3600:
+        return f"{seconds / 3600:,.1f} h"
+    return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
+
+
+def size(n_bytes: float) -> str:
+    """Such as `1.3 GB`, in three digits at most."""
+    unit, factor = next(((u, f) for u, f in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)) if n_bytes >= f), ("kB", 1e3))
+    return f"{n_bytes / factor:.3g} {unit}"
+
+
+def table(plan: Plan, rate: float) -> list[str]:
+    """A line for each asset, and the sum."""
+    found = price.prices(plan)
+    rows = [*found.items(), ("together (memory: the most)", price.total(found))]
+    lines = [f"{'asset':42} {'operations':>11} {'time':>9} {'disk':>9} {'memory':>9}"]
+    for name, one in rows:
+        count = f"{one.operations:.2g}" if one.operations else ""
+        spent = duration(seconds_of(one, rate)) if one.operations else ""
+        held = size(one.memory) if one.memory else ""
+        lines.append(f"{name:42} {count:>11} {spent:>9} {size(one.disk) if one.disk else '':>9} {held:>9}")
+    return lines
+
+
+def summary(plan: Plan, rate: float) -> str:
+    """The sum in one line."""
+    whole = price.total(price.prices(plan))
+    return (
+        f"about {duration(seconds_of(whole, rate))} of matrix products at {SHARE * rate:.2g} operations a second, "
+        f"{size(whole.disk)} of disk, {size(PROCESS_BYTES + whole.memory)} of memory at most"
+    )
+
+
+def refuse_what_cannot_fit(plan: Plan, available: float) -> None:
+    """Compare the memory of each asset with what the machine has.
+
+    Args:
+        plan: of the experiment.
+        available: bytes of the whole machine or GPU.
+
+    Raises:
+        ValueError: an asset needs more; names it and the keys to lower.
+    """
+    for name, one in price.prices(plan).items():
+        if PROCESS_BYTES + one.memory > available:
+            remedy = REMEDIES.get(name.split(",")[0], "the size of the experiment")
+            raise ValueError(
+                f"{name} needs about {size(PROCESS_BYTES + one.memory)} of memory at once, but there are "
+                f"{size(available)}; lower {remedy}, or use a larger machine"
+            )
+
+
+def memory_of(settings: ModelSettings) -> float:
+    """Bytes of memory of the device, used or not."""
+    device = pretrained.torch_device(settings.device)
+    if device.startswith("cuda"):
+        return float(torch.cuda.get_device_properties(device).total_memory)
+    return float(psutil.virtual_memory().total)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0 where the experiment fits, 1 where it does not, 2 where it cannot be priced."""
+    parser = argparse.ArgumentParser(prog="susc-pipeline price", description=__doc__)
+    parser.add_argument("experiment", nargs="?", help="a name or a TOML file (default: tiny)")
+    parser.add_argument("--config", type=Path, help="config.json of the model, where it is not here yet")
+    parser.add_argument("--teraflops", type=float, help="rate of a large matrix product (default: measured here)")
+    parser.add_argument("--memory", type=float, metavar="GB", help="of the machine (default: this one's)")
+    options = parser.parse_args(arguments)
+    try:
+        experiment = experiments.load(options.experiment)
+        plan = plan_of(experiment, options.config)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    rate = options.teraflops * 1e12 if options.teraflops else measured_rate(experiment.model)
+    source = "given" if options.teraflops else "measured here"
+    print(
+        f"{experiment.name}: {len(plan.chosen)} components, {plan.n_tokens:,} tokens, {plan.n_sampled:,} of them sampled"
+    )
+    print("\n".join(table(plan, rate)))
+    print(
+        f"rate of a large matrix product: {rate / 1e12:.3g} TFLOP/s ({source}), of which {SHARE:.0%} is taken for reached"
+    )
+    if not experiment.tokens.max_population_contexts:
+        print(f"the population is taken for {price.POPULATION:,} contexts; tokens.max_population_contexts bounds it")
+    try:
+        refuse_what_cannot_fit(plan, options.memory * 1e9 if options.memory else memory_of(experiment.model))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

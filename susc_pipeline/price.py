@@ -1,0 +1,233 @@
+"""What an experiment takes before any of it runs: operations, disk and memory of each asset, by formula.
+
+Operations are of matrix products and attention (model/operations.py); hours follow from a rate, measured or given. Sizes on disk
+are those of the columns, packed as measured on `tiny`. Memory is what one process holds at its peak, beside the interpreter.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from susc_pipeline import tokens
+from susc_pipeline.clustering.knn import BYTES_OF_A_NEIGHBOR
+from susc_pipeline.config import ExperimentConfig
+from susc_pipeline.model import components, decoder, families, operations, pretrained
+from susc_pipeline.model.components import Component
+from susc_pipeline.model.decoder import Decoder
+from susc_pipeline.sampling import memory
+from susc_pipeline.susceptibility import estimators
+
+PACKED = 0.93  # of float columns in zstd: 5.45 of 5.90 MB susceptibilities, 19.97 of 21.5 activations (tiny)
+BYTES_A_TRACE_VALUE = 3.75  # float32 in zstd: 44.2 MB for 16,764 tokens x 22 components x 16 draws x 2 (tiny)
+BYTES_A_GRAPH_TOKEN = 833  # 83.8 MB for 100,584 tokens at 45 neighbours (tiny)
+BYTES_A_SHARD_TOKEN = 1.9  # 191 kB for 100,584 tokens of token_shards (tiny)
+BYTES_A_SEARCH_VERTEX = 72  # of each thread of the search, beside its map of the graph
+COLUMNS = 4  # of ground_truth_susceptibilities: value, error and two halves
+RESPONSE_COLUMNS = 3  # of linear_response: value and two halves
+STORED_VECTORS = 2  # of response_directions: direction and gradient at w* of each chain
+PREDICTIONS = 4  # tables of predict_susceptibilities: the vectors, both halves, the auxiliary model's
+GRAPHS = 3
+HALVES = 2
+CONTEXTS_AT_ONCE = 4  # of linear response
+POPULATION = 100_000  # contexts of the gradient at w*, where tokens.max_population_contexts sets no bound
+
+
+class Plan(NamedTuple):
+    """An experiment on a model, of which sizes are enough: its weights may lie on torch's device `meta`."""
+
+    model: Decoder
+    chosen: Sequence[Component]
+    experiment: ExperimentConfig
+
+    @property
+    def n_positions(self) -> int:
+        """Tokens of a context."""
+        return self.experiment.tokens.context_length
+
+    @property
+    def shard_tokens(self) -> int:
+        """Predicted tokens of a shard."""
+        return self.experiment.tokens.contexts_per_shard * (self.n_positions - 1)
+
+    @property
+    def n_tokens(self) -> int:
+        """Predicted tokens of all shards."""
+        return self.shard_tokens * self.experiment.tokens.n_shards
+
+    @property
+    def n_sampled(self) -> int:
+        """Predicted tokens of the ground truth."""
+        return self.shard_tokens * self.experiment.tokens.n_ground_truth_shards
+
+    @property
+    def n_pcs(self) -> int:
+        """Principal components considered."""
+        return self.experiment.representation.n_components or len(self.chosen)
+
+    @property
+    def n_weights(self) -> int:
+        """Weights of the model."""
+        return sum(weight.numel() for weight in decoder.named_weights(self.model).values())
+
+    @property
+    def n_parameters(self) -> int:
+        """Weights of the chosen components together."""
+        return sum(components.n_parameters(self.model, component) for component in self.chosen)
+
+    @property
+    def n_features(self) -> int:
+        """Inputs of the auxiliary model: residual streams and one loss gradient."""
+        return (len(self.experiment.representation.layers) + 1) * self.model.hidden_size
+
+    @property
+    def n_hidden(self) -> int:
+        """Hidden units of the auxiliary model."""
+        return self.experiment.aux.hidden_multiplier * self.model.hidden_size
+
+    @property
+    def n_draws(self) -> int:
+        """Draws at each token of the ground truth, mirror images included."""
+        estimator = estimators.by_name(self.experiment.susceptibility.estimator)
+        images = 1 + (estimator.needs_own_slopes or estimator.needs_curvatures)
+        return images * self.experiment.sampling.n_chains * self.experiment.sampling.n_draws
+
+    @property
+    def rest_contexts(self) -> int:
+        """Population contexts of the gradient at w*: those of the directions."""
+        bound, weights = self.experiment.tokens.max_population_contexts, tokens.ROLE_WEIGHTS
+        return bound * weights["directions"] // sum(weights.values()) if bound else POPULATION
+
+
+def shaped(content: Mapping[str, Any], place: Path, *, dtype: str = "float32") -> Decoder:
+    """A decoder without weights, on torch's device `meta`, of the sizes that config.json says.
+
+    Raises:
+        ValueError: a family or a feature that is not computed here; see families.
+    """
+    family = families.family_of(content, place)
+    description = families.describe(family, families.Values(content, place))
+    kind = getattr(torch, dtype)
+    named = {
+        name: torch.empty(shape, device="meta", dtype=kind)
+        for name, shape in families.shapes(family, description).items()
+    }
+    return families.build(family, description, named)
+
+
+class Price(NamedTuple):
+    """Of one asset, all its shards together."""
+
+    operations: float
+    disk: float
+    """Bytes."""
+    memory: float
+    """Bytes at once, of one process."""
+
+
+def sampling_operations(plan: Plan) -> tuple[float, float]:
+    """Operations of all gradient steps, and of all evaluations, of one ground-truth shard.
+
+    A step and a score go forward and back through what lies above. At a draw tokens are passed forward with one tangent,
+    and twice more on either side along a score.
+    """
+    settings, n = plan.experiment.sampling, plan.n_positions
+    estimator = estimators.by_name(plan.experiment.susceptibility.estimator)
+    images = 1 + (estimator.needs_own_slopes or estimator.needs_curvatures)
+    above = _of_all(plan, operations.above)
+    passes = 1 + 2 * estimator.needs_curvatures
+    tangents = (estimator.needs_direction + estimator.needs_own_slopes) * _of_all(plan, operations.tangent)
+    measured = passes * above + len(plan.chosen) * operations.unembedding(plan.model) + tangents
+    n_steps = settings.n_burn_in + settings.n_draws * settings.n_steps_between_draws
+    scored = settings.n_draws * max(settings.draw_batch_size, settings.batch_size) * estimator.needs_curvatures
+    contexts = images * settings.n_chains * (n_steps * settings.batch_size + scored)
+    read = plan.n_draws * (plan.shard_tokens + settings.n_reference_contexts * n)
+    return 3 * above * contexts * n, measured * read
+
+
+def at_rest(plan: Plan) -> float:
+    """Operations of the gradients at w*, which serve all components."""
+    return 3 * operations.forward(plan.model, plan.n_positions) * plan.rest_contexts * plan.n_positions
+
+
+def by_chains(plan: Plan) -> float:
+    """Operations of the chains of the directions, whole budget: of a pair and at rest, each forward and back."""
+    contexts = plan.experiment.directions.max_contexts
+    return 3 * 3 * _of_all(plan, operations.above) * contexts * plan.n_positions
+
+
+def linear_response(plan: Plan) -> float:
+    """Operations of the linear response of one token: a forward pass, the last layer back, and all tangents."""
+    model, n = plan.model, plan.n_positions
+    primal = operations.forward(model, n) + operations.unembedding(model) + 2 * operations.layer(model, n)
+    bent = 2 * plan.experiment.linear_response.n_scores * _of_all(plan, operations.above)
+    return primal + HALVES * _of_all(plan, operations.tangent) + bent
+
+
+def prices(plan: Plan) -> dict[str, Price]:
+    """Of each asset that computes or stores much."""
+    model, n, settings = plan.model, plan.n_positions, plan.experiment.sampling
+    item, weights = model.embedding.element_size(), plan.n_weights
+    resident = weights * item
+    device = pretrained.torch_device(plan.experiment.model.device).partition(":")[0]
+    chains = max(memory.needed_bytes(model, component, settings, n, device=device) for component in plan.chosen)
+    features, pcs, hidden = plan.n_features, plan.n_pcs, plan.n_hidden
+    auxiliary = 2 * hidden * (features + pcs)
+    scores = plan.n_tokens * (4 * pcs * PACKED + 8)
+    values = plan.n_draws * len(plan.chosen) * 3  # loss, slope and curvature
+    graph = plan.n_tokens * BYTES_A_GRAPH_TOKEN * plan.experiment.knn.n_neighbors / 45
+    width, n_contexts = model.hidden_size, plan.experiment.tokens.contexts_per_shard
+    tangents = 2 * HALVES * len(plan.chosen) * CONTEXTS_AT_ONCE * n * width * item
+    in_graph = plan.n_tokens * (4 * pcs + BYTES_OF_A_NEIGHBOR * plan.experiment.knn.n_neighbors)
+    reading = operations.forward(model, n) + operations.unembedding(model)
+    predicting = auxiliary + 3 * 2 * len(plan.chosen) * pcs
+    truth_shards = plan.experiment.tokens.n_ground_truth_shards
+    rows: dict[str, tuple[float, float, float]] = {
+        "language_model": (0, resident, resident),
+        "token_shards": (0, plan.n_tokens * BYTES_A_SHARD_TOKEN, 0),
+        "response_directions": (
+            at_rest(plan) + by_chains(plan),
+            STORED_VECTORS * settings.n_chains * 4 * plan.n_parameters,
+            resident + max(chains, 8 * plan.n_parameters),
+        ),
+        "linear_response": (
+            plan.n_tokens * linear_response(plan),
+            plan.n_tokens * 4 * RESPONSE_COLUMNS * len(plan.chosen) * PACKED,
+            resident + HALVES * 4 * plan.n_parameters + tangents,
+        ),
+        "sgld_samples": (
+            truth_shards * sum(sampling_operations(plan)),
+            plan.n_sampled * values * BYTES_A_TRACE_VALUE,
+            resident + chains + 3 * n_contexts * n * width * item,
+        ),
+        "ground_truth_susceptibilities": (
+            0,
+            plan.n_sampled * 4 * COLUMNS * len(plan.chosen) * PACKED,
+            2 * plan.shard_tokens * 4 * COLUMNS * len(plan.chosen),
+        ),
+        "activations": (plan.n_tokens * reading, plan.n_tokens * 2 * features * PACKED, resident),
+        "aux_model": (
+            3 * auxiliary * plan.n_tokens * plan.experiment.aux.max_epochs,
+            4 * hidden * (features + pcs),
+            4 * 4 * hidden * (features + pcs),
+        ),
+        "predict_susceptibilities": (plan.n_tokens * predicting, PREDICTIONS * scores, 4 * hidden * (features + pcs)),
+        "whitened_susceptibilities": (0, scores, 0),
+        "knn_graph, half_a_knn_graph, half_b_knn_graph": (0, GRAPHS * graph, in_graph),
+        "clusters": (0, 0, graph + BYTES_A_SEARCH_VERTEX * plan.n_tokens),
+    }
+    return {name: Price(*row) for name, row in rows.items()}
+
+
+def total(found: dict[str, Price]) -> Price:
+    """Operations and disk of all assets together, and the largest memory."""
+    return Price(
+        sum(one.operations for one in found.values()),
+        sum(one.disk for one in found.values()),
+        max(one.memory for one in found.values()),
+    )
+
+
+def _of_all(plan: Plan, count: Callable[[Decoder, Component, int], float]) -> float:
+    return sum(count(plan.model, component, plan.n_positions) for component in plan.chosen)

@@ -1,0 +1,113 @@
+"""Prices: operations by counting those that torch does, stated prices of the presets, and what is refused."""
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import public_models
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import variants
+from resources import experiment as experiments
+from resources import price as reports
+from susc_pipeline import price
+from susc_pipeline.config import ExperimentConfig, TokenSettings
+from susc_pipeline.model import components, decoder, families, operations, perturbation
+
+VARIANTS = ("gpt_neox", "llama, grouped, tied", "gpt2", "qwen3")
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return reports.plan_of(experiments.load("tiny"))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_operations_of_a_forward_pass_are_those_that_torch_does(variant):
+    model = families.from_module(variants.module(variant))
+    ids = torch.randint(0, variants.VOCABULARY, (3, 16), generator=torch.Generator().manual_seed(0))
+    with FlopCounterMode(display=False) as counted, torch.no_grad():
+        decoder.differentiable_losses(model, ids)
+    # Torch counts no attention on a CPU, and the last token has no loss.
+    attended = model.n_layers * 2 * model.n_heads * model.head_size * 16
+    expected = operations.forward(model, 16) - attended - operations.unembedding(model) / 16
+    assert counted.get_total_flops() / ids.numel() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("kind", ["embed", "head", "key_value", "mlp"])
+def test_operations_above_a_component_are_those_that_torch_does(variant, kind):
+    model = families.from_module(variants.module(variant))
+    found = [c for c in components.enumerate_components(model) if c.kind == kind and c.layer < 1]
+    if not found or (kind == "embed" and model.description.tied):
+        pytest.skip("the family has no such component, or it moves both ends")
+    ids = torch.randint(0, variants.VOCABULARY, (3, 16), generator=torch.Generator().manual_seed(0))
+    inputs = perturbation.prepare_tokens(model, found[0], ids)
+    with FlopCounterMode(display=False) as counted, torch.no_grad():
+        perturbation.losses(model, found[0], inputs, torch.zeros(1, components.n_parameters(model, found[0])))
+    per_head = 2 * model.head_size * 16
+    own = {"head": 1, "key_value": model.description.n_queries}.get(kind, 0)
+    attended = per_head * (own + (model.n_layers - 1 - found[0].layer) * model.n_heads)
+    expected = operations.above(model, found[0], 16) - attended - operations.unembedding(model) / 16
+    assert counted.get_total_flops() / ids.numel() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", public_models.MODELS)
+def test_a_preset_states_its_price(name):
+    text = (experiments.EXPERIMENTS / f"{name}.toml").read_text()
+    experiment = experiments.load(name)
+    model = price.shaped(public_models.MODELS[name], Path(name))
+    plan = price.Plan(model, components.chosen(model, experiment.model.components), experiment)
+    whole = price.total(price.prices(plan))
+    stated = re.search(r"(\S+) operations .*, (\S+ \S+) of disk, (\S+ \S+) of memory", text)
+    assert stated is not None
+    assert stated.groups() == (f"{whole.operations:.1e}", reports.size(whole.disk), reports.size(whole.memory))
+    defaults = ExperimentConfig(name="x")
+    assert experiment.susceptibility == defaults.susceptibility
+    assert experiment.sampling.sampler == defaults.sampling.sampler
+    reports.refuse_what_cannot_fit(plan, 80e9)
+
+
+def test_sizes_are_known_without_weights_and_equal_those_of_the_weights(tiny):
+    real = families.from_module(variants.module("llama, grouped, tied"))
+    shaped = price.shaped(variants.module("llama, grouped, tied").config.to_dict(), Path("here"))
+    assert shaped.embedding.device.type == "meta" and shaped.description == real.description
+    assert [components.n_parameters(shaped, c) for c in components.enumerate_components(shaped)] == [
+        components.n_parameters(real, c) for c in components.enumerate_components(real)
+    ]
+    assert len(tiny.chosen) == 22 and tiny.n_tokens == 100_584
+
+
+def test_twice_the_tokens_cost_twice_the_linear_response_and_no_more_directions(tiny):
+    more = dataclasses.replace(tiny.experiment, tokens=dataclasses.replace(tiny.experiment.tokens, n_shards=44))
+    one, two = price.prices(tiny), price.prices(tiny._replace(experiment=more))
+    assert two["linear_response"].operations == 2 * one["linear_response"].operations
+    assert two["linear_response"].memory == one["linear_response"].memory
+    assert two["response_directions"] == one["response_directions"]
+
+
+def test_what_cannot_fit_is_refused_with_the_asset_and_the_keys(tiny):
+    with pytest.raises(ValueError, match=r"response_directions needs about .* GB .* lower sampling\.n_chains"):
+        reports.refuse_what_cannot_fit(tiny, 1e9)
+    reports.refuse_what_cannot_fit(tiny, 8e9)
+
+
+def test_the_command_prices_a_model_of_which_only_the_sizes_are_here(tmp_path, capsys):
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(public_models.MODELS["pythia-160m"]))
+    arguments = ["pythia-160m", "--config", str(config), "--teraflops", "100"]
+    assert reports.main([*arguments, "--memory", "80"]) == 0
+    said = capsys.readouterr().out
+    assert "158 components" in said and "together" in said and "100 TFLOP/s (given)" in said
+    assert reports.main([*arguments, "--memory", "8"]) == 1
+    assert "lower sampling.n_chains" in capsys.readouterr().err
+    config.write_text('{"model_type": "mixtral"}')
+    assert reports.main(arguments) == 2 and "mixtral" in capsys.readouterr().err
+
+
+def test_a_population_without_bound_is_taken_for_a_stated_number(tiny):
+    bounded = dataclasses.replace(tiny.experiment, tokens=TokenSettings(max_population_contexts=600))
+    assert tiny._replace(experiment=bounded).rest_contexts == 500 and tiny.rest_contexts == price.POPULATION
