@@ -47,7 +47,7 @@ join vocabulary t on t.token_id = c.token_ids[m.position + 1]
 ENTRY = "component + 1"
 COMPONENT_VALUES = f"""
 create view component_values as
-with natural as (
+with in_nats as (
     select r.context_id, r.position, r.document_id, r.token_id, t.text as token, r.loss,
         c.component, c.name, c.kind, c.layer, c.head, c.mean, c.standard_deviation,
         s.susceptibility[{ENTRY}]::double as measured, s.standard_error[{ENTRY}]::double as measured_error,
@@ -66,7 +66,7 @@ select context_id, position, document_id, token_id, token, loss, component, name
     (measured - mean) / standard_deviation as measured_z, measured_error / standard_deviation as measured_error_z,
     (linear_response - mean) / standard_deviation as linear_response_z,
     linear_response_error / standard_deviation as linear_response_error_z, predicted_z
-from natural
+from in_nats
 """
 COMPOSED = {  # views made of others, where all of these are there
     MEMBER_CONTEXTS: {"contexts", "cluster_members"},

@@ -102,6 +102,16 @@ def test_means_by_position_and_by_kind_are_those_of_the_tokens(read, tokens, mad
         np.testing.assert_allclose(found["error"], error, rtol=1e-3)
 
 
+def test_agreement_is_the_correlation_over_sampled_tokens(read, tokens, made):
+    _, of = tokens
+    known = ~np.isnan(of["measured"][:, 0])
+    for number in (0, 2):
+        found = read(f"responses/{number:04d}")
+        assert found["sampled"] == known.sum() > 0
+        r = np.corrcoef(of["measured"][known, number], of["predictions"][known, number])[0, 1]
+        np.testing.assert_allclose(found["agreement"], r, rtol=1e-3)
+
+
 def test_companions_are_correlations_of_halves_that_share_nothing(read, tokens, made):
     _, of = tokens
     for number in (1, 4):

@@ -38,6 +38,17 @@ class Products(NamedTuple):
     both: Float64[np.ndarray, "pcs pcs"]
 
 
+class Sampled(NamedTuple):
+    """Sums over the tokens that were sampled: of what was measured, of the responses, of their squares and products."""
+
+    count: Int[np.ndarray, ""]
+    measured: Float64[np.ndarray, " components"]
+    response: Float64[np.ndarray, " components"]
+    measured_squared: Float64[np.ndarray, " components"]
+    response_squared: Float64[np.ndarray, " components"]
+    product: Float64[np.ndarray, " components"]
+
+
 class Responses(NamedTuple):
     """What the pass has found. `lists` are LISTS; `by_position` and `by_kind` are means of responses by group.
 
@@ -49,6 +60,7 @@ class Responses(NamedTuple):
     by_position: Sums
     by_kind: Sums
     products: Products
+    sampled: Sampled
     squared_error: Float64[np.ndarray, " components"]
 
 
@@ -91,6 +103,7 @@ def respond(shards: Shards, corpus: Corpus, basis: PCABasis) -> Responses:
         profiles.empty(len(firsts), 2 * n_components),
         profiles.empty(len(named), 2 * n_components),
         Products(np.zeros((), np.int64), np.zeros(n_pcs), np.zeros(n_pcs), np.zeros((n_pcs, n_pcs))),
+        Sampled(np.zeros((), np.int64), *(np.zeros(n_components) for _ in Sampled._fields[1:])),
         np.zeros(n_components),
     )
     position = np.arange(1, corpus.n_positions)
@@ -117,7 +130,7 @@ def write(data: Path, found: Responses, corpus: Corpus, basis: PCABasis) -> None
     n_components, named = len(basis.mean), kinds(corpus)
     position, kind = (_profile(sums, n_components) for sums in (found.by_position, found.by_kind))
     noiseless, first, second = companions(found.products, basis)
-    firsts = octaves(corpus.n_positions)
+    firsts, agreement = octaves(corpus.n_positions), correlation(found.sampled)
     n_tokens = max(int(found.products.count), 1)
     for number in range(n_components):
         order = np.argsort(-np.abs(np.nan_to_num(noiseless[number])), kind="stable")
@@ -126,6 +139,8 @@ def write(data: Path, found: Responses, corpus: Corpus, basis: PCABasis) -> None
             name: extremes.listed(one, number) for name, one in zip(LISTS, found.lists, strict=True)
         }
         value |= {
+            "sampled": int(found.sampled.count),
+            "agreement": None if np.isnan(agreement[number]) else float(f"{agreement[number]:.4g}"),
             "error": float(f"{np.sqrt(found.squared_error[number] / n_tokens):.4g}"),
             "positions": {
                 "first": firsts.tolist(),
@@ -154,6 +169,21 @@ def companions(products: Products, basis: PCABasis) -> list[Float64[np.ndarray, 
     with np.errstate(divide="ignore", invalid="ignore"):
         scale = np.sqrt(np.where(np.diag(crossed) > 0, np.diag(crossed), np.nan))
         return [one / np.outer(scale, scale) for one in ((crossed + crossed.T) / 2, crossed, crossed.T)]
+
+
+def correlation(sampled: Sampled) -> Float64[np.ndarray, " components"]:
+    """Pearson r of responses with sampled susceptibilities over the sampled tokens; nan where one of them is constant."""
+    n = max(int(sampled.count), 1)
+    covariance = sampled.product / n - sampled.measured * sampled.response / n**2
+    variances = (
+        squared / n - (total / n) ** 2
+        for squared, total in (
+            (sampled.measured_squared, sampled.measured),
+            (sampled.response_squared, sampled.response),
+        )
+    )
+    scale = np.sqrt(np.maximum(next(variances) * next(variances), 0))
+    return np.divide(covariance, scale, out=np.full_like(scale, np.nan), where=scale > 0)
 
 
 def _scores(shards: Shards, corpus: Corpus, shard: str) -> tuple[np.ndarray, np.ndarray]:
@@ -206,6 +236,11 @@ def _blocks(
 def _add_block(found: Responses, block: Block, basis: PCABasis) -> None:
     response, error = block.scores @ basis.components, np.abs(block.difference @ basis.components)
     found.squared_error[:] += (error**2).sum(axis=0)
+    if block.measured is not None:
+        own, squares = (block.measured, response), (block.measured**2, response**2, block.measured * response)
+        parts = (len(response), *(one.sum(axis=0) for one in (*own, *squares)))
+        for sums, part in zip(found.sampled, parts, strict=True):
+            sums += part
     missing = np.full_like(response, np.nan)
     measured = missing if block.measured is None else block.measured
     measured_error = missing if block.measured_error is None else block.measured_error
