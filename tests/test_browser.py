@@ -384,7 +384,8 @@ def test_on_a_phone_a_token_that_is_tapped_shows_its_card_where_one_looks(browse
     found.open("#/map")
     found.wait_until("Boolean(explorer.map)")
     place = page.evaluate("""() => { const m = explorer.map, c = document.querySelector('canvas.points');
-        for (let x = 5; x < c.clientWidth; x += 4) for (let y = 5; y < c.clientHeight; y += 4) if (m.nearest(x, y) >= 0) return [x, y]; }""")
+        for (let x = 5; x < c.clientWidth; x += 4) for (let y = 5; y < c.clientHeight; y += 4)
+            if (m.nearest(x, y) >= 0) return [x, y]; }""")
     box = page.locator("canvas.points").bounding_box()
     page.touchscreen.tap(box["x"] + place[0], box["y"] + place[1])
     page.wait_for_selector(".tip .line .token")

@@ -12,7 +12,7 @@
     return file;
   }
 
-  const withError = (value, error) => (Number.isFinite(value) ? `${fixed(value, 1)} ± ${fixed(error, 1)}` : "–");
+  const withError = (value, error) => (Number.isFinite(value) ? `${fixed(value, 2)} ± ${fixed(error, 2)}` : "–");
 
   // A token in its context with its response and, where it was sampled, what was measured.
   async function tokenLine({ token, values }, row) {

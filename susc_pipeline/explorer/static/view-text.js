@@ -105,7 +105,7 @@
           if (channels) { node.style.backgroundColor = colors.text(channels); node.style.color = colors.ink(channels); }
           line.append(node);
         });
-        return element("section", { class: "context-block" }, element("h3", {}, `tokens ${number(start)}–${number(start + tokens.length - 1)}`), line);
+        return element("section", { class: "context-block" }, element("h2", {}, `tokens ${number(start)}–${number(start + tokens.length - 1)}`), line);
       }));
       body.replaceChildren(...blocks);
       view.querySelector(".here")?.focus({ preventScroll: true });
