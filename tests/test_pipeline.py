@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -161,6 +162,20 @@ def test_a_row_of_component_values_is_the_entry_of_the_vectors_behind_it(finishe
             from_mean = 0 if column.endswith("error") else basis.mean[number]
             z = part[f"{column}_z"].to_numpy()
             np.testing.assert_allclose(z, (natural - from_mean) / basis.scale[number], rtol=1e-4, atol=1e-5)
+
+
+def test_the_questions_of_the_docs_have_answers(finished):
+    text = (CHECKOUT / "docs" / "explorer.md").read_text(encoding="utf-8").replace("L1H2", "L1H1")  # the toy has two heads
+    questions = re.findall(r"```sql\n(.*?)```", text, re.DOTALL)
+    with duckdb.connect(str(finished[0] / "data" / "toy" / "warehouse.duckdb"), read_only=True) as connection:
+        answers = [connection.sql(question).pl() for question in questions]
+    most, llc, correlation, clusters = answers
+    assert most.height == 20 and most["linear_response_z"].is_sorted(descending=True)
+    assert most["token"].null_count() == 0 and (most["linear_response_error_z"] >= 0).all()
+    assert llc["llc"].is_sorted(descending=True, nulls_last=True) and llc["llc"].null_count() == 0
+    assert abs(correlation.item()) <= 1
+    members = pl.read_parquet(finished[0] / "data" / "toy" / "cluster_members.parquet")
+    assert dict(clusters.select("cluster", "tokens").iter_rows()) == dict(members.group_by("cluster").len().iter_rows())
 
 
 def test_every_column_of_every_view_says_what_it_means_and_the_schema_lists_them_all(finished):

@@ -9,7 +9,7 @@
     ["foundAgain", "found again", "least share of searches that find the cluster again: from other members, without a tenth of the points, by half of the chains (the lesser of two halves that share nothing); near 0 it may be a piece of the main body"],
     ["reliability", "reliability", "of the sampled mean profile, between halves that share nothing (Spearman–Brown)"],
     ["survival", "survives", "best Jaccard with a cluster found without whitening"],
-    ["deviation", "component", "farthest component, in standard deviations from the mean token"],
+    ["deviation", "component", "mean response of the component chosen above, or of the farthest one, in standard deviations from the mean token"],
     ["tokenShare", "token", "most frequent token and its share"],
     ["sourceShare", "source", "most frequent source and its share"],
     ["loss", "loss", "mean loss of the members, nats"],
@@ -76,7 +76,7 @@
       tokenShare: element("td", { class: "nowrap" }, element("code", {}, element("bdi", {}, explorer.tokenShown(table.token[cluster]))), " ", element("small", {}, `${Math.round(100 * table.tokenShare[cluster])} %`)),
       size: element("td", { class: "num" }, number(table.size[cluster])), conductance: ratio("conductance", 3), foundAgain: ratio("foundAgain", 1),
       reliability: ratio("reliability"), survival: ratio("survival"), loss: ratio("loss"),
-      deviation: element("td", { class: "nowrap" }, swatch, " ", element("a", { href: explorer.components.address(component) }, component.name), " ", element("small", {}, `${fixed(deviation, table.half ? 2 : 1)}${table.half ? ` ± ${fixed(table.half[cluster], 2)}` : ""}`)),
+      deviation: element("td", { class: "nowrap" }, swatch, " ", table.half ? `${fixed(deviation)} ± ${fixed(table.half[cluster])}` : [element("a", { href: explorer.components.address(component) }, component.name), " ", element("small", {}, fixed(deviation, 1))]),
       sourceShare: element("td", { class: "clip" }, element("bdi", {}, explorer.visible(table.sources[table.source[cluster]] ?? "–")), " ", element("small", {}, `${Math.round(100 * table.sourceShare[cluster])} %`)),
     };
     return element("tr", { data: { cluster } }, order.map((name) => cells[name]));
@@ -93,10 +93,10 @@
     const head = element("tr");
     // Where there is little room, what says most comes first.
     const order = innerWidth > 900 ? ["cluster", "example", "tokenShare", "size", "conductance", "foundAgain", "reliability", "survival", "deviation", "loss", "sourceShare"]
-      : ["cluster", "example", "size", "foundAgain", "deviation", "tokenShare", "conductance", "reliability", "survival", "loss", "sourceShare"];
+      : ["cluster", "example", ...(chosen < 0 ? ["size", "foundAgain", "deviation"] : ["deviation", "size", "foundAgain"]), "tokenShare", "conductance", "reliability", "survival", "loss", "sourceShare"];
     const heads = order.map((key) => {
       const [, name, definition] = SORTS.find(([k]) => k === key) ?? [null, "most central member"];
-      return element("th", { scope: "col", class: key === "example" ? "wide" : NUMERIC.has(key) ? "num" : "" }, definition ? element("button", { type: "button", data: { definition }, onclick: () => { falling = by === key ? !falling : key !== "cluster" && key !== "conductance"; by = key; page = 0; refresh(); } }, key === "cluster" ? "#" : name) : name);
+      return element("th", { scope: "col", class: key === "example" ? "wide" : NUMERIC.has(key) ? "num" : "" }, definition ? element("button", { type: "button", data: { definition }, onclick: () => { falling = by === key ? !falling : key !== "cluster" && key !== "conductance"; by = key; page = 0; refresh(); } }, key === "cluster" ? "#" : key === "deviation" && chosen >= 0 ? site.components[chosen].name : name) : name);
     });
     head.append(...heads);
 
