@@ -45,7 +45,8 @@ def main() -> None:
                     page.wait_for_selector(".view")
                     page.wait_for_timeout(600)
                     page.screenshot(
-                        path=options.folder / f"{name}-{size}-{theme}.png", full_page=name in ("card", "component", "run")
+                        path=options.folder / f"{name}-{size}-{theme}.png",
+                        full_page=name in ("card", "component", "run"),
                     )
                     page.close()
         browser.close()

@@ -165,7 +165,9 @@ def test_a_row_of_component_values_is_the_entry_of_the_vectors_behind_it(finishe
 
 
 def test_the_questions_of_the_docs_have_answers(finished):
-    text = (CHECKOUT / "docs" / "explorer.md").read_text(encoding="utf-8").replace("L1H2", "L1H1")  # the toy has two heads
+    text = (
+        (CHECKOUT / "docs" / "explorer.md").read_text(encoding="utf-8").replace("L1H2", "L1H1")
+    )  # the toy has two heads
     questions = re.findall(r"```sql\n(.*?)```", text, re.DOTALL)
     with duckdb.connect(str(finished[0] / "data" / "toy" / "warehouse.duckdb"), read_only=True) as connection:
         answers = [connection.sql(question).pl() for question in questions]

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float64, Int
+from jaxtyping import Float32, Float64, Int
 
 from susc_pipeline import schema
 from susc_pipeline.explorer import corpus as corpus_module
@@ -25,7 +25,7 @@ N_EXTREME = 60
 N_KINDS = 16
 MIN_DOCUMENTS = 3  # of a kind: fewer give no interval worth showing
 N_COMPANIONS = 10
-TOKENS_AT_ONCE = 8192
+TOKENS_AT_ONCE = 4096
 LISTS = ("expressed", "suppressed", "measuredExpressed", "measuredSuppressed")
 
 
@@ -65,14 +65,14 @@ class Responses(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Some tokens of a shard, a row each; `measured` is missing where they were not sampled."""
+    """Some tokens of a shard, a row each; `measured`, in nats squared, is missing where they were not sampled."""
 
     token: Int[np.ndarray, " tokens"]
     token_id: Int[np.ndarray, " tokens"]
     scores: Float64[np.ndarray, "tokens pcs"]
     difference: Float64[np.ndarray, "tokens pcs"]
-    measured: Float64[np.ndarray, "tokens components"] | None
-    measured_error: Float64[np.ndarray, "tokens components"] | None
+    measured: Float32[np.ndarray, "tokens components"] | None
+    measured_error: Float32[np.ndarray, "tokens components"] | None
 
 
 def octaves(n_positions: int) -> Int[np.ndarray, " groups"]:
@@ -119,7 +119,7 @@ def respond(shards: Shards, corpus: Corpus, basis: PCABasis) -> Responses:
         inside = np.flatnonzero(kind[documents] >= 0)
         _add_group(found.by_kind, kind[documents][inside], documents[inside], scores[inside], difference[inside], basis)
         _add_products(found.products, scores, difference)
-        for block in _blocks(shards, corpus, shard, first, scores, difference, basis):
+        for block in _blocks(shards, corpus, shard, first, scores, difference):
             _add_block(found, block, basis)
         first += len(documents)
     return found
@@ -218,14 +218,13 @@ def _add_products(
 
 
 def _blocks(
-    shards: Shards, corpus: Corpus, shard: str, first: int, scores: np.ndarray, difference: np.ndarray, basis: PCABasis
+    shards: Shards, corpus: Corpus, shard: str, first: int, scores: np.ndarray, difference: np.ndarray
 ) -> Iterator[Block]:
     token_id = schema.token_ids(shards.contexts[shard].select("token_ids").collect())[:, 1:].ravel()
     measured = error = None
     if shard in shards.truth:
         truth = corpus_module.per_token(shards.truth[shard], corpus, shard, ["susceptibility", "standard_error"])
-        measured = (truth["susceptibility"].to_numpy() - basis.mean) / basis.scale
-        error = truth["standard_error"].to_numpy() / basis.scale
+        measured, error = truth["susceptibility"].to_numpy(), truth["standard_error"].to_numpy()
     token = np.arange(first, first + len(token_id))
     for start in range(0, len(token_id), TOKENS_AT_ONCE):
         rows = slice(start, start + TOKENS_AT_ONCE)
@@ -236,16 +235,18 @@ def _blocks(
 def _add_block(found: Responses, block: Block, basis: PCABasis) -> None:
     response, error = block.scores @ basis.components, np.abs(block.difference @ basis.components)
     found.squared_error[:] += (error**2).sum(axis=0)
-    if block.measured is not None:
-        own, squares = (block.measured, response), (block.measured**2, response**2, block.measured * response)
+    values = np.full((*response.shape, len(extremes.VALUES)), np.nan, np.float32)
+    values[:, :, 0], values[:, :, 1] = response, error
+    keys = [-response, response]
+    if block.measured is not None and block.measured_error is not None:
+        measured = (block.measured - basis.mean) / basis.scale
+        values[:, :, 2], values[:, :, 3] = measured, block.measured_error / basis.scale
+        keys += [-measured, measured]
+        own, squares = (measured, response), (measured**2, response**2, measured * response)
         parts = (len(response), *(one.sum(axis=0) for one in (*own, *squares)))
         for sums, part in zip(found.sampled, parts, strict=True):
             sums += part
-    missing = np.full_like(response, np.nan)
-    measured = missing if block.measured is None else block.measured
-    measured_error = missing if block.measured_error is None else block.measured_error
-    values = np.stack([response, error, measured, measured_error], axis=2)
-    for kept, key in zip(found.lists, (-response, response, -measured, measured), strict=True):
+    for kept, key in zip(found.lists, keys, strict=False):
         extremes.add(kept, key, block.token, block.token_id, values)
 
 
