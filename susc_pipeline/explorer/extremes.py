@@ -25,8 +25,8 @@ class Extremes(NamedTuple):
 def empty(n_components: int, n_kept: int) -> Extremes:
     """No token yet."""
     shape = n_components, n_kept
-    numbers = (np.full(shape, -1, np.int64) for _ in range(2))
-    return Extremes(np.full(shape, -np.inf, np.float32), *numbers, np.full((*shape, len(VALUES)), np.nan, np.float32))
+    values = np.full((*shape, len(VALUES)), np.nan, np.float32)
+    return Extremes(np.full(shape, -np.inf, np.float32), np.full(shape, -1), np.full(shape, -1), values)
 
 
 def add(
