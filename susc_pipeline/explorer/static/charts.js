@@ -99,7 +99,7 @@ explorer.charts = (() => {
   // With `href` a cell is a link.
   function heatmap(components, values, errors, { signed = true, unit = "", caption, name, href = null, format = (v) => explorer.fixed(v, 2), errorMeaning = "95 %", limit = largest(values) } = {}) {
     const { headings, layers, below, above, of } = explorer.components.places(components);
-    const columns = Math.max(2, headings.length), large = columns <= 7;
+    const large = headings.length <= 7, columns = Math.max(large ? 2 : 4, headings.length);
     const cw = large ? 62 : Math.max(20, Math.min(30, 560 / columns)), ch = large ? 34 : 20, left = 40, top = 22;
     const width = left + columns * cw + 14, height = top + (layers + below + above) * ch + 54;
     const svg = canvas(Math.max(width, 300, 6.4 * unit.length + left), height);
@@ -111,7 +111,7 @@ explorer.charts = (() => {
       if (!Number.isFinite(value)) return;
       const [row, column] = of(component), outer = component.layer === null, channels = color(value);
       const told = `${component.name}: ${format(value)}${Number.isFinite(error) ? ` ± ${format(1.96 * error)} (${errorMeaning})` : ""} ${unit}`;
-      const at = { x: left + column * cw, y: top + (layers - 1 + above - row) * ch, w: outer ? 2 * cw : cw, h: ch };
+      const at = { x: left + column * cw, y: top + (layers - 1 + above - row) * ch, w: outer ? (large ? 2 : 4) * cw : cw, h: ch };
       const text = large || outer ? (outer ? `${component.name} ${format(value)}` : format(value)) : null;
       const half = Number.isFinite(error) ? Math.min(1, (1.96 * error) / limit) : null;
       svg.append(cell(at, { told, text, half, channels, size: large ? 12 : 9, href: href?.(component) }));
@@ -124,9 +124,9 @@ explorer.charts = (() => {
   function cell({ x, y, w, h }, { told, text, half, channels, size, href }) {
     const tone = colors.ink(channels), group = href ? shape("a", { href, "aria-label": told }) : shape("g");
     group.append(hint(told), shape("rect", { x: x + 0.5, y: y + 0.5, width: w - 1, height: h - 1, fill: colors.text(channels), rx: 2 }));
-    if (text) group.append(label(text, x + w / 2, y + (half === null ? h / 2 + 4 : 15), { anchor: "middle", color: tone, size }));
+    if (text) group.append(label(text, x + w / 2, y + (half === null ? h / 2 + 4 : h > 30 ? 15 : 11), { anchor: "middle", color: tone, size }));
     if (half !== null) {
-      const reach = half * (w / 2 - 4), cy = y + h - 8;
+      const reach = half * (w / 2 - 4), cy = y + h - (h > 30 ? 8 : text ? 4 : 9);
       group.append(shape("line", { x1: x + w / 2 - reach, x2: x + w / 2 + reach, y1: cy, y2: cy, stroke: tone, "stroke-width": 1.5, opacity: 0.75 }));
     }
     return group;
