@@ -230,7 +230,7 @@ def write_map(data: Path, site: Site, corpus: Corpus, members: Buckets) -> None:
     payload.write(data, "map/clusters", payload.packed(labels))
     for number in range(scores.shape[1]):
         payload.write(data, f"map/pc-{number:04d}", payload.quantized(scores[:, number : number + 1]))
-    for number, axis in enumerate(site.basis.components.T):
+    for number, axis in enumerate(site.basis.components.T.astype(np.float32)):  # or all scores would be copied, wider
         payload.write(data, f"map/component-{number:04d}", payload.quantized((scores @ axis)[:, None]))
 
 
