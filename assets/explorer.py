@@ -19,6 +19,7 @@ from susc_pipeline import schema, seeds
 from susc_pipeline.clustering.knn import StoredGraph
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.explorer import comparison, layout, run_page
+from susc_pipeline.explorer import component_table as component_tables
 from susc_pipeline.explorer.comparison import Comparison
 from susc_pipeline.explorer.corpus import Shards
 from susc_pipeline.explorer.site import Site
@@ -68,11 +69,32 @@ def map_layout(
     return dg.MaterializeResult(value=frame, metadata={"dagster/row_count": frame.height, "edges": graph.nnz // 2})
 
 
+@dg.asset(group_name=GROUP, kinds={"polars"}, code_version=version(1, "model", "sampling"))
+def component_table(
+    language_model: LanguageModelFolder,
+    pca_basis: PCABasis,
+    reliability: pl.DataFrame,
+    regime: pl.DataFrame,
+    experiment: dg.ResourceParam[ExperimentConfig],
+) -> dg.MaterializeResult[pl.DataFrame]:
+    """What each component is, and its figures in one row: reliability, LLC, regime, share of variance, loadings.
+
+    What reads of components reads this table; a name is only shown. The warehouse has it as `components`.
+    """
+    model = language_model.load(experiment.model).model
+    chosen = components.chosen(model, experiment.model.components)
+    n_weights = [components.n_parameters(model, component) for component in chosen]
+    frame = component_tables.component_table(
+        chosen, n_weights, pca_basis, reliability, regime, n_beta=experiment.sampling.n_beta
+    )
+    return dg.MaterializeResult(value=frame, metadata={"dagster/row_count": frame.height})
+
+
 @dg.asset(
     ins={name: dg.AssetIn(partition_mapping=EVERY_SHARD) for name in SHARDED},
     group_name=GROUP,
     kinds={"html"},
-    code_version=version(5, "explorer"),
+    code_version=version(6, "explorer"),
     pool=pools.MEMORY,
 )
 def explorer(
@@ -90,6 +112,7 @@ def explorer(
     cluster_members: pl.LazyFrame,
     unwhitened_cluster_members: pl.DataFrame,
     map_layout: pl.DataFrame,
+    component_table: pl.DataFrame,
     reliability: pl.DataFrame,
     aux_correlation: pl.DataFrame,
     leakage: pl.DataFrame,
@@ -104,8 +127,7 @@ def explorer(
     It needs no server and loads nothing from a network; data lie in small files beside the page, loaded when needed.
     """
     loaded = language_model.load(experiment.model)
-    names = [component.name for component in components.chosen(loaded.model, experiment.model.components)]
-    found = {name: direction_files.diagnostics(response_directions.whole(name)) for name in names}
+    found = {name: direction_files.diagnostics(response_directions.whole(name)) for name in component_table["name"]}
     tables = {
         "chains": run_page.chains(found, experiment.sampling),
         "reliability": reliability,
@@ -129,7 +151,7 @@ def explorer(
         settings=experiment.explorer,
         run=run,
         texts=token_texts(loaded.tokenizer, loaded.model.vocabulary_size),
-        components=names,
+        components=component_table,
         basis=pca_basis,
         shards=shards,
         graph=knn_graph,

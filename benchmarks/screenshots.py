@@ -11,6 +11,8 @@ WIDTHS = {"wide": (1280, 900), "narrow": (390, 844)}
 VIEWS = {
     "clusters": "#/clusters",
     "card": "#/cluster/6",
+    "components": "#/components",
+    "component": "#/component/L1H2",
     "text": "#/text/3/24",
     "map": "#/map",
     "run": "#/run",
@@ -43,7 +45,8 @@ def main() -> None:
                     page.wait_for_selector(".view")
                     page.wait_for_timeout(600)
                     page.screenshot(
-                        path=options.folder / f"{name}-{size}-{theme}.png", full_page=name in ("card", "run")
+                        path=options.folder / f"{name}-{size}-{theme}.png",
+                        full_page=name in ("card", "component", "run"),
                     )
                     page.close()
         browser.close()

@@ -17,7 +17,7 @@ def markdown() -> str:
     """A section a view, with a table of its columns."""
     sections = []
     for name, view in schema.VIEWS.items():
-        rows = [f"| `{column}` | {schema.MEANINGS[column]} |" for column in view.columns]
+        rows = [f"| `{column}` | {view.of(column)} |" for column in view.columns]
         sections.append("\n".join([f"## {name}", "", view.meaning, "", "| column | meaning |", "|---|---|", *rows]))
     return "\n\n".join([HEAD.strip(), *sections]) + "\n"
 

@@ -26,8 +26,9 @@ TABLES = {
     "linear_response": "linear_response",
     "activations": "activations",
 }
-SINGLE_TABLES = ("population_contexts", "reliability", "aux_correlation", "leakage", "clusters", "cluster_members")
-SINGLE_TABLES += ("cluster_agreement", "regime", "negative_control")
+OF_ONE_NAME = ("population_contexts", "reliability", "aux_correlation", "leakage", "clusters", "cluster_members")
+OF_ONE_NAME += ("cluster_agreement", "regime", "negative_control")
+SINGLE_TABLES = {"components": "component_table", **{name: name for name in OF_ONE_NAME}}
 TEXT_OF = """(select coalesce(string_agg(v.text, '' order by w.place), '') from (
         select unnest(c.token_ids[{first}:{last}]) as id, generate_subscripts(c.token_ids[{first}:{last}], 1) as place
     ) w join vocabulary v on v.token_id = w.id)"""
@@ -42,6 +43,35 @@ from cluster_members m
 join contexts c using (context_id)
 join vocabulary t on t.token_id = c.token_ids[m.position + 1]
 """
+# Entries of a vector over components count from one in DuckDB, components from zero.
+ENTRY = "component + 1"
+COMPONENT_VALUES = f"""
+create view component_values as
+with in_nats as (
+    select r.context_id, r.position, r.document_id, r.token_id, t.text as token, r.loss,
+        c.component, c.name, c.kind, c.layer, c.head, c.mean, c.standard_deviation,
+        s.susceptibility[{ENTRY}]::double as measured, s.standard_error[{ENTRY}]::double as measured_error,
+        r.linear_response[{ENTRY}]::double as linear_response,
+        abs(r.half_a[{ENTRY}] - r.half_b[{ENTRY}])::double / 2 as linear_response_error,
+        list_dot_product(p.prediction::double[], c.loadings) as predicted_z
+    from linear_response r
+    cross join components c
+    left join susceptibilities s using (context_id, position)
+    left join predictions p using (context_id, position)
+    left join vocabulary t on t.token_id = r.token_id
+)
+select context_id, position, document_id, token_id, token, loss, component, name, kind, layer, head,
+    measured, measured_error, linear_response, linear_response_error,
+    mean + standard_deviation * predicted_z as predicted,
+    (measured - mean) / standard_deviation as measured_z, measured_error / standard_deviation as measured_error_z,
+    (linear_response - mean) / standard_deviation as linear_response_z,
+    linear_response_error / standard_deviation as linear_response_error_z, predicted_z
+from in_nats
+"""
+COMPOSED = {  # views made of others, where all of these are there
+    MEMBER_CONTEXTS: {"contexts", "cluster_members"},
+    COMPONENT_VALUES: {"linear_response", "components", "susceptibilities", "predictions"},
+}
 
 
 def refresh(
@@ -58,7 +88,7 @@ def refresh(
         thorough: whether to read what is there to find out if it is as it was written.
     """
     inputs = {}
-    for asset in ("language_model", *TABLES.values(), *SINGLE_TABLES):
+    for asset in ("language_model", *TABLES.values(), *SINGLE_TABLES.values()):
         for shard in made.get(asset, ()):
             found = store.manifest(asset, shard)
             inputs |= {f"{asset}/{shard}" if shard else asset: found.sha256} if found else {}
@@ -115,12 +145,12 @@ def _write_vocabulary(store: Store, loaded: LoadedModel) -> dict[str, manifest.F
 def _statements(store: Store, made: Mapping[str, Sequence[str | None]]) -> list[str]:
     """What makes the views. Shards are listed one by one: a file that is no artifact of this experiment is not looked at."""
     sources = {name: [store.table(asset, shard) for shard in made.get(asset, ())] for name, asset in TABLES.items()}
-    sources |= {name: [store.table(name)] for name in SINGLE_TABLES if name in made}
+    sources |= {name: [store.table(asset)] for name, asset in SINGLE_TABLES.items() if asset in made}
     sources = {name: paths for name, paths in sources.items() if paths} | {"vocabulary": [store.table("vocabulary")]}
     statements = [
         f"create view {name} as select * from read_parquet([{_quoted(store, p)}])" for name, p in sources.items()
     ]
-    return statements + [MEMBER_CONTEXTS] * ({"contexts", "cluster_members"} <= set(sources))
+    return statements + [statement for statement, of in COMPOSED.items() if of <= set(sources)]
 
 
 def _quoted(store: Store, paths: list[Path]) -> str:
@@ -132,7 +162,7 @@ def _comment(connection: duckdb.DuckDBPyConnection) -> None:
     views = "select table_name, column_name from duckdb_columns() where not internal order by column_index"
     columns = connection.execute(views).fetchall()
     sentences = [(f"view {name}", schema.VIEWS[name].meaning) for name in dict.fromkeys(name for name, _ in columns)]
-    sentences += [(f'column {name}."{column}"', schema.MEANINGS[column]) for name, column in columns]
+    sentences += [(f'column {name}."{column}"', schema.VIEWS[name].of(column)) for name, column in columns]
     for what, sentence in sentences:
         quoted = sentence.replace("'", "''")
         connection.execute(f"comment on {what} is '{quoted}'")

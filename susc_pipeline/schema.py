@@ -5,6 +5,7 @@ susceptibility are those of predicting it from the tokens before it. Losses are 
 """
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -124,15 +125,47 @@ RELIABILITY = {
     "high": pl.Float64,
     "ceiling": pl.Float64,  # square root of reliability
 }
+COMPONENTS = {
+    "component": pl.Int32,  # place among the components, and among the entries of every vector over components
+    "name": pl.String,  # to be shown; what it is stands in the next three columns
+    "kind": pl.String,  # head, key_value, mlp, embed or unembed
+    "layer": pl.Int32,  # from 0; missing for embed and unembed
+    "head": pl.Int32,  # of a head its number, of a key_value its group's; missing otherwise
+    "n_weights": pl.Int64,
+    "reliability": pl.Float64,  # of sampled susceptibilities, by all draws
+    "reliability_low": pl.Float64,  # of its 95 % interval over chains
+    "reliability_high": pl.Float64,
+    "llc": pl.Float64,  # missing at n_beta = 0
+    "llc_error": pl.Float64,
+    "curvature": pl.Float64,
+    "loss_pull": pl.Float64,  # n_beta curvature / localization
+    "controlled_share": pl.Float64,  # 2 llc / n_weights
+    "mean": pl.Float64,  # of the sampled susceptibilities behind the basis, nats squared
+    "standard_deviation": pl.Float64,
+    "share_of_variance": pl.Float64,
+    "loadings": pl.List(pl.Float64),  # on each principal component, in standard deviations per unit of score
+}
 
 
 class View(NamedTuple):
-    """A stored table as the warehouse shows it."""
+    """A stored table as the warehouse shows it; `meanings` are of columns that mean something else elsewhere."""
 
     meaning: str
     columns: tuple[str, ...]
+    meanings: Mapping[str, str] = MappingProxyType({})
+
+    def of(self, column: str) -> str:
+        """What a column of the view means."""
+        return self.meanings[column] if column in self.meanings else MEANINGS[column]
 
 
+OF_COMPONENT = {
+    "component": "number of the component, from 0: its place in every vector over components",
+    "name": "of the component, such as L2H0, L2KV0, L2MLP, embed; to be shown, not taken apart",
+    "kind": "head, key_value (keys and values that heads share), mlp, embed or unembed",
+    "layer": "layer of the component, from 0; missing for embed and unembed",
+    "head": "number of the head in its layer, or of the group of heads that a key_value serves; missing otherwise",
+}
 VIEWS = {
     "contexts": View("The texts in tokens, a row for each context of every shard.", tuple(CONTEXTS)),
     "population_contexts": View("Contexts outside all shards, whose mean loss is the observable.", tuple(POPULATION)),
@@ -167,6 +200,25 @@ VIEWS = {
             *("space", "layer", "cka", "cka_low", "cka_high", "cka_chance", "cka_chance_high"),
             *("jaccard", "jaccard_low", "jaccard_high", "jaccard_chance"),
         ),
+    ),
+    "components": View(
+        "Every component that is shaken: what it is, how well it is measured, and what decides its susceptibilities.",
+        tuple(COMPONENTS),
+        {
+            **OF_COMPONENT,
+            "reliability": "of sampled susceptibilities by all draws: squared correlation with what endless chains would give",
+            "mean": "mean of the sampled susceptibilities over the tokens of the basis; nats squared",
+        },
+    ),
+    "component_values": View(
+        "The response of every token to every component, a row for each pair.",
+        (
+            *("context_id", "position", "document_id", "token_id", "token", "loss"),
+            *("component", "name", "kind", "layer", "head"),
+            *("measured", "measured_error", "linear_response", "linear_response_error", "predicted"),
+            *("measured_z", "measured_error_z", "linear_response_z", "linear_response_error_z", "predicted_z"),
+        ),
+        OF_COMPONENT,
     ),
     "negative_control": View(
         "Whether susceptibilities are the derivative of the mean excess loss by n_beta.", tuple(CONTROL)
@@ -221,15 +273,24 @@ MEANINGS = {
     "kind": "component or pc",
     "layer": "layer behind which the activations are, counted from 1",
     "linear_response": "minus the slope of the token's excess loss at w* along each response direction, and its f2; nats squared",
+    "linear_response_error": "half of the difference of the linear responses by either half of the chains; nats squared",
+    "linear_response_error_z": "linear_response_error in standard deviations over tokens",
     "linear_response_high": "upper end of the 95 % interval of linear_response_r, over documents",
     "linear_response_low": "lower end of the 95 % interval of linear_response_r, over documents",
     "linear_response_r": "Pearson r of linear response with measured scores on withheld documents",
+    "linear_response_z": "linear_response in standard deviations over tokens, from the mean token",
     "llc": "local learning coefficient, n_beta times the mean rise of the loss; no unit",
     "llc_error": "standard error of llc, from the spread between pairs of mirrored chains",
+    "loadings": "what a score of one on each principal component adds to the component; standard deviations over tokens",
     "localization": "strength of the Gaussian pull to the trained weights, per squared weight",
     "loss": "of the token at the trained weights, given the tokens before it; nats",
     "loss_gradient": "gradient of the token's loss by the last residual of the position before; nats per unit of it",
+    "loss_pull": "n_beta curvature / localization: below 1 the Gaussian holds the weights more than the loss, in every direction",
     "low": "lower end of the 95 % interval, over documents for r, over chains for a reliability",
+    "measured": "sampled susceptibility; missing where the token was not sampled; nats squared",
+    "measured_error": "standard error of measured, over chains; nats squared",
+    "measured_error_z": "measured_error in standard deviations over tokens",
+    "measured_z": "measured in standard deviations over tokens, from the mean token",
     "n_beta": "inverse temperature times samples: weight of the mean loss, per nat",
     "n_weights": "number of weights of the component",
     "name": "of the component or principal component; components in the order of the entries of susceptibility",
@@ -237,6 +298,8 @@ MEANINGS = {
     "pc": "number of the principal component, from 1",
     "point_stability": "share of searches in graphs without a tenth of the points that find the cluster again; 0 to 1",
     "position": "of the token in its context, from 0; position 0 is not predicted",
+    "predicted": "what the token's principal scores say of the component; nats squared",
+    "predicted_z": "predicted in standard deviations over tokens, from the mean token",
     "prediction": "score on each principal component of z-scored susceptibilities; standard deviations",
     "prior_correlation": "correlation over tokens of linear responses with those of chains at n_beta 0, without sampling noise",
     "prior_slope": "linear response over that of chains at n_beta 0; below 1 where the loss holds the weights back",
@@ -244,6 +307,8 @@ MEANINGS = {
     "r_hat": "split R-hat of the rise of the loss: near 1 where chains agree",
     "rank": "of the member in its cluster; 0 is the most central, by PageRank over degree",
     "reliability": "squared correlation with what endless chains would give, from halves (Spearman-Brown)",
+    "reliability_high": "upper end of its 95 % interval, over chains",
+    "reliability_low": "lower end of its 95 % interval, over chains",
     "ridge_r": "the same r for ridge regression",
     "role": "directions or draws: what the chain reads the context for",
     "second": "the other clustering",
@@ -253,10 +318,12 @@ MEANINGS = {
     "seed_position": "position of that token",
     "seed_stability": "share of searches from other members that find the cluster again; 0 to 1",
     "shard": "token shard that the context is in",
+    "share_of_variance": "share of the components' summed variance over tokens, of sampled susceptibilities; 0 to 1",
     "size": "number of tokens",
     "slope": "change of the mean excess loss from n_beta 0, over n_beta times the susceptibility; 1 where the response is linear",
     "slope_error": "standard error of slope, over the chains of the control",
     "space": "ground_truth or prediction",
+    "standard_deviation": "of the sampled susceptibilities over the tokens of the basis, noise included; nats squared",
     "standard_error": "of the susceptibility, over chains; nats squared",
     "start": "number of tokens of the document before the context",
     "susceptibility": "minus the covariance of the component's loss with the token's, an entry for each component; nats squared",

@@ -10,10 +10,11 @@ from scipy import sparse
 from susc_pipeline import schema
 from susc_pipeline.clustering import knn
 from susc_pipeline.config import SamplingSettings
-from susc_pipeline.explorer import comparison, run_page
+from susc_pipeline.explorer import comparison, component_table, run_page
 from susc_pipeline.explorer.corpus import Shards
 from susc_pipeline.explorer.settings import ExplorerSettings
 from susc_pipeline.explorer.site import Site
+from susc_pipeline.model.components import Component
 from susc_pipeline.representation.pca import PCABasis
 from susc_pipeline.sampling.diagnostics import Trace
 from susc_pipeline.susceptibility.direction_files import Diagnostics
@@ -58,18 +59,41 @@ class Shape(NamedTuple):
     n_documents_per_shard: int = 4
     clustered: float = 0.8
     truth_shards: int = 2
+    tied: bool = False
 
 
-def component_names(shape: Shape) -> list[str]:
-    kinds = [*(f"H{head}" for head in range(shape.n_heads)), *(f"KV{n}" for n in range(shape.n_groups)), "MLP"]
-    return ["embed", *(f"L{layer}{kind}" for layer in range(shape.n_layers) for kind in kinds), "unembed"]
+def components_of(shape: Shape) -> list[Component]:
+    parts = [
+        *(("head", n) for n in range(shape.n_heads)),
+        *(("key_value", n) for n in range(shape.n_groups)),
+        ("mlp", -1),
+    ]
+    of_layers = [Component(kind, layer, number) for layer in range(shape.n_layers) for kind, number in parts]
+    return [Component("embed"), *of_layers, *([] if shape.tied else [Component("unembed")])]
+
+
+def table_of(chosen: list[Component], basis: PCABasis) -> pl.DataFrame:
+    """The component table of made-up figures, each other than the next one's; the last component has no regime."""
+    n, place = len(chosen), np.arange(len(chosen))
+    reliability = {"kind": "component", "name": [c.name for c in chosen], "half_correlation": 0.8}
+    reliability |= {"reliability": 0.5 + 0.4 * place / n, "low": 0.4, "high": 0.95, "ceiling": 0.9}
+    regime = {"component": [c.name for c in chosen], "n_beta": 30.0, "localization": 300.0, "n_weights": 100}
+    regime |= {
+        "curvature": 1.0 + place,
+        "llc": 0.5 + place / 10,
+        "llc_error": 0.1,
+        "controlled_share": 1e-3 * (1 + place),
+    }
+    known = pl.DataFrame(regime)[:-1] if n > 1 else pl.DataFrame(regime)
+    return component_table.component_table(chosen, [100] * n, basis, pl.DataFrame(reliability), known, n_beta=30.0)
 
 
 def site(shape: Shape, texts: list[str], documents: list[str], *, folder: Path, seed: int = 0) -> Site:
     """A site of that shape, whose tables and graph lie in the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
-    names = component_names(shape)
+    chosen = components_of(shape)
+    names = [component.name for component in chosen]
     per_shard = shape.contexts_per_shard * (shape.context_length - 1)
     labels = _labels(shape, rng, per_shard * shape.n_shards)
     centres = rng.normal(size=(shape.n_clusters + 1, shape.n_pcs)).astype(np.float32)
@@ -140,7 +164,7 @@ def site(shape: Shape, texts: list[str], documents: list[str], *, folder: Path, 
         settings=ExplorerSettings(n_neighbors=shape.n_edges),
         run=_run(names, basis, rng),
         texts=texts,
-        components=names,
+        components=table_of(chosen, basis),
         basis=basis,
         shards=tables,
         graph=knn.open_stored(folder / "graph"),

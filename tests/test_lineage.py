@@ -70,7 +70,9 @@ PARENTS = {
         "pca_basis",
     },
     "map_layout": {"whitened_susceptibilities", "knn_graph"},
+    "component_table": {"language_model", "pca_basis", "reliability", "regime"},
     "explorer": {
+        "component_table",
         "language_model",
         "token_shards",
         "response_directions",
@@ -159,7 +161,7 @@ def test_every_asset_explains_itself(graph):
 def test_what_computes_names_its_formula_and_its_paper(graph):
     repeated = {name for name in PARENTS if name.startswith("half_")}  # theirs are with what they repeat
     plain = {"corpus_documents", "token_shards", "activations", "cluster_members", "explorer", "chain_products"}
-    plain |= {"linear_response"}
+    plain |= {"linear_response", "component_table"}
     for name in set(PARENTS) - plain - repeated:
         text = node(graph, name).description
         assert re.search(r"[=~]|UMAP|Jaccard|adjusted Rand", text), name

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -11,11 +12,13 @@ from pathlib import Path
 
 import conftest
 import duckdb
+import numpy as np
 import polars as pl
 import pytest
 
 from resources import columns, manifest
 from susc_pipeline import schema
+from susc_pipeline.representation import pca
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 SHARDS = [f"shard-{number:05d}" for number in range(5)]
@@ -32,7 +35,8 @@ ONCE = [
 ]
 ONCE += ["aux_model", "aux_correlation", "whitening_basis", "leakage"]
 ONCE += ["knn_graph", "half_a_knn_graph", "half_b_knn_graph"]
-ONCE += ["clusters", "cluster_members", "unwhitened_cluster_members", "cluster_agreement", "map_layout", "explorer"]
+ONCE += ["clusters", "cluster_members", "unwhitened_cluster_members", "cluster_agreement", "map_layout"]
+ONCE += ["component_table", "explorer"]
 BY_SHARD = ["token_shards", "linear_response", "activations", "predicted_susceptibilities", "auxiliary_predictions"]
 BY_SHARD += ["half_a_predictions", "half_b_predictions", "whitened_susceptibilities"]
 GROUND_TRUTH = ["sgld_samples", "ground_truth_susceptibilities", "chain_products"]
@@ -128,6 +132,54 @@ def test_the_warehouse_answers_what_the_readme_asks(finished):
         assert same == [(members[0][0], members[0][0])]
 
 
+def test_a_row_of_component_values_is_the_entry_of_the_vectors_behind_it(finished):
+    store = finished[0] / "data" / "toy"
+    read = lambda name: pl.concat(pl.read_parquet(p) for p in sorted((store / name).glob("*.parquet")))  # noqa: E731
+    keys, names = ["context_id", "position"], pl.read_parquet(store / "component_table.parquet")["name"]
+    with duckdb.connect(str(store / "warehouse.duckdb"), read_only=True) as connection:
+        shown = connection.sql("select * from component_values").pl().sort("component", *keys)
+    responses, scores = (read(name).sort(keys) for name in ("linear_response", "predicted_susceptibilities"))
+    truth = responses.select(keys).join(
+        read("ground_truth_susceptibilities"), on=keys, how="left", maintain_order="left"
+    )
+    basis = pca.load(store / "pca_basis")
+    assert shown.height == responses.height * len(names) and shown["measured"].null_count() > 0
+    for number, part in enumerate(shown.partition_by("component", maintain_order=True)):
+        of = lambda table, column, number=number: table[column].arr.get(number).cast(pl.Float64)  # noqa: E731
+        assert part["name"].unique().to_list() == [names[number]]
+        assert part["measured"].is_null().to_list() == of(truth, "susceptibility").is_null().to_list()
+        expected = {
+            "linear_response": of(responses, "linear_response"),
+            "linear_response_error": (of(responses, "half_a") - of(responses, "half_b")).abs() / 2,
+            "measured": of(truth, "susceptibility"),
+            "measured_error": of(truth, "standard_error"),
+            "predicted": basis.mean[number]
+            + basis.scale[number] * (scores["prediction"].to_numpy().astype(float) @ basis.components[:, number]),
+        }
+        for column, natural in expected.items():
+            found, natural = part[column].to_numpy(), np.asarray(natural)
+            np.testing.assert_allclose(found, natural, rtol=1e-4, atol=1e-6 * basis.scale[number])
+            from_mean = 0 if column.endswith("error") else basis.mean[number]
+            z = part[f"{column}_z"].to_numpy()
+            np.testing.assert_allclose(z, (natural - from_mean) / basis.scale[number], rtol=1e-4, atol=1e-5)
+
+
+def test_the_questions_of_the_docs_have_answers(finished):
+    text = (
+        (CHECKOUT / "docs" / "explorer.md").read_text(encoding="utf-8").replace("L1H2", "L1H1")
+    )  # the toy has two heads
+    questions = re.findall(r"```sql\n(.*?)```", text, re.DOTALL)
+    with duckdb.connect(str(finished[0] / "data" / "toy" / "warehouse.duckdb"), read_only=True) as connection:
+        answers = [connection.sql(question).pl() for question in questions]
+    most, llc, correlation, clusters = answers
+    assert most.height == 20 and most["linear_response_z"].is_sorted(descending=True)
+    assert most["token"].null_count() == 0 and (most["linear_response_error_z"] >= 0).all()
+    assert llc["llc"].is_sorted(descending=True, nulls_last=True) and llc["llc"].null_count() == 0
+    assert abs(correlation.item()) <= 1
+    members = pl.read_parquet(finished[0] / "data" / "toy" / "cluster_members.parquet")
+    assert dict(clusters.select("cluster", "tokens").iter_rows()) == dict(members.group_by("cluster").len().iter_rows())
+
+
 def test_every_column_of_every_view_says_what_it_means_and_the_schema_lists_them_all(finished):
     root, _, _ = finished
     with duckdb.connect(str(root / "data" / "toy" / "warehouse.duckdb"), read_only=True) as connection:
@@ -139,13 +191,14 @@ def test_every_column_of_every_view_says_what_it_means_and_the_schema_lists_them
     for name, view in schema.VIEWS.items():
         found = {column: comment for table, column, comment in commented if table == name}
         assert tuple(found) == view.columns, name
-        assert found == {column: schema.MEANINGS[column] for column in view.columns}
+        assert found == {column: view.of(column) for column in view.columns}
 
 
 def test_the_document_of_the_columns_is_what_the_schema_says():
     shown = columns.DOCUMENT.read_text(encoding="utf-8")
     assert shown == columns.markdown(), "python -m resources.columns writes it anew"
-    assert set(schema.MEANINGS) == {column for view in schema.VIEWS.values() for column in view.columns}
+    shown = {column for view in schema.VIEWS.values() for column in view.columns if column not in view.meanings}
+    assert set(schema.MEANINGS) == shown
 
 
 def test_the_explorer_shows_the_run_and_a_run_compared_with_itself_agrees_wholly(finished):

@@ -51,5 +51,11 @@ def table(frame: pl.DataFrame) -> dict[str, Any]:
     return {"columns": frame.columns, "rows": rows}
 
 
+def rows(frame: pl.DataFrame) -> list[dict[str, Any]]:
+    """A table as a list of its rows, each with the names of the columns; numbers as in `table`."""
+    found = table(frame)
+    return [dict(zip(found["columns"], row, strict=True)) for row in found["rows"]]
+
+
 def _plain(value: float) -> float | None:
     return float(f"{value:.6g}") if math.isfinite(value) else None

@@ -18,11 +18,13 @@ from susc_pipeline.clustering.knn import StoredGraph
 from susc_pipeline.clustering.neighbors import Neighbors
 from susc_pipeline.explorer import cards as card_module
 from susc_pipeline.explorer import corpus as corpus_module
-from susc_pipeline.explorer import gathering, listing, payload, search, vectors
+from susc_pipeline.explorer import gathering, listing, payload, responses, run_page, search, vectors
+from susc_pipeline.explorer import means as mean_module
 from susc_pipeline.explorer.cards import Cards, Lists
 from susc_pipeline.explorer.comparison import Comparison
 from susc_pipeline.explorer.corpus import Corpus, Shards
 from susc_pipeline.explorer.gathering import Central, Gathered
+from susc_pipeline.explorer.means import Means
 from susc_pipeline.explorer.search import TokenIndex
 from susc_pipeline.explorer.settings import ExplorerSettings
 from susc_pipeline.representation.pca import PCABasis
@@ -42,13 +44,13 @@ class Site:
     """Everything that the site shows; what there is of each token or edge stays in its files until it is written.
 
     `run` is what is told of the run as it stands (run_page.py); `layout` is of schema.LAYOUT; `members` of schema.MEMBERS,
-    in order of cluster and rank; `texts` is the readable text of each token id.
+    in order of cluster and rank; `texts` is the readable text of each token id; `components` of schema.COMPONENTS.
     """
 
     settings: ExplorerSettings
     run: dict[str, Any]
     texts: list[str]
-    components: list[str]
+    components: pl.DataFrame
     basis: PCABasis
     shards: Shards
     graph: StoredGraph
@@ -71,9 +73,12 @@ def save(site: Site, folder: Path) -> None:
         members = Buckets(Path(aside) / "members", corpus_module.MEMBER)
         central = write_members(data, site, corpus, members)
         found = gathering.gather(site.shards, corpus, members, central, site.basis, folder=Path(aside))
-        index = write_clusters(data, site, corpus, found)
+        means = mean_module.empty(Path(aside), site.components.height, site.clusters.height)
+        index = write_clusters(data, site, corpus, found, means)
+        mean_module.write(data, means)
         write_texts(data, site, corpus, members)
         write_map(data, site, corpus, members)
+    responses.write(data, responses.respond(site.shards, corpus, site.basis), corpus, site.basis)
     firsts = write_search(data, site, corpus, index)
     payload.write(data, "run", site.run)
     payload.write(data, "compare", [_comparison(one) for one in site.comparisons])
@@ -84,12 +89,14 @@ def summary(site: Site, corpus: Corpus, firsts: dict[str, list[str]]) -> dict[st
     """What every view needs first."""
     return {
         "experiment": site.run["experiment"],
+        "model": str(site.run["settings"]["model"]["source"]),
+        "corpus": str(site.run["settings"]["corpus"]["kind"]).replace("_", " "),
         "clusters": site.clusters.height,
         "members": int(site.clusters["size"].sum()),
         "contexts": corpus.contexts.height,
         "tokens": corpus.contexts.height * corpus.tokens_per_context,
         "positions": corpus.n_positions,
-        "components": site.components,
+        "components": run_page.rows(site.components.drop("loadings")),
         "source": str(site.run["source"]),
         "pcs": len(site.basis.components),
         "texts": site.texts,
@@ -134,8 +141,8 @@ def write_members(data: Path, site: Site, corpus: Corpus, members: Buckets) -> C
     return central
 
 
-def write_clusters(data: Path, site: Site, corpus: Corpus, found: Gathered) -> TokenIndex:
-    """The cards, chunk by chunk, the columns of the list, and one example of each cluster.
+def write_clusters(data: Path, site: Site, corpus: Corpus, found: Gathered, means: Means) -> TokenIndex:
+    """The cards, chunk by chunk, the columns of the list, one example of each cluster; mean responses are set aside.
 
     Returns:
         In which clusters each token is.
@@ -150,6 +157,7 @@ def write_clusters(data: Path, site: Site, corpus: Corpus, found: Gathered) -> T
     for chunk in range(-(-max(table.height, 1) // gathering.CHUNK)):
         cards = card_module.cards(found, site.basis, chunk)
         lists = card_module.lists(found, sources, chunk)
+        mean_module.put(means, cards)
         index = search.updated(index, lists.counts)
         shown = slice(cards.first, cards.first + gathering.CHUNK)
         rows.append(listing.rows(table[shown], cards, lists.tokens, lists.sources, survival[shown]))
@@ -205,7 +213,7 @@ def write_texts(data: Path, site: Site, corpus: Corpus, members: Buckets) -> Non
 
 
 def write_map(data: Path, site: Site, corpus: Corpus, members: Buckets) -> None:
-    """Places, tokens and clusters of the map's points, and a file for each PC by which they can be coloured."""
+    """Places, tokens and clusters of the map's points, and a file for each PC and component by which they can be coloured."""
     numbers = corpus.contexts.select("context_id", "context")
     points = site.layout.join(numbers, on="context_id", how="left", maintain_order="left")
     token = points["context"].to_numpy() * corpus.tokens_per_context + points["position"].to_numpy() - 1
@@ -222,6 +230,8 @@ def write_map(data: Path, site: Site, corpus: Corpus, members: Buckets) -> None:
     payload.write(data, "map/clusters", payload.packed(labels))
     for number in range(scores.shape[1]):
         payload.write(data, f"map/pc-{number:04d}", payload.quantized(scores[:, number : number + 1]))
+    for number, axis in enumerate(site.basis.components.T.astype(np.float32)):  # or all scores would be copied, wider
+        payload.write(data, f"map/component-{number:04d}", payload.quantized((scores @ axis)[:, None]))
 
 
 def write_search(data: Path, site: Site, corpus: Corpus, index: TokenIndex) -> dict[str, list[str]]:

@@ -97,13 +97,24 @@ const explorer = (() => {
     return { parts: path.split("/").filter(Boolean).map(decodeURIComponent), query: new URLSearchParams(query) };
   }
 
+  // How far each entry of the history was scrolled, so that Back returns to the place.
+  const scrolled = new Map();
+  let entry = null;
+  function enter() {
+    if (!history.state?.entry) history.replaceState({ entry: `${Date.now()}-${scrolled.size}` }, "");
+    entry = history.state.entry;
+    return scrolled.get(entry) ?? 0;
+  }
+  history.scrollRestoration = "manual";
+  addEventListener("scroll", () => { if (entry !== null) scrolled.set(entry, scrollY); }, { passive: true });
+
   async function draw() {
-    const turn = ++drawing;
+    const turn = ++drawing, place = enter();
     const main = document.getElementById("main");
     let { parts, query } = parse(location.hash);
     const name = parts[0] in views ? parts[0] : "clusters";
     for (const link of document.querySelectorAll("nav a")) {
-      const section = { cluster: "clusters", search: "clusters", document: "text" }[name] ?? name;
+      const section = { cluster: "clusters", component: "components", search: "clusters", document: "text" }[name] ?? name;
       if (link.getAttribute("href") === `#/${section}`) link.setAttribute("aria-current", "page");
       else link.removeAttribute("aria-current");
     }
@@ -119,8 +130,8 @@ const explorer = (() => {
       if (!error.expected) console.error(error);
     }
     main.replaceChildren(view);
+    window.scrollTo(0, place);
     view.dispatchEvent(new CustomEvent("shown"));
-    window.scrollTo(0, 0);
   }
 
   function announce(text) {
@@ -133,8 +144,8 @@ const explorer = (() => {
 
   // Change the query of the address without a new entry in the history, and without drawing anew.
   function remember(query) {
-    const text = query.toString();
-    history.replaceState(null, "", location.hash.split("?")[0] + (text ? `?${text}` : ""));
+    const text = query.toString(), path = location.hash.split("?")[0] || "#/clusters"; // a first page has no hash of its own
+    history.replaceState(history.state, "", path + (text ? `?${text}` : ""));
   }
 
   const columns = async () => {

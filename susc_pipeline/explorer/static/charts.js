@@ -75,71 +75,75 @@ explorer.charts = (() => {
     return { px, py };
   }
 
-  // Layer and column of each component: heads of a layer, keys and values that heads share, then the MLP; embedding and
-  // unembedding below and above.
-  function places(names) {
-    const parts = new Map(names.map((n) => [n, /^L(\d+)(H|KV|MLP)(\d*)$/.exec(n)]));
-    const count = (kind) => Math.max(0, ...[...parts.values()].filter((m) => m?.[2] === kind).map((m) => Number(m[3]) + 1));
-    const nHeads = Math.max(1, count("H")), nGroups = count("KV"), columns = nHeads + nGroups + 1;
-    const layers = Math.max(1, ...[...parts.values()].map((m) => Number(m?.[1] ?? -1) + 1));
-    const first = { H: 0, KV: nHeads, MLP: nHeads + nGroups };
-    const heading = (column, large) => (column === columns - 1 ? "MLP" : column < nHeads ? (large ? `head ${column}` : `${column}`) : `KV${column - nHeads}`);
-    return { nHeads, columns, layers, heading, of: (n) => {
-      const part = parts.get(n);
-      return part ? [Number(part[1]), first[part[2]] + Number(part[3])] : [n === "embed" ? -1 : layers, 0];
-    } };
-  }
-
   // The end of a scale that holds all values; pictures side by side share one.
   const largest = (values) => Math.max(...values.filter(Number.isFinite).map(Math.abs), 1e-9);
 
+  // A bar of a colour scale with its ends, from -limit where it is signed.
+  function scaleBar(svg, x, y, width, { signed, limit, unit, format = short }) {
+    const steps = 40, color = (t) => (signed ? colors.divergingChannels(t) : colors.sequentialChannels(t));
+    for (let i = 0; i < steps; i++) svg.append(shape("rect", { x: x + (i * width) / steps, y, width: width / steps + 0.5, height: 9, fill: colors.text(color(signed ? (2 * (i + 0.5)) / steps - 1 : (i + 0.5) / steps)) }));
+    svg.append(label(signed ? `−${format(limit)}` : "0", x, y + 22), label(format(limit), x + width, y + 22, { anchor: "end" }), label(unit, x, y + 36));
+    if (signed) svg.append(label("0", x + width / 2, y + 22, { anchor: "middle" }));
+  }
+  // The same by itself, as the legend of a list, a text or a map.
+  function colorBar({ signed = true, limit, unit, format = short }) {
+    const svg = canvas(Math.max(220, 6.4 * unit.length), 40);
+    svg.setAttribute("role", "img");
+    svg.setAttribute("aria-label", `Colours from ${signed ? `−${format(limit)}` : 0} to ${format(limit)} ${unit}`);
+    svg.classList.add("colorbar");
+    scaleBar(svg, 2, 2, 200, { signed, limit, unit, format });
+    return svg;
+  }
+
   // A number for each component as a layer x head picture; the bar in a cell is its 95 % interval on the cell's own scale.
-  function heatmap(names, values, errors, { signed = true, unit = "", caption, name, onpick = null, digits = 2, errorMeaning = "95 %", limit = largest(values) } = {}) {
-    const { nHeads, columns, layers, heading, of } = places(names);
-    const large = columns <= 7;
+  // With `href` a cell is a link.
+  function heatmap(components, values, errors, { signed = true, unit = "", caption, name, href = null, format = (v) => explorer.fixed(v, 2), errorMeaning = "95 %", limit = largest(values) } = {}) {
+    const { headings, layers, below, above, of } = explorer.components.places(components);
+    const large = headings.length <= 7, columns = Math.max(large ? 2 : 4, headings.length);
     const cw = large ? 62 : Math.max(20, Math.min(30, 560 / columns)), ch = large ? 34 : 20, left = 40, top = 22;
-    const width = left + columns * cw + 14, height = top + (layers + 2) * ch + 54;
-    const svg = canvas(Math.max(width, 300), height);
+    const width = left + columns * cw + 14, height = top + (layers + below + above) * ch + 54;
+    const svg = canvas(Math.max(width, 300, 6.4 * unit.length + left), height);
+    headings.forEach(({ kind, text, wide }, i) => { if (large || kind !== "head" || i % 4 === 0) svg.append(label((large && wide) || text, left + (i + 0.5) * cw, 14, { anchor: "middle" })); });
+    for (let l = 0; l < layers; l++) if (large || l % 2 === 0) svg.append(label(`L${l}`, left - 8, top + (layers - 1 + above - l + 0.5) * ch + 4, { anchor: "end" }));
     const color = (v) => (signed ? colors.divergingChannels(v / limit) : colors.sequentialChannels(v / limit));
-    for (let h = 0; h < columns; h++) if (large || h >= nHeads || h % 4 === 0) svg.append(label(heading(h, large), left + (h + 0.5) * cw, 14, { anchor: "middle" }));
-    for (let l = 0; l < layers; l++) if (large || l % 2 === 0) svg.append(label(`L${l}`, left - 8, top + (layers - l + 0.5) * ch + 4, { anchor: "end" }));
-    names.forEach((component, i) => {
-      const [row, column] = of(component);
-      const outer = row < 0 || row >= layers;
-      const x = left + column * cw, y = top + (layers - row) * ch, w = outer ? 2 * cw : cw;
+    components.forEach((component, i) => {
       const value = values[i], error = errors?.[i];
       if (!Number.isFinite(value)) return;
-      const channels = color(value), tone = colors.ink(channels);
-      const told = `${component}: ${explorer.fixed(value, digits)}${Number.isFinite(error) ? ` ± ${explorer.fixed(1.96 * error, digits)} (${errorMeaning})` : ""} ${unit}`;
-      const group = shape("g", { class: onpick ? "pick" : null }, hint(told), shape("rect", { x: x + 0.5, y: y + 0.5, width: w - 1, height: ch - 1, fill: colors.text(channels), rx: 2 }));
-      if (large || outer) group.append(label(outer ? `${component} ${explorer.fixed(value, digits)}` : explorer.fixed(value, digits), x + w / 2, y + (Number.isFinite(error) ? 15 : 21), { anchor: "middle", color: tone, size: large ? 12 : 9 }));
-      if (Number.isFinite(error)) {
-        const half = Math.min(1, (1.96 * error) / limit) * (w / 2 - 4), cy = y + ch - 8;
-        group.append(shape("line", { x1: x + w / 2 - half, x2: x + w / 2 + half, y1: cy, y2: cy, stroke: tone, "stroke-width": 1.5, opacity: 0.75 }));
-      }
-      if (onpick) group.addEventListener("click", () => onpick(component));
-      svg.append(group);
+      const [row, column] = of(component), outer = component.layer === null, channels = color(value);
+      const told = `${component.name}: ${format(value)}${Number.isFinite(error) ? ` ± ${format(1.96 * error)} (${errorMeaning})` : ""} ${unit}`;
+      const at = { x: left + column * cw, y: top + (layers - 1 + above - row) * ch, w: outer ? (large ? 2 : 4) * cw : cw, h: ch };
+      const text = large || outer ? (outer ? `${component.name} ${format(value)}` : format(value)) : null;
+      const half = Number.isFinite(error) ? Math.min(1, (1.96 * error) / limit) : null;
+      svg.append(cell(at, { told, text, half, channels, size: large ? 12 : 9, href: href?.(component) }));
     });
-    const y = height - 40, steps = 40, lw = Math.min(200, width - left - 60);
-    for (let i = 0; i < steps; i++) {
-      const t = signed ? (2 * (i + 0.5)) / steps - 1 : (i + 0.5) / steps;
-      svg.append(shape("rect", { x: left + (i * lw) / steps, y, width: lw / steps + 0.5, height: 9, fill: colors.text(color(t * limit)) }));
+    scaleBar(svg, left, height - 40, Math.min(200, width - left - 60), { signed, limit, unit, format: (v) => (signed ? short(v) : format(v)) });
+    const found = figure(caption, svg, { name, note: errors ? `The bar in a cell is ± the error (${errorMeaning}), as long as the cell for ± ${short(limit)}.` : null });
+    if (href) svg.setAttribute("role", "group"); // a picture may hold no link
+    return found;
+  }
+  function cell({ x, y, w, h }, { told, text, half, channels, size, href }) {
+    const tone = colors.ink(channels), group = href ? shape("a", { href, "aria-label": told }) : shape("g");
+    group.append(hint(told), shape("rect", { x: x + 0.5, y: y + 0.5, width: w - 1, height: h - 1, fill: colors.text(channels), rx: 2 }));
+    if (text) group.append(label(text, x + w / 2, y + (half === null ? h / 2 + 4 : h > 30 ? 15 : 11), { anchor: "middle", color: tone, size }));
+    if (half !== null) {
+      const reach = half * (w / 2 - 4), cy = y + h - (h > 30 ? 8 : text ? 4 : 9);
+      group.append(shape("line", { x1: x + w / 2 - reach, x2: x + w / 2 + reach, y1: cy, y2: cy, stroke: tone, "stroke-width": 1.5, opacity: 0.75 }));
     }
-    svg.append(label(signed ? `−${short(limit)}` : "0", left, y + 22), label(short(limit), left + lw, y + 22, { anchor: "end" }), label(unit, left + lw / 2, y + 36, { anchor: "middle" }));
-    return figure(caption, svg, { name, note: errors ? `The bar in a cell is ± the error (${errorMeaning}), as long as the cell for ± ${short(limit)}.` : null });
+    return group;
   }
 
   // Values with 95 % intervals, one column for each name; further series as other marks.
   function intervals(names, series, { caption, name, yLabel, width = 760, zero = true } = {}) {
     const left = 56, inner = Math.max(width, names.length * 13 + left + 10) - left - 10;
-    const legend = legendPlaces(series, inner), top = 10 + 15 * (1 + Math.max(...legend.map((p) => p.row))), height = 226 + top;
+    const legend = legendPlaces(series, inner), top = 10 + 15 * (1 + Math.max(...legend.map((p) => p.row)));
+    const foot = 14 + 5.2 * Math.max(6, ...names.map((n) => Math.min(n.length, 24))), height = 164 + top + foot;
     const svg = canvas(left + inner + 10, height);
     const ends = series.flatMap((s) => s.values.flatMap((v, i) => (Number.isFinite(v) ? [v - 1.96 * (s.errors?.[i] || 0), v + 1.96 * (s.errors?.[i] || 0)] : [])));
     const low = Math.min(...(zero ? [0] : []), ...ends), high = Math.max(...(zero ? [0] : []), ...ends);
-    const { px, py } = panel(svg, { x: left, y: top, width: inner, height: height - top - 62, xDomain: [-0.5, names.length - 0.5], yDomain: rounded([low, high]), yLabel, xTicks: [] });
+    const { px, py } = panel(svg, { x: left, y: top, width: inner, height: height - top - foot - 10, xDomain: [-0.5, names.length - 0.5], yDomain: rounded([low, high]), yLabel, xTicks: [] });
     if (zero) svg.append(shape("line", { x1: left, x2: left + inner, y1: py(0), y2: py(0), stroke: colors.token("soft"), "stroke-width": 1 }));
     const every = Math.ceil(names.length / (inner / 12));
-    names.forEach((n, i) => { if (i % every === 0) svg.append(label(n, px(i) + 4, height - 52, { anchor: "end", turn: -60, size: 10 })); });
+    names.forEach((n, i) => { if (i % every === 0) svg.append(label(n.length > 24 ? `${n.slice(0, 23)}…` : n, px(i) + 4, height - foot, { anchor: "end", turn: -60, size: 10 })); });
     series.forEach((s, k) => {
       const color = s.color ?? colors.category(k), shift = (k - (series.length - 1) / 2) * 4, { x, row } = legend[k];
       svg.append(mark(s.mark ?? "dot", left + x + 5, 9 + 15 * row, color), label(s.name, left + x + 14, 13 + 15 * row));
@@ -201,5 +205,5 @@ explorer.charts = (() => {
       hint(`${short(edges[i])}${i === counts.length - 1 ? " and more" : ` to ${short(edges[i] + step)}`}: ${count}`))));
     return figure(caption, svg, { name });
   }
-  return { shape, hint, label, figure, canvas, panel, ticks, heatmap, intervals, lines, histogram, largest };
+  return { shape, hint, label, figure, canvas, panel, ticks, heatmap, colorBar, intervals, lines, histogram, largest };
 })();

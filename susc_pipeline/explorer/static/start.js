@@ -28,7 +28,7 @@
     const typing = /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName);
     if (event.key === "Escape" && typing) { event.target.blur(); return; }
     if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
-    const places = { c: "#/clusters", t: "#/text", m: "#/map", r: "#/run", o: "#/compare" };
+    const places = { c: "#/clusters", h: "#/components", t: "#/text", m: "#/map", r: "#/run", o: "#/compare" };
     if (event.key === "/") { query.focus(); query.select(); event.preventDefault(); }
     else if (event.key in places) location.hash = places[event.key];
     else document.dispatchEvent(new CustomEvent("shortcut", { detail: event }));

@@ -30,7 +30,7 @@ explorer.table = (() => {
       return element(i ? "td" : "th", { class: typeof row[i] === "number" ? "num" : "", scope: i ? null : "row" }, shown);
     }))));
     const heads = columns.map((column, i) => element("th", { scope: "col", class: typeof rows[0]?.[i] === "number" ? "num" : "" },
-      element("button", { type: "button", title: column.title ?? "", onclick: () => sort(i) }, column.name)));
+      element("button", { type: "button", data: column.title ? { definition: column.title } : {}, onclick: () => sort(i) }, column.name)));
     function sort(i) {
       falling = by === i ? !falling : typeof rows[0]?.[i] === "number";
       by = i;

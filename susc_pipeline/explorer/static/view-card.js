@@ -2,6 +2,7 @@
 "use strict";
 (() => {
   const { element, number, fixed, visible, charts } = explorer;
+  const value = explorer.terms.fact;
   const FIRST = 20, MORE = 40;
 
   // Context and position of members number from ... to of a cluster, by rank.
@@ -80,8 +81,6 @@
     return { box, ready: start() };
   }
 
-  const value = (term, text, title) => element("div", { title: title ?? "" }, element("dt", {}, term), element("dd", {}, text));
-
   function tokenHistogram(card, size) {
     const most = card.tokens[0]?.[1] ?? 1;
     const list = element("ul", { class: "bars" }, card.tokens.slice(0, 20).map(([id, count]) => {
@@ -116,9 +115,9 @@
       const limit = charts.largest([...moved(predicted.mean), ...(measured ? moved(measured.sampled.mean) : [])]);
       pictures.replaceChildren(
         element("div", { class: "pair" },
-          charts.heatmap(site.components, moved(predicted.mean), Array.from(predicted.error), { caption: `By ${explorer.visible(site.source)}, all members`, name: `cluster-${cluster}-predicted`, unit, limit, errorMeaning: "95 %, over documents and chains" }),
-          measured ? charts.heatmap(site.components, moved(measured.sampled.mean), Array.from(measured.sampled.error), { caption: `Sampled, on ${card.measured} members`, name: `cluster-${cluster}-measured`, unit, limit, errorMeaning: "95 %, over documents and chains" }) : element("p", { class: "note" }, "No member has a sampled susceptibility.")),
-        charts.intervals(site.components, [
+          charts.heatmap(site.components, moved(predicted.mean), Array.from(predicted.error), { caption: `By ${explorer.visible(site.source)}, all members`, name: `cluster-${cluster}-predicted`, unit, limit, errorMeaning: "95 %, over documents and chains", href: explorer.components.address }),
+          measured ? charts.heatmap(site.components, moved(measured.sampled.mean), Array.from(measured.sampled.error), { caption: `Sampled, on ${card.measured} members`, name: `cluster-${cluster}-measured`, unit, limit, errorMeaning: "95 %, over documents and chains", href: explorer.components.address }) : element("p", { class: "note" }, "No member has a sampled susceptibility.")),
+        charts.intervals(explorer.components.names(), [
           { name: `${explorer.visible(site.source)}, all members`, values: moved(predicted.mean), errors: Array.from(predicted.error) },
           ...(measured ? [{ name: "sampled", values: moved(measured.sampled.mean), errors: Array.from(measured.sampled.error) }, { name: `${explorer.visible(site.source)}, same members`, values: moved(measured.predicted.mean), mark: "ring" }] : []),
         ], { caption: "The same with intervals, component by component", name: `cluster-${cluster}-intervals`, yLabel: "standard deviations" }));

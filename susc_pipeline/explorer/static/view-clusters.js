@@ -9,7 +9,7 @@
     ["foundAgain", "found again", "least share of searches that find the cluster again: from other members, without a tenth of the points, by half of the chains (the lesser of two halves that share nothing); near 0 it may be a piece of the main body"],
     ["reliability", "reliability", "of the sampled mean profile, between halves that share nothing (Spearman–Brown)"],
     ["survival", "survives", "best Jaccard with a cluster found without whitening"],
-    ["deviation", "component", "farthest component, in standard deviations from the mean token"],
+    ["deviation", "component", "mean response of the component chosen above, or of the farthest one, in standard deviations from the mean token"],
     ["tokenShare", "token", "most frequent token and its share"],
     ["sourceShare", "source", "most frequent source and its share"],
     ["loss", "loss", "mean loss of the members, nats"],
@@ -22,7 +22,7 @@
       .filter(([name, limit, sign]) => Number.isFinite(limit) && query.get(`${sign > 0 ? "min" : "max"}-${name}`) !== "");
     const text = (query.get("token") ?? "").replaceAll("·", " ").replaceAll("⏎", "\n").replaceAll("⇥", "\t");
     const wanted = text ? new Set(site.texts.flatMap((t, id) => ((text.trim() === text ? t.trim() : t).startsWith(text) ? [id] : []))) : null;
-    const component = site.components.indexOf(query.get("component"));
+    const component = explorer.components.numbered(query.get("component"));
     const source = table.sources.indexOf(query.get("source"));
     const found = [];
     for (let i = 0; i < site.clusters; i++) {
@@ -48,6 +48,14 @@
     return file.decoded.subarray((cluster % per) * width, (cluster % per + 1) * width);
   }
 
+  // The columns of the list; with a component chosen, its mean response instead of that of the farthest component.
+  async function columnsBy(chosen) {
+    const table = await explorer.columns();
+    if (chosen < 0) return { ...table, limit: 2 };
+    const { mean, half } = await explorer.components.means(chosen), sizes = Array.from(mean, Math.abs).filter(Number.isFinite).sort((a, b) => a - b);
+    return { ...table, deviation: mean, half, shown: chosen, limit: Number((sizes[Math.floor(0.95 * sizes.length)] || 1).toPrecision(1)) };
+  }
+
   // The most central member in its context, as text with the token marked.
   async function example(cluster) {
     const ids = Array.from(await preview(cluster));
@@ -56,40 +64,39 @@
       element("mark", {}, element("bdi", {}, explorer.tokenShown(ids[10] - 1))), element("span", { class: "after" }, element("bdi", {}, text(ids.slice(11)))));
   }
 
-  async function row(cluster, table) {
+  async function row(cluster, table, order) {
     const { site } = explorer;
-    const deviation = table.deviation[cluster];
+    const deviation = table.deviation[cluster], component = site.components[table.shown ?? table.component[cluster]];
     const swatch = element("span", { class: "swatch", "aria-hidden": "true" });
-    swatch.style.background = explorer.colors.diverging(deviation / 2);
+    swatch.style.background = explorer.colors.diverging(deviation / table.limit);
+    const ratio = (name, digits = 2) => element("td", { class: "num" }, fixed(table[name][cluster], digits));
     const cells = {
-      size: number(table.size[cluster]), conductance: fixed(table.conductance[cluster], 3), reliability: fixed(table.reliability[cluster]),
-      foundAgain: fixed(table.foundAgain[cluster], 1), survival: fixed(table.survival[cluster]), loss: fixed(table.loss[cluster]),
+      cluster: element("th", { scope: "row" }, element("a", { href: `#/cluster/${cluster}` }, `${cluster}`)),
+      example: element("td", { class: "wide" }, await example(cluster)),
+      tokenShare: element("td", { class: "nowrap" }, element("code", {}, element("bdi", {}, explorer.tokenShown(table.token[cluster]))), " ", element("small", {}, `${Math.round(100 * table.tokenShare[cluster])} %`)),
+      size: element("td", { class: "num" }, number(table.size[cluster])), conductance: ratio("conductance", 3), foundAgain: ratio("foundAgain", 1),
+      reliability: ratio("reliability"), survival: ratio("survival"), loss: ratio("loss"),
+      deviation: element("td", { class: "nowrap" }, swatch, " ", table.half ? `${fixed(deviation)} ± ${fixed(table.half[cluster])}` : [element("a", { href: explorer.components.address(component) }, component.name), " ", element("small", {}, fixed(deviation, 1))]),
+      sourceShare: element("td", { class: "clip" }, element("bdi", {}, explorer.visible(table.sources[table.source[cluster]] ?? "–")), " ", element("small", {}, `${Math.round(100 * table.sourceShare[cluster])} %`)),
     };
-    return element("tr", { data: { cluster } },
-      element("th", { scope: "row" }, element("a", { href: `#/cluster/${cluster}` }, `${cluster}`)),
-      element("td", { class: "wide" }, await example(cluster)),
-      element("td", { class: "nowrap" }, element("code", {}, element("bdi", {}, explorer.tokenShown(table.token[cluster]))), " ", element("small", {}, `${Math.round(100 * table.tokenShare[cluster])} %`)),
-      element("td", { class: "num" }, cells.size), element("td", { class: "num" }, cells.conductance),
-      element("td", { class: "num" }, cells.foundAgain), element("td", { class: "num" }, cells.reliability),
-      element("td", { class: "num" }, cells.survival),
-      element("td", { class: "nowrap" }, swatch, ` ${site.components[table.component[cluster]]} `, element("small", {}, fixed(deviation, 1))),
-      element("td", { class: "num" }, cells.loss),
-      element("td", { class: "clip" }, element("bdi", {}, explorer.visible(table.sources[table.source[cluster]] ?? "–")), " ", element("small", {}, `${Math.round(100 * table.sourceShare[cluster])} %`)));
+    return element("tr", { data: { cluster } }, order.map((name) => cells[name]));
   }
 
   explorer.example = example;
   explorer.views.clusters = async (view, parts, query) => {
-    const table = await explorer.columns(), { site } = explorer;
+    const { site } = explorer, chosen = explorer.components.numbered(query.get("by")), table = await columnsBy(chosen);
     let page = Math.max(0, Number(query.get("page") ?? 0)), by = query.get("sort") ?? "cluster", falling = query.get("falling") === "1";
     let rows = [], selected = -1;
     const count = element("p", { class: "note", role: "status" });
     const NUMERIC = new Set(["size", "conductance", "foundAgain", "reliability", "survival", "loss"]);
     const body = element("tbody");
     const head = element("tr");
-    const order = ["cluster", null, "tokenShare", "size", "conductance", "foundAgain", "reliability", "survival", "deviation", "loss", "sourceShare"];
+    // Where there is little room, what says most comes first.
+    const order = innerWidth > 900 ? ["cluster", "example", "tokenShare", "size", "conductance", "foundAgain", "reliability", "survival", "deviation", "loss", "sourceShare"]
+      : ["cluster", "example", ...(chosen < 0 ? ["size", "foundAgain", "deviation"] : ["deviation", "size", "foundAgain"]), "tokenShare", "conductance", "reliability", "survival", "loss", "sourceShare"];
     const heads = order.map((key) => {
-      const [, name, title] = SORTS.find(([k]) => k === key) ?? [null, "most central member", ""];
-      return element("th", { scope: "col", class: key === null ? "wide" : NUMERIC.has(key) ? "num" : "" }, key ? element("button", { type: "button", title, onclick: () => { falling = by === key ? !falling : key !== "cluster" && key !== "conductance"; by = key; page = 0; refresh(); } }, key === "cluster" ? "#" : name) : name);
+      const [, name, definition] = SORTS.find(([k]) => k === key) ?? [null, "most central member"];
+      return element("th", { scope: "col", class: key === "example" ? "wide" : NUMERIC.has(key) ? "num" : "" }, definition ? element("button", { type: "button", data: { definition }, onclick: () => { falling = by === key ? !falling : key !== "cluster" && key !== "conductance"; by = key; page = 0; refresh(); } }, key === "cluster" ? "#" : key === "deviation" && chosen >= 0 ? site.components[chosen].name : name) : name);
     });
     head.append(...heads);
 
@@ -101,7 +108,7 @@
       element("input", { type: "number", step: "any", placeholder: end, "aria-label": `${end} ${text}`, value: query.get(`${end}-${name}`) ?? "", oninput: (e) => set(`${end}-${name}`, e.target.value) })));
     const filters = element("form", { class: "filters", onsubmit: (e) => e.preventDefault() },
       field("token", "dominant token begins", { placeholder: "·self", spellcheck: false }),
-      choice("component", "dominant component", site.components), choice("source", "source", table.sources.slice(0, 3000)), RANGES.map(range));
+      choice("component", "dominant component", explorer.components.names()), choice("source", "source", table.sources.slice(0, 3000)), RANGES.map(range));
 
     const pager = element("nav", { class: "pager", "aria-label": "Pages" });
     async function refresh() {
@@ -112,7 +119,7 @@
       if (view.isConnected) explorer.remember(query);
       heads.forEach((node, i) => (order[i] === by ? node.setAttribute("aria-sort", falling ? "descending" : "ascending") : node.removeAttribute("aria-sort")));
       const shown = rows.slice(page * PAGE, (page + 1) * PAGE);
-      const built = await Promise.all(shown.map((cluster) => row(cluster, table)));
+      const built = await Promise.all(shown.map((cluster) => row(cluster, table, order)));
       if (rows[page * PAGE] !== shown[0]) return; // a later call was faster
       body.replaceChildren(...built);
       selected = -1;
@@ -122,7 +129,7 @@
     }
     const COLUMNS = ["cluster", "size", "conductance", "density", "found again", "reliability", "agreement", "survival", "measured members", "token", "token share", "component", "deviation", "source", "source share", "loss"];
     const csvRows = () => rows.map((i) => [i, table.size[i], table.conductance[i], table.density[i], table.foundAgain[i], table.reliability[i], table.agreement[i], table.survival[i], table.measured[i], explorer.tokenText(table.token[i]), table.tokenShare[i],
-      site.components[table.component[i]], table.deviation[i], table.sources[table.source[i]], table.sourceShare[i], table.loss[i]]);
+      site.components[table.shown ?? table.component[i]].name, table.deviation[i], table.sources[table.source[i]], table.sourceShare[i], table.loss[i]]);
     function select(step) {
       const all = [...body.rows];
       all[selected]?.classList.remove("selected");
@@ -140,10 +147,15 @@
     document.addEventListener("shortcut", onkey);
 
     await refresh();
-    view.append(element("div", { class: "title" }, element("h1", {}, "Clusters"), explorer.table.saver("clusters", COLUMNS, csvRows)),
-      element("details", { class: "filterbox", open: innerWidth > 900 }, element("summary", {}, "Filters"), filters), element("div", { class: "bar" }, count, pager),
+    const shownBy = element("select", { "aria-label": "Component shown", onchange: () => { if (shownBy.value) { query.set("by", shownBy.value); query.set("sort", "deviation"); } else query.delete("by"); query.delete("page"); explorer.remember(query); explorer.draw(); } },
+      element("option", { value: "" }, "the farthest of each cluster"), explorer.components.options());
+    shownBy.value = chosen < 0 ? "" : site.components[chosen].name;
+    const legend = element("div", { class: "legend" }, element("label", { class: "inline" }, "component shown ", shownBy),
+      explorer.charts.colorBar({ limit: table.limit, unit: "mean over the cluster, standard deviations from the mean token" }));
+    view.append(explorer.introduction(), element("div", { class: "title" }, element("h1", {}, "Clusters"), explorer.table.saver("clusters", COLUMNS, csvRows)),
+      element("details", { class: "filterbox", open: innerWidth > 900 }, element("summary", {}, "Filters"), filters), legend, element("div", { class: "bar" }, count, pager),
       element("div", { class: "scroll", tabIndex: 0, role: "region", "aria-label": "Table of clusters" }, element("table", { class: "clusters" }, element("thead", {}, head), body)),
-      element("p", { class: "note keys" }, "Keys: j k or ↓ ↑ choose, Enter opens, n p turn the page, / searches, c t m r o change the view. A dash: fewer than 5 members were measured."));
+      element("p", { class: "note keys" }, "Keys: j k or ↓ ↑ choose, Enter opens, n p turn the page, / searches, c h t m r o change the view. A dash: fewer than 5 members were measured."));
     return "Clusters";
   };
 })();

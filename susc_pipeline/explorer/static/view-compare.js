@@ -1,7 +1,7 @@
 // This run's clusters beside another's: what survives.
 "use strict";
 (() => {
-  const { element, number, fixed, charts } = explorer;
+  const { element, number, fixed, charts } = explorer, term = explorer.terms.fact;
   const BINS = Array.from({ length: 20 }, (_, i) => i / 20);
 
   explorer.views.compare = async (view, [chosen]) => {
@@ -15,7 +15,6 @@
     for (const c of present) counts[Math.min(19, Math.floor(jaccard[c] * 20))]++;
     const kept = (limit) => present.filter((c) => jaccard[c] >= limit).length;
     const share = (n) => present.length ? `${number(n)} (${Math.round((100 * n) / present.length)} %)` : "–";
-    const term = (name, text, title) => element("div", { title: title ?? "" }, element("dt", {}, name), element("dd", {}, text));
     const order = present.sort((a, b) => jaccard[b] - jaccard[a] || compared[b] - compared[a]);
     const LIMIT = 100;
     const part = async (rows) => element("ul", { class: "near" }, await Promise.all(rows.map(async (c) => element("li", {}, element("a", { href: `#/cluster/${c}` }, `${c}`), await explorer.example(c), element("span", { class: "num" }, fixed(jaccard[c]))))));

@@ -12,11 +12,12 @@
     const count = tokens.length;
     const canvas = element("canvas", { class: "points", tabIndex: 0, role: "application", "aria-label": `Map of ${number(count)} tokens. Arrows pan, plus and minus zoom, zero shows all.` });
     const over = element("canvas", { class: "over", "aria-hidden": "true" });
-    const tip = element("div", { class: "tip", role: "status" }), side = element("div", { class: "side" });
+    const tip = element("div", { class: "tip", role: "status" }), side = element("div", { class: "side" }), legend = element("div", { class: "note legend" });
     let by = query.get("color") ?? "cluster", marked = query.has("cluster") ? Number(query.get("cluster")) : null, lasso = null, lassoing = false, layer = null;
 
     const select = element("select", { "aria-label": "Colour by" }, element("option", { value: "cluster" }, "cluster"),
-      Array.from({ length: site.pcs }, (_, i) => element("option", { value: `pc-${i}` }, `PC${i + 1}`)));
+      element("optgroup", { label: `component (${visible(site.source)})` }, explorer.components.options((_, i) => `component-${i}`)),
+      element("optgroup", { label: "principal component" }, Array.from({ length: site.pcs }, (_, i) => element("option", { value: `pc-${i}` }, `PC${i + 1}`))));
     select.value = by;
     if (select.selectedIndex < 0) { by = "cluster"; select.value = by; }
     select.addEventListener("change", () => { by = select.value; if (by === "cluster") query.delete("color"); else query.set("color", by); explorer.remember(query); paint(); });
@@ -27,9 +28,23 @@
     } });
     const lassoButton = element("button", { type: "button", "aria-pressed": "false", onclick: () => { lassoing = !lassoing; lassoButton.setAttribute("aria-pressed", String(lassoing)); canvas.classList.toggle("lassoing", lassoing); } }, "lasso");
     const home = element("button", { type: "button", onclick: () => layer.home() }, "all");
+    const closer = (factor, text, title) => element("button", { type: "button", "aria-label": title, onclick: () => layer.zoom(factor, canvas.clientWidth / 2, canvas.clientHeight / 2) }, text);
     const png = element("button", { type: "button", class: "quiet", onclick: () => { layer.render(); canvas.toBlob((blob) => explorer.table.save("map.png", blob, "image/png")); } }, "PNG");
 
+    // The number by which points are coloured, its name, and where its colours end; none of these by cluster.
+    let values = null, limit = 0, named = "";
+    async function choose() {
+      const [kind, index] = by.split("-");
+      values = null;
+      if (kind === "cluster") { legend.replaceChildren("Colours repeat; a grey token is in no cluster."); return; }
+      const file = await explorer.load(`map/${kind}-${index.padStart(4, "0")}`);
+      values = file.decoded ??= explorer.numbers(file);
+      limit = kind === "pc" ? 3 * site.basis.scores[Number(index)] : 3;
+      named = kind === "pc" ? `PC${Number(index) + 1}` : site.components[Number(index)].name;
+      legend.replaceChildren(explorer.charts.colorBar({ limit, unit: kind === "pc" ? `score on ${named}` : `${named} by ${visible(site.source)}, standard deviations` }));
+    }
     async function paint() {
+      await choose();
       const found = new Uint8Array(4 * count), dim = channels(colors.token("dim"));
       const put = (i, [r, g, b], a) => { found[4 * i] = r; found[4 * i + 1] = g; found[4 * i + 2] = b; found[4 * i + 3] = a; };
       if (marked !== null) {
@@ -44,10 +59,8 @@
           put(i, made.get(c % 24), 200);
         }
       } else {
-        const number = by.split("-")[1], packed = await explorer.load(`map/pc-${number.padStart(4, "0")}`);
-        packed.decoded ??= explorer.numbers(packed);
-        const ramp = Array.from({ length: 201 }, (_, k) => colors.divergingChannels((k - 100) / 100)), limit = 3 * site.basis.scores[Number(number)];
-        for (let i = 0; i < count; i++) put(i, ramp[Math.round(100 + 100 * Math.max(-1, Math.min(1, packed.decoded[i] / limit)))], 200);
+        const ramp = Array.from({ length: 201 }, (_, k) => colors.divergingChannels((k - 100) / 100));
+        for (let i = 0; i < count; i++) put(i, ramp[Math.round(100 + 100 * Math.max(-1, Math.min(1, values[i] / limit)))], 200);
       }
       layer?.paint(found, channels(colors.token("paper")));
     }
@@ -92,27 +105,32 @@
         else if (moved) { layer.pan(x - grabbed[0], y - grabbed[1]); grabbed = [x, y]; }
         return;
       }
-      const point = layer.nearest(x, y);
+      await tell(layer.nearest(x, y), x, y);
+    });
+    // What a point is, beside it.
+    async function tell(point, x, y) {
       if (point === hovered) return;
       hovered = point;
       tip.hidden = point < 0;
       if (point < 0) return;
       const { line } = await describe(point);
       if (hovered !== point) return;
-      tip.replaceChildren(element("strong", {}, clusters[point] >= 0 ? `cluster ${clusters[point]}` : "in no cluster"), element("ol", { class: "lines small" }, line));
+      tip.replaceChildren(element("strong", {}, clusters[point] >= 0 ? `cluster ${clusters[point]}` : "in no cluster", values ? `, ${named} ${explorer.fixed(values[point], 2)}` : ""), element("ol", { class: "lines small" }, line));
       tip.style.left = `${Math.min(x + 14, Math.max(0, canvas.clientWidth - 330))}px`;
       tip.style.top = `${y + 14}px`;
-    });
+    }
     canvas.addEventListener("pointerup", async (event) => {
       const [x, y] = at(event);
       if (lassoing && lasso?.length > 2) { about(layer.inside(lasso)); }
       else if (!moved) {
-        const point = layer.nearest(x, y);
-        if (point >= 0) { const width = site.positions - 1; location.hash = `#/text/${Math.floor(tokens[point] / width)}/${(tokens[point] % width) + 1}`; }
+        const point = layer.nearest(x, y), touched = event.pointerType === "touch";
+        tip.classList.toggle("touched", touched);
+        if (touched) { hovered = -1; await tell(point, x, y); } // a finger cannot point without choosing: its card first, whose token leads on
+        else if (point >= 0) { const width = site.positions - 1; location.hash = `#/text/${Math.floor(tokens[point] / width)}/${(tokens[point] % width) + 1}`; }
       }
       grabbed = null;
     });
-    canvas.addEventListener("pointerleave", () => { hovered = -1; tip.hidden = true; });
+    canvas.addEventListener("pointerleave", (event) => { if (event.pointerType === "touch") return; hovered = -1; tip.hidden = true; });
     canvas.addEventListener("wheel", (event) => { event.preventDefault(); layer.zoom(Math.exp(-event.deltaY / 300), ...at(event)); }, { passive: false });
     canvas.addEventListener("keydown", (event) => {
       const middle = [canvas.clientWidth / 2, canvas.clientHeight / 2];
@@ -124,8 +142,8 @@
       else return;
       event.preventDefault();
     });
-    view.append(element("div", { class: "title" }, element("h1", {}, "Map"), element("span", { class: "pager" }, element("label", { class: "inline" }, "colour by ", select), field, lassoButton, home, png)),
-      element("p", { class: "note" }, count < site.tokens ? `A random ${number(count)} of ${number(site.tokens)} tokens. ` : `All ${number(count)} tokens. `, "UMAP of the graph that the clusters come from: nearness means something, far distances and the size of islands nothing. Colours repeat; a grey token is in no cluster."),
+    view.append(element("div", { class: "title" }, element("h1", {}, "Map"), element("span", { class: "pager" }, element("label", { class: "inline" }, "colour by ", select), field, lassoButton, closer(1.5, "+", "Closer"), closer(1 / 1.5, "−", "Farther"), home, png)),
+      element("p", { class: "note" }, count < site.tokens ? `A random ${number(count)} of ${number(site.tokens)} tokens. ` : `All ${number(count)} tokens. `, "UMAP of the graph that the clusters come from: nearness means something, far distances and the size of islands nothing."), legend,
       element("div", { class: "mapbox" }, element("div", { class: "stage" }, canvas, over, tip), side));
     tip.hidden = true;
     view.addEventListener("shown", () => {

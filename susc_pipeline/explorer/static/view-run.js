@@ -1,9 +1,10 @@
 // What was run, and how far its numbers can be trusted.
 "use strict";
 (() => {
-  const { element, number, fixed, charts } = explorer;
+  const { element, number, fixed, charts } = explorer, term = explorer.terms.fact;
 
   const column = (table, name) => { const i = table.columns.indexOf(name); return table.rows.map((row) => row[i] ?? NaN); };
+  const named = (names) => names.map((name) => explorer.site.components[explorer.components.numbered(name)]);
   const whole = (table, caption, file, titles = {}) => element("details", {}, element("summary", {}, `Table: ${caption}`), explorer.table(caption, table.columns.map((name) => ({ name: name.replaceAll("_", " "), title: titles[name] })), table.rows, { file }));
 
   function traces(found) {
@@ -26,7 +27,6 @@
 
   explorer.views.run = async (view) => {
     const run = await explorer.load("run"), { site } = explorer, t = run.tables;
-    const term = (name, text) => element("div", {}, element("dt", {}, name), element("dd", {}, text));
     const seconds = Object.entries(run.seconds).sort((a, b) => b[1] - a[1]);
     const total = seconds.reduce((sum, [, s]) => sum + s, 0);
     const comparison = (await explorer.load("compare"))[0];
@@ -36,7 +36,7 @@
         term("tokens", number(site.tokens)), term("components", number(site.components.length)), term("estimator", run.settings.susceptibility.estimator), term("seconds", seconds.length ? number(Math.round(total)) : "–")),
       settings(run),
       element("section", {}, element("h2", {}, "Chains"), element("div", { class: "pair" },
-        charts.heatmap(column(t.chains, "component"), column(t.chains, "llc"), column(t.chains, "llc_error"), { caption: "Local learning coefficient", name: "llc", signed: false, unit: "LLC", errorMeaning: "1.96 standard errors over chains" }),
+        charts.heatmap(named(column(t.chains, "component")), column(t.chains, "llc"), column(t.chains, "llc_error"), { caption: "Local learning coefficient", name: "llc", signed: false, unit: "LLC", errorMeaning: "1.96 standard errors over chains" }),
         traces(run.traces)),
         whole(t.chains, "Convergence of the chains, and reliability of the response directions", "chains", { r_hat: "1 where chains agree; above about 1.1 they do not", effective_share: "effective sample size over number of draws" })),
       element("section", {}, element("h2", {}, "Reliability"), element("div", { class: "pair" }, ...["component", "pc"].map((kind) => {
@@ -61,7 +61,7 @@
       })), whole(t.leakage, "CKA and Jaccard beside chance", "leakage")),
       element("section", {}, element("h2", {}, "What a susceptibility is here"), element("p", {}, explorer.visible(run.meaning)), whole(t.regime, "Regime of each component: what decides its susceptibilities", "regime", { controlled_share: "2 LLC over the number of weights: the directions that the loss controls", prior_slope: "linear response over that of chains at nβ = 0" })),
       element("section", {}, element("h2", {}, "Negative control and whitening"), element("div", { class: "pair" },
-        t.negative_control.rows.length ? charts.heatmap(column(t.negative_control, "component"), column(t.negative_control, "slope"), column(t.negative_control, "slope_error").map((e) => 1.96 * e), { caption: "Change of the mean excess loss from nβ = 0 to nβ, over nβ times the susceptibility: 1 where both agree", name: "negative-control", signed: false, unit: "slope", errorMeaning: "1.96 standard errors over chains" }) : element("p", { class: "note" }, "No negative control was sampled (sampling.negative_control)."),
+        t.negative_control.rows.length ? charts.heatmap(named(column(t.negative_control, "component")), column(t.negative_control, "slope"), column(t.negative_control, "slope_error"), { caption: "Change of the mean excess loss from nβ = 0 to nβ, over nβ times the susceptibility: 1 where both agree", name: "negative-control", signed: false, unit: "slope", errorMeaning: "1.96 standard errors over chains" }) : element("p", { class: "note" }, "No negative control was sampled (sampling.negative_control)."),
         element("div", {}, element("p", {}, `Without whitening ${number(comparison.clusters)} clusters, with it ${number(site.clusters)}; adjusted Rand index ${fixed(comparison.rand)}; ${number(Array.from(survivors).filter((v) => v >= 0.5).length)} clusters keep a match of Jaccard 0.5 or more.`), element("p", {}, element("a", { href: "#/compare" }, "Compare")))),
         t.negative_control.rows.length ? whole(t.negative_control, "Negative control", "negative-control") : null),
       element("section", {}, element("h2", {}, "Calibration"), whole(t.calibration, "Settings tried, and the verdict on each", "calibration")),

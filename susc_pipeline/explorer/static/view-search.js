@@ -25,6 +25,9 @@
     return { found: files.flat().filter(([key]) => key.toLowerCase().includes(text.toLowerCase())), cut: false };
   }
 
+  // Components whose name begins with the text, or that are described by it.
+  const components = (text) => (text ? explorer.components.all().filter((one) => one.name.toLowerCase().startsWith(text) || (text.length > 2 && explorer.components.described(one).toLowerCase().includes(text))) : []);
+
   explorer.views.search = async (view, parts, query) => {
     const raw = query.get("q") ?? "", { site } = explorer;
     document.getElementById("query").value = raw;
@@ -40,6 +43,8 @@
     view.append(element("div", { class: "title" }, element("h1", {}, "Search: ", element("code", {}, element("bdi", {}, visible(text, { spaces: true })))),
       element("label", { class: "inline" }, element("input", { type: "checkbox", checked: exact, onchange: (e) => { if (e.target.checked) query.set("exact", "1"); else query.delete("exact"); location.hash = `#/search?${query}`; } }), " exact")));
     if (numbered && Number(numbered[1]) < site.clusters) view.append(element("p", {}, element("a", { href: `#/cluster/${numbered[1]}` }, `Cluster ${numbered[1]}`)));
+    const named = components(text.trim().toLowerCase());
+    if (named.length) view.append(element("h2", {}, `Components (${number(named.length)})`), element("p", {}, named.slice(0, 60).flatMap((one) => [element("a", { href: explorer.components.address(one), class: "chip" }, one.name, element("small", {}, ` ${explorer.components.described(one)}`)), " "])));
     const examples = await Promise.all(tokens.slice(0, 12).map(([, , , , clusters]) => Promise.all(clusters.slice(0, 3).map(async (c) =>
       element("li", {}, element("a", { href: `#/cluster/${c}` }, `${c}`), await explorer.example(c))))));
     view.append(element("h2", {}, `Tokens (${number(tokens.length)}${cut ? "; more begin so, type more of it" : ""})`),

@@ -52,11 +52,11 @@
     more.hidden = near.length <= 10;
     more.addEventListener("click", () => { add(10, near.length); more.hidden = true; });
     const limit = charts.largest([...predicted, ...(sampled ? sampled.value : [])]);
-    return element("aside", { class: "tokencard", "aria-label": "Chosen token" },
+    return element("aside", { class: "tokencard", "aria-label": "Chosen token" }, element("a", { class: "button close", href: location.hash.replace(/^(#\/text\/\d+)\/\d+/, "$1") }, "close"),
       element("h2", {}, element("code", {}, element("bdi", {}, explorer.tokenShown(found.tokens[position])))),
       element("p", {}, cluster >= 0 ? element("a", { href: `#/cluster/${cluster}` }, `cluster ${cluster}`) : "in no cluster", `, loss ${fixed(found.losses[position - 1], 2)} nats, token ${number(found.start + position)} of `, element("bdi", {}, visible(found.document))),
-      charts.heatmap(site.components, predicted, null, { caption: `Susceptibility by ${explorer.visible(site.source)}`, name: `token-${context}-${position}`, unit: "standard deviations over tokens", limit }),
-      sampled ? charts.heatmap(site.components, sampled.value, sampled.error, { caption: "Measured, with Monte-Carlo error", name: `token-${context}-${position}-measured`, unit: "standard deviations over tokens", limit, errorMeaning: "1.96 standard errors over chains" }) : element("p", { class: "note" }, "Not sampled: this token has a prediction only."),
+      charts.heatmap(site.components, predicted, null, { caption: `Susceptibility by ${explorer.visible(site.source)}`, name: `token-${context}-${position}`, unit: "standard deviations over tokens", limit, href: explorer.components.address }),
+      sampled ? charts.heatmap(site.components, sampled.value, sampled.error, { caption: "Measured, with Monte-Carlo error", name: `token-${context}-${position}-measured`, unit: "standard deviations over tokens", limit, errorMeaning: "1.96 standard errors over chains", href: explorer.components.address }) : element("p", { class: "note" }, "Not sampled: this token has a prediction only."),
       element("h3", {}, `Its ${near.length} neighbours`), element("p", { class: "note" }, "Strongest edges of the graph that the clusters come from."), list, more);
   }
 
@@ -69,12 +69,12 @@
     const { found: entries } = await explorer.documentEntries("documents", found.document);
     const contexts = entries.find(([name]) => name === found.document)?.[1] ?? [chosen];
     let by = query.get("color") ?? "cluster";
-    const legend = element("p", { class: "note" });
+    const legend = element("div", { class: "note legend" });
     const body = element("div", { class: "texts" });
     const side = element("div", { class: "side" });
     const select = element("select", { "aria-label": "Colour by" },
       element("option", { value: "cluster" }, "cluster"), element("option", { value: "loss" }, "loss"),
-      element("optgroup", { label: `component (${explorer.visible(site.source)})` }, site.components.map((name, i) => element("option", { value: `component-${i}` }, name))),
+      element("optgroup", { label: `component (${explorer.visible(site.source)})` }, explorer.components.options((_, i) => `component-${i}`)),
       element("optgroup", { label: "principal component" }, Array.from({ length: site.pcs }, (_, i) => element("option", { value: `pc-${i}` }, `PC${i + 1}`))));
     select.value = by;
     if (select.selectedIndex < 0) { by = "cluster"; select.value = by; }
@@ -82,29 +82,30 @@
 
     async function draw() {
       const [kind, index] = by.split("-");
-      legend.textContent = { cluster: "A tint is a cluster (tints repeat); no tint: in none. Choose a token to open its card.", loss: "Darker or, on dark, lighter: higher loss, up to 10 nats.",
-        component: "Blue: expression; orange: suppression; full colour at 3 standard deviations from the mean token.", pc: "Blue below, orange above the mean; full colour at 3 standard deviations." }[kind];
+      const spread = kind === "pc" ? site.basis.scores[Number(index)] : 1, scale = (signed, limit, unit) => explorer.charts.colorBar({ signed, limit, unit });
+      const name = { loss: "loss", component: site.components[Number(index)]?.name, pc: `PC${Number(index) + 1}` }[kind];
+      legend.replaceChildren({ cluster: () => "A tint is a cluster (tints repeat); no tint: in none. Choose a token to open its card.", loss: () => scale(false, 10, "loss in nats"),
+        component: () => scale(true, 3, `${name} by ${visible(site.source)}, standard deviations from the mean token`), pc: () => scale(true, 3 * spread, `score on ${name}`) }[kind]());
       const blocks = await Promise.all(contexts.map(async (context) => {
         const { tokens, clusters, losses, start } = await explorer.contextOf(context);
         const scores = kind === "component" || kind === "pc" ? await scoresOf(context) : null;
-        const spread = kind === "pc" ? site.basis.scores[Number(index)] : 1;
         const line = element("p", { class: "text", dir: "auto" });
         tokens.forEach((id, i) => {
           const text = visible(explorer.tokenText(id)).replaceAll("⏎", "⏎\n");
           if (i === 0) { line.append(element("span", { class: "first" }, text)); return; }
           const cluster = clusters[i - 1];
           let channels = null;
+          const value = kind === "component" ? componentOf(scores, i - 1, Number(index)) : kind === "pc" ? scores[(i - 1) * site.pcs + Number(index)] : null;
           if (kind === "cluster") channels = cluster >= 0 ? colors.tintChannels(cluster) : null;
           else if (kind === "loss") channels = colors.sequentialChannels(losses[i - 1] / 10);
-          else if (kind === "component") channels = colors.divergingChannels(componentOf(scores, i - 1, Number(index)) / 3);
-          else channels = colors.divergingChannels(scores[(i - 1) * site.pcs + Number(index)] / (3 * spread));
+          else channels = colors.divergingChannels(value / (3 * spread));
           const here = context === chosen && i === position;
           const node = element("a", { href: `#/text/${context}/${i}${by === "cluster" ? "" : `?color=${by}`}`, class: here ? "t here" : "t", tabIndex: here || (position === null && context === contexts[0] && i === 1) ? 0 : -1,
-            title: `${explorer.tokenShown(id)}  ${cluster >= 0 ? `cluster ${cluster}` : "no cluster"}, loss ${fixed(losses[i - 1], 2)}` }, text);
+            title: `${explorer.tokenShown(id)}  ${cluster >= 0 ? `cluster ${cluster}` : "no cluster"}, loss ${fixed(losses[i - 1], 2)}${value === null ? "" : `, ${name} ${fixed(value, 2)}`}` }, text);
           if (channels) { node.style.backgroundColor = colors.text(channels); node.style.color = colors.ink(channels); }
           line.append(node);
         });
-        return element("section", { class: "context-block" }, element("h3", {}, `tokens ${number(start)}–${number(start + tokens.length - 1)}`), line);
+        return element("section", { class: "context-block" }, element("h2", {}, `tokens ${number(start)}–${number(start + tokens.length - 1)}`), line);
       }));
       body.replaceChildren(...blocks);
       view.querySelector(".here")?.focus({ preventScroll: true });
