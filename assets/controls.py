@@ -24,7 +24,12 @@ CONTROL_SHARE = 10  # one context in so many of a withheld shard is measured aga
 CONTROL_DRAWS = 4
 
 
-@dg.asset(group_name=GROUP, kinds={"pytorch", "numpy"}, code_version=version(1, "sampling", "regime"), pool=pools.GPU)
+@dg.asset(
+    group_name=GROUP,
+    kinds={"pytorch", "numpy"},
+    code_version=version(1, "sampling", "regime", "components"),
+    pool=pools.GPU,
+)
 def regime(
     context: dg.AssetExecutionContext,
     language_model: LanguageModelFolder,
@@ -64,7 +69,7 @@ def regime(
     ins={name: dg.AssetIn(partition_mapping=WITHHELD) for name in ("token_shards", "ground_truth_susceptibilities")},
     group_name=GROUP,
     kinds={"pytorch", "numpy"},
-    code_version=version(3, "sampling", "susceptibility"),
+    code_version=version(3, "sampling", "susceptibility", "components"),
     pool=pools.GPU,
 )
 def negative_control(

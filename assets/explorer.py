@@ -69,7 +69,7 @@ def map_layout(
     return dg.MaterializeResult(value=frame, metadata={"dagster/row_count": frame.height, "edges": graph.nnz // 2})
 
 
-@dg.asset(group_name=GROUP, kinds={"polars"}, code_version=version(1, "model", "sampling"))
+@dg.asset(group_name=GROUP, kinds={"polars"}, code_version=version(1, "model", "sampling", "components"))
 def component_table(
     language_model: LanguageModelFolder,
     pca_basis: PCABasis,

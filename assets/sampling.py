@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 from pathlib import Path
 
 import dagster as dg
@@ -36,7 +37,7 @@ DIRECTED_BY = ("sampling", "directions", *(["linear_response"] if EXPERIMENT.lin
 @dg.asset(
     group_name=GROUP,
     kinds={"pytorch", "safetensors"},
-    code_version=version(2, *DIRECTED_BY),
+    code_version=version(2, *DIRECTED_BY, "components"),
     pool=pools.GPU,
 )
 def response_directions(
@@ -74,7 +75,8 @@ def response_directions(
         n_scores,
     )
     own = dataclasses.replace(folder, share=None)  # of no use to others once the components are there
-    rest_names = [f"rest-{chain:02d}" for chain in range(n_chains)]
+    of_choice = hashlib.sha256(" ".join(component.name for component in found).encode()).hexdigest()[:8]
+    rest_names = [f"rest-{of_choice}-{chain:02d}" for chain in range(n_chains)]
     chains_missing = [chain for chain, name in enumerate(rest_names) if missing and own.damage(name)]
     resting = executor.map(functools.partial(direction_task.rest_finder, task), chains_missing)
     for chain, (rest, score) in progress.track(context, resting, "gradients at w*", len(chains_missing)):
@@ -91,8 +93,9 @@ def response_directions(
     for component, (directions, diagnostics) in progress.track(context, risen, "components", len(missing)):
         with folder.writing(component.name) as place:
             direction_files.save(place, model, component, directions, diagnostics, digest=digest)
-    for name in rest_names:
-        own.remove(name)
+    for name in own.components():
+        if name.startswith("rest-"):
+            own.remove(name)
     reached = [direction_files.diagnostics(folder.file(c.name)).reliability for c in found]
     metadata = {"components": len(found), "mean_reliability": float(np.mean(reached)), "least": float(np.min(reached))}
     return dg.MaterializeResult(value=folder, metadata=metadata)
@@ -127,7 +130,7 @@ def population_of(frame: pl.LazyFrame, role: str, n_chains: int, *, limit: int |
     partitions_def=GROUND_TRUTH_SHARDS,
     group_name=GROUP,
     kinds={"pytorch", "parquet"},
-    code_version=version(4, "sampling", "susceptibility"),
+    code_version=version(4, "sampling", "susceptibility", "components"),
     pool=pools.GPU,
 )
 def sgld_samples(
@@ -189,7 +192,9 @@ DESCRIPTIONS = {
 @dg.multi_asset(
     partitions_def=GROUND_TRUTH_SHARDS,
     outs={
-        name: dg.AssetOut(kinds={"numpy", "polars"}, code_version=version(2, "susceptibility"), description=text)
+        name: dg.AssetOut(
+            kinds={"numpy", "polars"}, code_version=version(2, "susceptibility", "components"), description=text
+        )
         for name, text in DESCRIPTIONS.items()
     },
     group_name=GROUP,
@@ -228,7 +233,7 @@ def estimate_susceptibilities(
     partitions_def=SHARDS,
     group_name=GROUP,
     kinds={"pytorch", "parquet"},
-    code_version=version(2, "linear_response"),
+    code_version=version(2, "linear_response", "components"),
     pool=pools.GPU,
 )
 def linear_response(

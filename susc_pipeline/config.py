@@ -411,14 +411,17 @@ class ExperimentConfig:
         """Sixteen hexadecimal digits that change with any value in the named sections, or in all of them.
 
         The seed always counts; the device and who does the work never do, for they may not decide a number. A choice of
-        components and a target of the rise count where they are given.
+        components is a section of its own, `components`: the model is the same whatever is chosen of it. That choice and a
+        target of the rise count where they are given.
         """
         content = dataclasses.asdict(self)
         del content["execution"]
+        content["components"] = content["model"].pop("components")
         chosen = {key: content[key] for key in (*(sections or content), "seed")}
         if "model" in chosen:
-            counted = {key: value for key, value in chosen["model"].items() if key != "device"}
-            chosen["model"] = {key: value for key, value in counted.items() if key != "components" or value}
+            chosen["model"] = {key: value for key, value in chosen["model"].items() if key != "device"}
+        if not chosen.get("components"):
+            chosen.pop("components", None)
         if "sampling" in chosen:
             counted = chosen["sampling"]
             chosen["sampling"] = {key: value for key, value in counted.items() if key != "target_rise" or value}

@@ -53,11 +53,17 @@ def test_digests_cover_their_sections_the_seed_and_not_the_device(tmp_path):
     )
     moved = dataclasses.replace(base, model=dataclasses.replace(base.model, device="cuda:1"))
     assert moved.digest() == base.digest()
+    fewer = dataclasses.replace(base, model=dataclasses.replace(base.model, components=("L*H*",)))
+    assert fewer.digest("model") == base.digest("model") and fewer.digest() != base.digest()
+    assert fewer.digest("sampling", "components") != base.digest("sampling", "components") == base.digest("sampling")
+    fitted = dataclasses.replace(base, sampling=dataclasses.replace(base.sampling, target_rise=0.02))
+    assert fitted.digest("sampling") != base.digest("sampling")
 
 
 def test_every_experiment_that_comes_with_the_project_loads():
-    assert {"tiny", "pythia-14m", "pythia-70m", "pythia-160m", "pythia-410m", "pythia-1.4b"} <= set(experiment.known())
+    pythia = {"pythia-14m", "pythia-70m", "pythia-160m", "pythia-410m", "pythia-1.4b"}
+    assert pythia | {"tiny", "gpt2", "smollm2-135m", "qwen3-0.6b", "gemma-3-270m"} == set(experiment.known())
     for name in experiment.known():
         assert experiment.load(name).name == name
-    with pytest.raises(ValueError, match="unknown experiment 'huge'; known are pythia-1.4b"):
+    with pytest.raises(ValueError, match="unknown experiment 'huge'; known are gemma-3-270m"):
         experiment.load("huge")
