@@ -27,7 +27,7 @@ TABLES = {
     "activations": "activations",
 }
 SINGLE_TABLES = ("population_contexts", "reliability", "aux_correlation", "leakage", "clusters", "cluster_members")
-SINGLE_TABLES += ("cluster_agreement", "regime", "negative_control")
+SINGLE_TABLES += ("cluster_agreement", "cluster_reproducibility", "regime", "negative_control")
 TEXT_OF = """(select coalesce(string_agg(v.text, '' order by w.place), '') from (
         select unnest(c.token_ids[{first}:{last}]) as id, generate_subscripts(c.token_ids[{first}:{last}], 1) as place
     ) w join vocabulary v on v.token_id = w.id)"""

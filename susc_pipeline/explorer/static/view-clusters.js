@@ -6,7 +6,7 @@
   const SORTS = [
     ["cluster", "number", "by rising conductance"], ["size", "size", "tokens"],
     ["conductance", "conductance", "leaving / (leaving + staying) edge weight"],
-    ["foundAgain", "found again", "least share of searches that find the cluster again: from other members, without a tenth of the points, by half of the chains (the lesser of two halves that share nothing); near 0 it may be a piece of the main body"],
+    ["reproducibility", "reproducibility", "largest Jaccard index with a cluster by half of the chains alone, the lesser of two halves that share nothing; 0.5 or more: found again"],
     ["reliability", "reliability", "of the sampled mean profile, between halves that share nothing (Spearman–Brown)"],
     ["survival", "survives", "best Jaccard with a cluster found without whitening"],
     ["deviation", "component", "farthest component, in standard deviations from the mean token"],
@@ -14,7 +14,7 @@
     ["sourceShare", "source", "most frequent source and its share"],
     ["loss", "loss", "mean loss of the members, nats"],
   ];
-  const RANGES = [["size", "size"], ["conductance", "conductance"], ["foundAgain", "found again"], ["reliability", "reliability"], ["survival", "survives"]];
+  const RANGES = [["size", "size"], ["conductance", "conductance"], ["reproducibility", "reproducibility"], ["reliability", "reliability"], ["survival", "survives"]];
 
   function matching(table, query) {
     const { site } = explorer;
@@ -63,14 +63,14 @@
     swatch.style.background = explorer.colors.diverging(deviation / 2);
     const cells = {
       size: number(table.size[cluster]), conductance: fixed(table.conductance[cluster], 3), reliability: fixed(table.reliability[cluster]),
-      foundAgain: fixed(table.foundAgain[cluster], 1), survival: fixed(table.survival[cluster]), loss: fixed(table.loss[cluster]),
+      reproducibility: fixed(table.reproducibility[cluster], 1), survival: fixed(table.survival[cluster]), loss: fixed(table.loss[cluster]),
     };
     return element("tr", { data: { cluster } },
       element("th", { scope: "row" }, element("a", { href: `#/cluster/${cluster}` }, `${cluster}`)),
       element("td", { class: "wide" }, await example(cluster)),
       element("td", { class: "nowrap" }, element("code", {}, element("bdi", {}, explorer.tokenShown(table.token[cluster]))), " ", element("small", {}, `${Math.round(100 * table.tokenShare[cluster])} %`)),
       element("td", { class: "num" }, cells.size), element("td", { class: "num" }, cells.conductance),
-      element("td", { class: "num" }, cells.foundAgain), element("td", { class: "num" }, cells.reliability),
+      element("td", { class: "num" }, cells.reproducibility), element("td", { class: "num" }, cells.reliability),
       element("td", { class: "num" }, cells.survival),
       element("td", { class: "nowrap" }, swatch, ` ${site.components[table.component[cluster]]} `, element("small", {}, fixed(deviation, 1))),
       element("td", { class: "num" }, cells.loss),
@@ -83,10 +83,10 @@
     let page = Math.max(0, Number(query.get("page") ?? 0)), by = query.get("sort") ?? "cluster", falling = query.get("falling") === "1";
     let rows = [], selected = -1;
     const count = element("p", { class: "note", role: "status" });
-    const NUMERIC = new Set(["size", "conductance", "foundAgain", "reliability", "survival", "loss"]);
+    const NUMERIC = new Set(["size", "conductance", "reproducibility", "reliability", "survival", "loss"]);
     const body = element("tbody");
     const head = element("tr");
-    const order = ["cluster", null, "tokenShare", "size", "conductance", "foundAgain", "reliability", "survival", "deviation", "loss", "sourceShare"];
+    const order = ["cluster", null, "tokenShare", "size", "conductance", "reproducibility", "reliability", "survival", "deviation", "loss", "sourceShare"];
     const heads = order.map((key) => {
       const [, name, title] = SORTS.find(([k]) => k === key) ?? [null, "most central member", ""];
       return element("th", { scope: "col", class: key === null ? "wide" : NUMERIC.has(key) ? "num" : "" }, key ? element("button", { type: "button", title, onclick: () => { falling = by === key ? !falling : key !== "cluster" && key !== "conductance"; by = key; page = 0; refresh(); } }, key === "cluster" ? "#" : name) : name);
@@ -120,8 +120,8 @@
       const turn = (to, text, title) => element("button", { type: "button", "aria-label": title, disabled: to < 0 || to >= pages || to === page, onclick: () => { page = to; refresh(); } }, text);
       pager.replaceChildren(turn(0, "«", "First page"), turn(page - 1, "‹", "Previous page"), element("span", {}, `${page + 1} / ${pages}`), turn(page + 1, "›", "Next page"), turn(pages - 1, "»", "Last page"));
     }
-    const COLUMNS = ["cluster", "size", "conductance", "density", "found again", "reliability", "agreement", "survival", "measured members", "token", "token share", "component", "deviation", "source", "source share", "loss"];
-    const csvRows = () => rows.map((i) => [i, table.size[i], table.conductance[i], table.density[i], table.foundAgain[i], table.reliability[i], table.agreement[i], table.survival[i], table.measured[i], explorer.tokenText(table.token[i]), table.tokenShare[i],
+    const COLUMNS = ["cluster", "size", "conductance", "density", "reproducibility", "reliability", "agreement", "survival", "measured members", "token", "token share", "component", "deviation", "source", "source share", "loss"];
+    const csvRows = () => rows.map((i) => [i, table.size[i], table.conductance[i], table.density[i], table.reproducibility[i], table.reliability[i], table.agreement[i], table.survival[i], table.measured[i], explorer.tokenText(table.token[i]), table.tokenShare[i],
       site.components[table.component[i]], table.deviation[i], table.sources[table.source[i]], table.sourceShare[i], table.loss[i]]);
     function select(step) {
       const all = [...body.rows];
