@@ -92,8 +92,8 @@ def find_clusters(
         has_parent = parents != UNCLUSTERED
         parent_size = np.where(has_parent, sets.sizes()[parents], 0)
         parent_conductance = np.where(has_parent, sets.conductance[parents], np.nan)
-        found = (sets.core[chosen], met[chosen], parent_size, parent_conductance, pool.n_cuts, pool.n_visited)
-        return Clustering(*_described(graph, pool.degrees, members), *found)
+        found = (sets.core[chosen], met[chosen], parent_size, parent_conductance)
+        return Clustering(*_described(graph, pool.degrees, members), *found, pool.n_cuts, pool.n_visited)
 
 
 def first_starts(
