@@ -22,13 +22,13 @@ FIRST_BUFFER = 4096
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """What counts as a cluster, and how far each seed looks."""
+    """What counts as a cluster, and how far a cut reaches."""
 
     teleport_probability: float = 0.05
     """Probability, per step of the lazy walk, to return to the seed."""
     tolerance: float = 1e-6
     """PageRank left undistributed at a vertex, at most, per unit of weighted degree (mean degree: knn.n_neighbors), where
-    a seed is looked from most finely."""
+    a token is cut from most finely."""
     min_size: int = 20
     """Tokens of a cluster, at least."""
     max_size: int = 10_000

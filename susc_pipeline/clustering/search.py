@@ -7,7 +7,7 @@ each place is cut once, and what is found depends on no order.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -90,10 +90,15 @@ def find_clusters(
         chosen, members = choose(graph, sets, order, settings)
         parents = nesting.smallest_parents(sets, nested)[chosen]
         has_parent = parents != UNCLUSTERED
-        parent_size = np.where(has_parent, sets.sizes()[parents], 0)
-        parent_conductance = np.where(has_parent, sets.conductance[parents], np.nan)
-        found = (sets.core[chosen], met[chosen], parent_size, parent_conductance)
-        return Clustering(*_described(graph, pool.degrees, members), *found, pool.n_cuts, pool.n_visited)
+        return Clustering(
+            **_described(graph, pool.degrees, members),
+            seed=sets.core[chosen],
+            met=met[chosen],
+            parent_size=np.where(has_parent, sets.sizes()[parents], 0),
+            parent_conductance=np.where(has_parent, sets.conductance[parents], np.nan),
+            n_cuts=pool.n_cuts,
+            n_visited=pool.n_visited,
+        )
 
 
 def first_starts(
@@ -227,12 +232,16 @@ def choose(
     return chosen, kept
 
 
-def _described(graph: sparse.csr_array, degrees: Float[np.ndarray, " vertices"], members: list[np.ndarray]) -> tuple:
-    """Labels, members, size, volume, conductance and density."""
+def _described(
+    graph: sparse.csr_array, degrees: Float[np.ndarray, " vertices"], members: list[np.ndarray]
+) -> dict[str, Any]:
+    """What is known of clusters by their members and the graph alone, as fields of Clustering."""
     labels = np.full(graph.shape[0], UNCLUSTERED, np.int32)
     for number, each in enumerate(members):
         labels[each] = number
-    sizes = np.array([len(each) for each in members], dtype=np.int64)
+    size = np.array([len(each) for each in members], dtype=np.int64)
     volume = np.array([degrees[each].sum() for each in members], dtype=np.float64)
     leaving = np.array([conductance.conductance(graph, each) for each in members], dtype=np.float64)
-    return labels, members, sizes, volume, leaving, (1 - leaving) * volume / np.maximum(sizes * (sizes - 1), 1)
+    density = (1 - leaving) * volume / np.maximum(size * (size - 1), 1)
+    names = ("labels", "members", "size", "volume", "conductance", "density")
+    return dict(zip(names, (labels, members, size, volume, leaving, density), strict=True))
