@@ -26,7 +26,7 @@ MAX_ROUNDS = 8
 AGAIN = 0.5  # Jaccard index from which on a set is found again
 N_ASKED = 8
 N_ASKED_FIRST = 3  # of the eight; a set that none of these finds is not asked further
-LEAST_MET = 0.5
+LEAST_MET = 0.75
 OUTER = 4.0  # times the volume of a set: how far its parent is looked for
 
 
@@ -66,12 +66,12 @@ def find_clusters(
     n_threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Clustering:
-    """Clusters of a graph: the sets that half of their own members find, the better first where they overlap.
+    """Clusters of a graph: the sets that three quarters of their own members find, the better first where they overlap.
 
     Candidates: cuts start from every vertex coarsely, and from one of 30 and one of 300, evenly spaced by weighted degree, ten
     and a hundred times as finely, for a large cluster has many starts. They are followed from core to core while conductance
     falls. Representative: of sets with a Jaccard index of three quarters the one that leaks least. Confirmation: cuts from
-    eight members, evenly spaced from core to edge, must find the set again (Jaccard a half), four at least and one of the
+    eight members, evenly spaced from core to edge, must find the set again (Jaccard a half), six at least and one of the
     first three: pieces of the main body or of a longer cluster are different ones from each member. Parents: the set of least
     conductance at any scale around each core, where it is another one and is confirmed; a set gives way to two or more
     disjoint children, each four fifths inside it, that hold more than half of it. Rank: sets that give way last, else the
@@ -168,7 +168,7 @@ def surroundings(pool: CutPool, sets: Sets) -> Sets:
 
 
 def confirmed(pool: CutPool, sets: Sets, separation: float) -> tuple[Sets, Float[np.ndarray, " sets"]]:
-    """Of the representatives of sets those that half of the members asked find again, and the share of each that does."""
+    """The representatives of sets that three quarters of the members asked find again, and the share of each that does."""
     sets = sets.take(nesting.representatives(sets, len(pool.degrees)))
     met = met_shares(pool, sets, separation)
     return sets.take(np.flatnonzero(met >= LEAST_MET)), met[met >= LEAST_MET]
