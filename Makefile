@@ -150,7 +150,7 @@ bench-scaling: install ## Measure time and memory of sampling against tokens, dr
 bench-llc: install ## Compare local learning coefficients with the published convention
 	$(BIN)/python benchmarks/llc.py
 
-bench-repeatability: run ## What rounding and the order of seeds do to the clusters
+bench-repeatability: run ## What rounding and the order of the tokens do to the clusters
 	$(BIN)/python benchmarks/repeatability.py
 
 bench-kernels: run ## Vary the kernel and the neighbours of the graph on the run's vectors

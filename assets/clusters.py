@@ -10,7 +10,7 @@ from assets.partitions import EVERY_SHARD, version
 from resources.language_model import LanguageModelFolder
 from resources.storage import Store
 from susc_pipeline import schema, seeds
-from susc_pipeline.clustering import agreement, blocks, knn, reading, search, stability
+from susc_pipeline.clustering import agreement, blocks, knn, reading, reproducibility, search
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.model.pretrained import token_texts
 from susc_pipeline.representation import moments, pca, whitening
@@ -18,11 +18,13 @@ from susc_pipeline.representation.pca import PCABasis
 
 GROUP = "e_clusters"
 DESCRIPTIONS = {
-    "clusters": "Local-PageRank clusters of tokens (Andersen, Chung and Lang 2006): size, conductance, volume, density, "
-    "seed, and how often each is found again; numbered by rising conductance = leaving / (leaving + staying) edge weight. "
+    "clusters": "Local-PageRank clusters of tokens (Andersen, Chung and Lang 2006): size, conductance, volume, density, seed, "
+    "and reproducibility: best Jaccard index with a cluster by half of the chains, the lesser of both halves. Numbered by "
+    "rising conductance = leaving / (leaving + staying) edge weight. "
     "Read them in the explorer, a static site: its path is in the metadata, `make explore` serves it.",
     "cluster_members": "The tokens of each cluster, most central first, with the shard that each is in.",
 }
+SHARES = {"halves_matched": False, "halves_matched_by_chance": True}
 ALL_WHITENED = {"whitened_susceptibilities": dg.AssetIn(partition_mapping=EVERY_SHARD)}
 
 
@@ -80,10 +82,40 @@ def half_graph_asset(half: str) -> dg.AssetsDefinition:
 half_a_knn_graph, half_b_knn_graph = half_graph_asset("a"), half_graph_asset("b")
 
 
+def half_clusters_asset(half: str) -> dg.AssetsDefinition:
+    """The clusters by one half of the chains."""
+
+    @dg.asset(
+        name=f"half_{half}_cluster_members",
+        ins={**ALL_WHITENED, "graph": dg.AssetIn(f"half_{half}_knn_graph")},
+        group_name=GROUP,
+        kinds={"numpy", "parquet"},
+        code_version=version(1, "clustering"),
+        description=f"The tokens of the clusters that the same search finds in the graph by half {half} of the chains.",
+        pool=pools.MEMORY,
+    )
+    def members_of_half(
+        context: dg.AssetExecutionContext,
+        whitened_susceptibilities: dict[str, pl.LazyFrame],
+        graph: sparse.csr_array,
+        experiment: dg.ResourceParam[ExperimentConfig],
+    ) -> dg.MaterializeResult[pl.DataFrame]:
+        report = progress.reporter(context, "tokens cut from")
+        found = search.find_clusters(graph, experiment.clustering, progress=report)
+        members = reading.member_table(found, schema.stack(whitened_susceptibilities, "whitened"))
+        metadata = {"clusters": len(found.size), "dagster/row_count": members.height}
+        return dg.MaterializeResult(value=members, metadata=metadata)
+
+    return members_of_half
+
+
+half_a_cluster_members, half_b_cluster_members = half_clusters_asset("a"), half_clusters_asset("b")
+
+
 @dg.multi_asset(
     ins={**ALL_WHITENED, "token_shards": dg.AssetIn(partition_mapping=EVERY_SHARD)},
     outs={
-        name: dg.AssetOut(kinds={"numpy", "parquet"}, code_version=version(7, "clustering"), description=text)
+        name: dg.AssetOut(kinds={"numpy", "parquet"}, code_version=version(8, "clustering"), description=text)
         for name, text in DESCRIPTIONS.items()
     },
     group_name=GROUP,
@@ -95,25 +127,25 @@ def find_clusters(
     token_shards: dict[str, pl.LazyFrame],
     whitened_susceptibilities: dict[str, pl.LazyFrame],
     knn_graph: sparse.csr_array,
-    half_a_knn_graph: sparse.csr_array,
-    half_b_knn_graph: sparse.csr_array,
+    half_a_cluster_members: pl.DataFrame,
+    half_b_cluster_members: pl.DataFrame,
     experiment: dg.ResourceParam[ExperimentConfig],
     store: dg.ResourceParam[Store],
 ):
-    """Seed by seed: personalised PageRank, sweep, cluster, until every token is visited."""
-    rng = np.random.default_rng(seeds.sequence(experiment.seed, "clusters"))
-    report = progress.reporter(context, "tokens visited")
-    found = search.find_clusters(knn_graph, experiment.clustering, rng, progress=report)
+    """From every token: personalised PageRank, sweep, again from the core; then the sets that their own members find."""
+    report = progress.reporter(context, "tokens cut from")
+    found = search.find_clusters(knn_graph, experiment.clustering, progress=report)
     tokens = schema.stack(whitened_susceptibilities, "whitened")
-    stable = stability.stability(knn_graph, (half_a_knn_graph, half_b_knn_graph), found, experiment.clustering, rng)
-    table, members = reading.cluster_table(found, stable, tokens), reading.member_table(found, tokens)
+    halves = [reading.labels(half, tokens) for half in (half_a_cluster_members, half_b_cluster_members)]
+    again = reproducibility.reproducibility(found.labels, *halves, n_clusters=len(found.size))
+    table, members = reading.cluster_table(found, again, tokens), reading.member_table(found, tokens)
     contexts = pl.concat([token_shards[shard] for shard in sorted(token_shards)]).collect()
     loaded = language_model.load(experiment.model)
     texts = token_texts(loaded.tokenizer, loaded.model.vocabulary_size)
     best = plots.best_clusters(table, members, contexts, texts)
     counts = {"clusters": table.height, "clustered_tokens": members.height, "tokens": len(tokens.values)}
-    counts |= {"looks": found.n_looks, "edges_visited": found.n_visited, "edges_visited_in_vain": found.n_wasted}
-    counts |= {name: float(values.mean()) for name, values in stable._asdict().items() if len(values)}
+    counts |= {"cuts": found.n_cuts, "edges_visited": found.n_visited}
+    counts |= {"reproduced": int(np.sum(again >= agreement.MATCH))}
     page = dg.MetadataValue.path(store.page())
     metadata = {**counts, "explorer": page, "best": best, "sizes": plots.clusters(table)}
     yield dg.Output(table, "clusters", metadata=metadata)
@@ -124,7 +156,7 @@ def find_clusters(
     ins={"predicted_susceptibilities": dg.AssetIn(partition_mapping=EVERY_SHARD)},
     group_name=GROUP,
     kinds={"numpy", "parquet"},
-    code_version=version(6, "knn", "clustering"),
+    code_version=version(7, "knn", "clustering"),
     pool=pools.MEMORY,
 )
 def unwhitened_cluster_members(
@@ -139,13 +171,11 @@ def unwhitened_cluster_members(
     The metadata hold the adjusted Rand index with the whitened ones (Hubert and Arabie 1985): 1 equal, about 0 unrelated.
     """
     tokens = schema.stack(predicted_susceptibilities, "prediction")
-    graph_rng, search_rng = (
-        np.random.default_rng(seeds.sequence(experiment.seed, name, "unwhitened")) for name in ("knn_graph", "clusters")
-    )
-    report = progress.reporter(context, "tokens visited")
+    rng = np.random.default_rng(seeds.sequence(experiment.seed, "knn_graph", "unwhitened"))
+    report = progress.reporter(context, "tokens cut from")
     with store.scratch("unwhitened_cluster_members") as folder:
-        graph = blocks.knn_graph(tokens.values, experiment.knn, graph_rng, folder)
-    found = search.find_clusters(graph, experiment.clustering, search_rng, progress=report)
+        graph = blocks.knn_graph(tokens.values, experiment.knn, rng, folder)
+    found = search.find_clusters(graph, experiment.clustering, progress=report)
     whitened = reading.labels(cluster_members, tokens)
     metadata = {
         "clusters": len(found.size),
@@ -163,7 +193,7 @@ def unwhitened_cluster_members(
     },
     group_name=GROUP,
     kinds={"numpy", "polars"},
-    code_version=version(6, "knn", "clustering", "representation"),
+    code_version=version(7, "knn", "clustering", "representation"),
     pool=pools.MEMORY,
 )
 def cluster_agreement(
@@ -193,10 +223,36 @@ def cluster_agreement(
         spaces[f"{name}, whitened"] = whitening.transform(scores, basis)
     labels = {}
     for name, scores in spaces.items():
-        rngs = [
-            np.random.default_rng(seeds.sequence(experiment.seed, step, name)) for step in ("knn_graph", "clusters")
-        ]
-        graph = knn.knn_graph(scores.astype(np.float32), experiment.knn, rngs[0])
-        labels[name] = search.find_clusters(graph, experiment.clustering, rngs[1]).labels
+        rng = np.random.default_rng(seeds.sequence(experiment.seed, "knn_graph", name))
+        graph = knn.knn_graph(scores.astype(np.float32), experiment.knn, rng)
+        labels[name] = search.find_clusters(graph, experiment.clustering).labels
     frame = agreement.table(labels)
     return dg.MaterializeResult(value=frame, metadata={"dagster/row_count": frame.height})
+
+
+@dg.asset(
+    ins=ALL_WHITENED,
+    group_name=GROUP,
+    kinds={"numpy", "polars"},
+    code_version=version(1),
+)
+def cluster_reproducibility(
+    whitened_susceptibilities: dict[str, pl.LazyFrame],
+    cluster_members: pl.DataFrame,
+    half_a_cluster_members: pl.DataFrame,
+    half_b_cluster_members: pl.DataFrame,
+    experiment: dg.ResourceParam[ExperimentConfig],
+) -> dg.MaterializeResult[pl.DataFrame]:
+    """How many clusters come again from halves of the chains that share nothing, and how many chance alone would match.
+
+    Share of clusters with a match of Jaccard |A and B| / |A or B| >= 1/2, both ways, and adjusted mutual information over all
+    tokens (Vinh, Epps and Bailey 2010). Chance: the second's labels permuted among the occurrences of each token.
+    """
+    tokens = schema.stack(whitened_susceptibilities, "whitened")
+    members = {"all chains": cluster_members, "half a": half_a_cluster_members, "half b": half_b_cluster_members}
+    labels = {name: reading.labels(each, tokens) for name, each in members.items()}
+    rng = np.random.default_rng(seeds.sequence(experiment.seed, "cluster_reproducibility"))
+    frame = reproducibility.table(labels, tokens.keys["token_id"].to_numpy(), rng)
+    halves = frame.filter(first="half a", second="half b").rows_by_key("is_chance", named=True, unique=True)
+    shares = {name: halves[is_chance]["first_matched"] or 0.0 for name, is_chance in SHARES.items()}
+    return dg.MaterializeResult(value=frame, metadata={"dagster/row_count": frame.height, **shares})

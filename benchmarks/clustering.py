@@ -6,6 +6,7 @@
   method for unit weights), interleaved on the same seeds of the same unit-weight graphs, one thread; edge visits a second
   beside the machine's random accesses a second, and two threads against one.
 - truth: planted clusters of each kind recovered, and false ones, with the defaults, over worlds of several sizes.
+- shapes: clusters drawn out along one to three directions, twins, and clouds without clusters: the same two shares.
 - baselines: HDBSCAN, EVoC, Leiden and k-means on the same whitened points, quality and time.
 - choices: kernels, neighbours and the approximate graph on the same worlds.
 - scale: whitening, graph and search at growing size, each in a process of its own: seconds and peak memory.
@@ -35,7 +36,7 @@ import numpy as np
 sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent.parent / "tests")]
 
 import planted  # noqa: E402
-from susc_pipeline.clustering import agreement, blocks, conductance, knn, looks, neighbors, pagerank, search  # noqa: E402
+from susc_pipeline.clustering import agreement, blocks, conductance, knn, local_cluster, neighbors, pagerank, search  # noqa: E402
 from susc_pipeline.representation import moments, whitening  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results" / "clustering.json"
@@ -66,7 +67,9 @@ def quality(world: planted.Planted, labels: np.ndarray) -> dict:
         "planted": len(matched),
         "false": int(np.sum(of_found < 0.3)),
         "found": len(of_found),
-        "by_kind": {k: [int(np.sum(matched[kinds == k] >= 0.8)), int(np.sum(kinds == k))] for k in planted.KINDS},
+        "by_kind": {
+            k: [int(np.sum(matched[kinds == k] >= 0.8)), int(np.sum(kinds == k))] for k in dict.fromkeys(world.kinds)
+        },
         "adjusted_rand_index": agreement.adjusted_rand_index(truth, labels),
     }
 
@@ -103,7 +106,7 @@ def part_speed(options) -> dict:
 def _race(n_points, k, teleport, tolerance, theirs, ours, space, n_repeats) -> dict:
     """Interleaved repeats on the same seeds: as many as the peer does in a while, and ours as often as takes as long."""
     order = np.random.default_rng(k).permutation(n_points)
-    settings = looks.SearchSettings(teleport_probability=teleport, tolerance=tolerance)
+    settings = local_cluster.SearchSettings(teleport_probability=teleport, tolerance=tolerance)
     push_and_sweep(ours, order[:1], settings, space)
     peer.library()  # compiled before the clock runs
     ratios, peers, own, visits = [], [], [], []
@@ -181,7 +184,7 @@ def part_threads(options) -> dict:
     """Wall time of the same seeds on one thread and on two, interleaved."""
     near = graph_of_size(options.speed_sizes[0], 32)
     walk = pagerank.walk(knn.graph_of_neighbors(near, kernel="self_tuning"))
-    settings = looks.SearchSettings(tolerance=1e-5)
+    settings = local_cluster.SearchSettings(tolerance=1e-5)
     seeds = np.random.default_rng(0).permutation(len(walk.degrees))[:2000]
     spaces = [pagerank.workspace(walk) for _ in range(2)]
     ratios = []
@@ -201,7 +204,7 @@ def cluster(points: np.ndarray, settings: knn.KNNSettings | None = None, **chang
     started = time.perf_counter()
     graph = knn.knn_graph(points, settings or knn.KNNSettings(), np.random.default_rng(0))
     between = time.perf_counter()
-    found = search.find_clusters(graph, looks.SearchSettings(**changes), np.random.default_rng(0))
+    found = search.find_clusters(graph, local_cluster.SearchSettings(**changes))
     return found, {"graph_seconds": between - started, "search_seconds": time.perf_counter() - between}
 
 
@@ -211,7 +214,7 @@ def part_truth(options) -> dict:
         world = world_of(n_points, (16, 32, 64)[number % 3], number)
         found, seconds = cluster(whitened(world))
         row = {"points": n_points, "dimensions": world.points.shape[1], "seed": number}
-        row |= {**quality(world, found.labels), **seconds, "wasted": found.n_wasted / found.n_visited}
+        row |= {**quality(world, found.labels), **seconds, "edges_visited": found.n_visited}
         rows.append(row)
         print(json.dumps(row), flush=True)
     return {"rows": rows, **summary(rows)}
@@ -224,9 +227,31 @@ def summary(rows: list[dict]) -> dict:
         "false_clusters": total["false"] / max(total["found"], 1),
         "by_kind": {
             kind: sum(row["by_kind"][kind][0] for row in rows) / sum(row["by_kind"][kind][1] for row in rows)
-            for kind in planted.KINDS
+            for kind in rows[0]["by_kind"]
         },
     }
+
+
+def part_shapes(options) -> dict:
+    """Stretched clusters, twins, and clouds without clusters, two worlds of each in 16 and 32 dimensions."""
+    found = {}
+    for name, plant, n_clusters in (("elongated", planted.stretched, 60), ("twins", planted.nested, 40)):
+        rows = []
+        for number, n_dimensions in enumerate(2 * (16, 32)):
+            world = plant(options.shapes_size, n_dimensions, n_clusters, np.random.default_rng(300 + number))
+            clustering, seconds = cluster(whitened(world))
+            rows.append({"dimensions": n_dimensions, **quality(world, clustering.labels), **seconds})
+            rows[-1]["with_parent"] = int(np.sum(clustering.parent_size > 0))
+            print(name, json.dumps(rows[-1]), flush=True)
+        found[name] = {"rows": rows, **summary(rows)}
+    rng = np.random.default_rng(0)
+    clouds = [
+        rng.uniform(size=(4000, 8)),
+        rng.normal(size=(6000, 4)),
+        planted.student_cloud(options.shapes_size, 16, rng),
+    ]
+    empty = [len(cluster(points.astype(np.float32))[0].members) for points in clouds]
+    return {**found, "empty_cloud_clusters": empty}
 
 
 def part_baselines(options) -> dict:
@@ -291,9 +316,7 @@ def part_choices(options) -> dict:
             *((f"{kernel}, k 45", 45, kernel) for kernel in ("gaussian", "inverse_distance", "unit")),
         ]:
             near = neighbors.Neighbors(exact.indices[:, :k], exact.distances[:, :k])
-            found = search.find_clusters(
-                knn.graph_of_neighbors(near, kernel=kernel), looks.SearchSettings(), np.random.default_rng(0)
-            )
+            found = search.find_clusters(knn.graph_of_neighbors(near, kernel=kernel), local_cluster.SearchSettings())
             reference = found.labels if reference is None else reference
             rows.setdefault(name, []).append(quality(world, found.labels))
             print(name, json.dumps(rows[name][-1]), flush=True)
@@ -303,7 +326,7 @@ def part_choices(options) -> dict:
             seconds = time.perf_counter() - started
             shared = np.array([len(np.intersect1d(a, b)) / 45 for a, b in zip(near.indices, exact.indices)])
             found = search.find_clusters(
-                knn.graph_of_neighbors(near, kernel="self_tuning"), looks.SearchSettings(), np.random.default_rng(0)
+                knn.graph_of_neighbors(near, kernel="self_tuning"), local_cluster.SearchSettings()
             )
             row = quality(world, found.labels) | {
                 "seconds": seconds,
@@ -330,7 +353,7 @@ def one_size(n_points: int) -> None:
     seconds |= others
     row = {"points": n_points, **quality(world, found.labels), **seconds, "total_seconds": sum(seconds.values())}
     row |= {"peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
-    row |= {"looks": found.n_looks, "wasted": found.n_wasted / found.n_visited}
+    row |= {"cuts": found.n_cuts, "edges_visited": found.n_visited}
     print(json.dumps(row), flush=True)
 
 
@@ -364,7 +387,7 @@ def one_way(n_points: int, rows_at_once: int) -> None:
         started = time.perf_counter()
         graph = blocks.knn_graph(points, settings, np.random.default_rng(0), Path(folder) / "graph")
         between = time.perf_counter()
-        found = search.find_clusters(graph, looks.SearchSettings(), np.random.default_rng(0))
+        found = search.find_clusters(graph, local_cluster.SearchSettings())
         row = {"graph_seconds": between - started, "search_seconds": time.perf_counter() - between}
         row |= {"rows_at_once": rows_at_once, "clusters": len(found.size), "edges": graph.nnz}
         row |= {"graph_gib": (graph.data.nbytes + graph.indices.nbytes + graph.indptr.nbytes) / 2**30}
@@ -399,6 +422,7 @@ def part_blocks(options) -> dict:
 
 PARTS = {
     "truth": part_truth,
+    "shapes": part_shapes,
     "speed": part_speed,
     "threads": part_threads,
     "baselines": part_baselines,
@@ -417,6 +441,7 @@ def main() -> None:
     parser.add_argument("--truth-sizes", type=int, nargs="+", default=[50_000] * 19 + [200_000])  # 1M: part scale
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--scale-sizes", type=int, nargs="+", default=[50_000, 200_000, 1_000_000])
+    parser.add_argument("--shapes-size", type=int, default=50_000)
     parser.add_argument("--baseline-size", type=int, default=50_000)
     parser.add_argument("--baseline-worlds", type=int, default=3)
     parser.add_argument("--choice-size", type=int, default=20_000)
@@ -433,7 +458,7 @@ def main() -> None:
     stored = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     stored["machine"] = {"cores": os.cpu_count(), "python": platform.python_version(), "numba": numba.__version__}
     stored["settings"] = {"knn": dataclasses.asdict(knn.KNNSettings())}
-    stored["settings"]["clustering"] = dataclasses.asdict(looks.SearchSettings())
+    stored["settings"]["clustering"] = dataclasses.asdict(local_cluster.SearchSettings())
     for name in options.part or PARTS:
         stored[name] = PARTS[name](options)
         RESULTS.parent.mkdir(exist_ok=True)
@@ -457,6 +482,11 @@ def table(stored: dict) -> None:
     for row in stored.get("scale", {}).get("rows", []):
         print(f"{row['points']:>8} points: {row['total_seconds']:.0f} s, {row['peak_gib']:.2f} GiB")
     truth, speed = stored.get("truth", {}), stored.get("speed", {})
+    if shapes := stored.get("shapes"):
+        print(f"elongated_recovered={shapes['elongated']['recovered']:.4f}")
+        print(f"elongated_false={shapes['elongated']['false_clusters']:.4f}")
+        print(f"twins_recovered={shapes['twins']['recovered']:.4f}")
+        print(f"empty_cloud_clusters={sum(shapes['empty_cloud_clusters'])}")
     print(f"recovered={truth.get('recovered', math.nan):.4f}")
     print(f"false_clusters={truth.get('false_clusters', math.nan):.4f}")
     print(f"speedup={speed.get('median', math.nan):.2f}")

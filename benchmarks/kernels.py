@@ -1,9 +1,9 @@
 """Edge kernels and numbers of neighbours on the vectors of a real run, where no truth is planted.
 
 `make bench-kernels` reads the store that `make run` left: the whitened predictions of all tokens, and those by one half of the
-chains. Of each choice it says how many clusters there are, of how many tokens, how often they are found again from other
-members and in the same kind of graph by half of the chains (stability.py), and how alike the clusters are to the default's
-(adjusted Rand index). On planted worlds `benchmarks/clustering.py --part choices` does the same. JSON in benchmarks/results.
+chains. Of each choice it says how many clusters there are, of how many tokens, how many of their members find them, how many
+come again from the same kind of graph by half of the chains, and how alike the clusters are to the default's (adjusted Rand
+index). On planted worlds `benchmarks/clustering.py --part choices` does the same. JSON in benchmarks/results.
 """
 
 import argparse
@@ -17,13 +17,12 @@ from resources import tables
 from resources.experiment import load as load_experiment
 from resources.storage import Store
 from susc_pipeline import schema, seeds, tokens
-from susc_pipeline.clustering import agreement, knn, neighbors, search, stability
+from susc_pipeline.clustering import agreement, knn, neighbors, search
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.representation import moments, whitening
 
 RESULTS = Path(__file__).parent / "results" / "kernels.json"
 CHOICES = tuple(("self_tuning", k) for k in (45, 30, 20)) + tuple((kernel, 45) for kernel in knn.KERNELS[1:])
-N_LOOKS = 3
 
 
 def near(points: np.ndarray, experiment: ExperimentConfig) -> neighbors.Neighbors:
@@ -56,15 +55,12 @@ def main() -> None:
             knn.graph_of_neighbors(neighbors.Neighbors(each.indices[:, :k], each.distances[:, :k]), kernel=kernel)
             for each in lists
         ]
-        found = search.find_clusters(graphs[0], experiment.clustering, np.random.default_rng(0))
+        found, half = (search.find_clusters(graph, experiment.clustering) for graph in graphs)
         default = found.labels if default is None else default
-        again, by_half = (
-            stability.found_again(graph, found, experiment.clustering, np.random.default_rng(1), n_looks=N_LOOKS)
-            for graph in graphs
-        )
+        again = agreement.best_match_jaccard(found.labels, half.labels) >= agreement.MATCH
         row = {"kernel": kernel, "neighbors": k, "clusters": len(found.size), "tokens": int(found.size.sum())}
         row |= {"median_size": float(np.median(found.size)), "largest": int(found.size.max(initial=0))}
-        row |= {"found_again": float(again.mean()), "by_half_of_the_chains": float(by_half.mean())}
+        row |= {"found_by_members": float(found.met.mean()), "by_half_of_the_chains": float(again.mean())}
         row |= {"adjusted_rand_index_with_default": agreement.adjusted_rand_index(found.labels, default)}
         rows.append(row)
         print(json.dumps(row), flush=True)

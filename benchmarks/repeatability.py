@@ -1,12 +1,11 @@
-"""How far the clusters depend on chance: rounding, and the order of seeds.
+"""How far the clusters depend on chance: the numbering of the tokens, rounding, and which half of the chains is read.
 
 `make bench-repeatability` reads the store that `make run` left and clusters its tokens again, with one thing changed at a time.
-Printed are the share of clusters with a match (Jaccard one half) in the other search, both ways, and the adjusted Rand index;
-and for clusters by how often they are found again the share that another order of seeds finds.
+Printed are the share of clusters with a match (Jaccard one half) in the other search, both ways, and the adjusted mutual
+information over all tokens; then, by reproducibility, how many clusters keep their match when the vectors are rounded.
 """
 
 import argparse
-import itertools
 
 import numpy as np
 import polars as pl
@@ -17,66 +16,54 @@ from resources import tables
 from resources.experiment import load as load_experiment
 from resources.storage import Store
 from susc_pipeline import schema, seeds, tokens
-from susc_pipeline.clustering import agreement, knn, reading, search
+from susc_pipeline.clustering import agreement, knn, reading, reproducibility, search
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.representation import moments, whitening
 
 N_ORDERS = 3
 ROUNDING = 1e-6  # of each score: some ten times what float32 rounds by
-STABILITIES = ("seed_stability", "point_stability", "chain_stability")
+BOUNDS = (0.25, 0.5, 0.75)
 
 
-def labels_of(graph, experiment: ExperimentConfig, order: int = 0) -> np.ndarray:
-    """Cluster of each vertex, found in one of several orders of seeds."""
-    name = ("clusters", str(order)) if order else ("clusters",)
-    rng = np.random.default_rng(seeds.sequence(experiment.seed, *name))
-    return search.find_clusters(graph, experiment.clustering, rng).labels
+def renumbered(graph: sparse.csr_array, experiment: ExperimentConfig, number: int) -> np.ndarray:
+    """Cluster of each vertex, found after the vertices are numbered, and so searched, in another order."""
+    order = np.random.default_rng(number).permutation(graph.shape[0])
+    labels = np.empty(graph.shape[0], np.int32)
+    labels[order] = search.find_clusters(graph[order][:, order], experiment.clustering).labels
+    return labels
 
 
-def line(name: str, first: np.ndarray, second: np.ndarray, more: str = "") -> None:
-    """Print how far two clusterings agree."""
-    row = agreement.table({"first": first, "second": second}).row(0, named=True)
-    matched = f"{row['first_matched']:.3f} / {row['second_matched']:.3f}"
+def line(name: str, first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
+    """Print how far two clusterings agree; the lesser share matched, and the adjusted mutual information."""
+    tokens_alike, rng = np.zeros(len(first), np.int64), np.random.default_rng(0)
+    row = reproducibility.table({"first": first, "second": second}, tokens_alike, rng).row(0, named=True)
+    matched, information = (row["first_matched"], row["second_matched"]), row["adjusted_mutual_information"]
     counts = f"{row['first_clusters']} and {row['second_clusters']} clusters"
-    print(f"{name:46s} matched {matched}; ARI {row['adjusted_rand_index']:.3f}; {counts}{more}", flush=True)
-
-
-def orders(store: Store, experiment: ExperimentConfig) -> None:
-    """Other orders of seeds in the run's graph, and which clusters they find."""
-    graph, stored = knn.load(store.path("knn_graph")), stored_labels(store, experiment)
-    others = [labels_of(graph, experiment, order) for order in range(1, N_ORDERS + 1)]
-    for other in others:
-        line("another order of seeds", stored, other)
-    is_matched = np.mean([agreement.best_match_jaccard(stored, other) >= agreement.MATCH for other in others], axis=0)
-    table = pl.read_parquet(store.table("clusters"))
-    size = table["size"].to_numpy()
-    for name in STABILITIES:
-        values = table[name].to_numpy().round(1)
-        parts = [f"{v:.1f}: {is_matched[values == v].mean():.2f} ({np.sum(values == v)})" for v in np.unique(values)]
-        print(f"  found by another order, by {name}: {', '.join(parts)}")
-    bounds = [0, 30, 60, 120, np.inf]
-    rows = [(size >= low) & (size < high) for low, high in itertools.pairwise(bounds)]
-    parts = [f"from {low}: {is_matched[r].mean():.2f} ({r.sum()})" for low, r in zip(bounds[:-1], rows, strict=True)]
-    print(f"  by tokens, {', '.join(parts)}")
-    for name, kept in (("every", is_matched == 1), ("no", is_matched == 0)):
-        print(
-            f"  found by {name} other order: {kept.mean():.3f}, with {size[kept].sum() / size.sum():.3f} of the tokens"
-        )
-    missed = agreement.best_match_jaccard(stored, others[0]) < agreement.MATCH
-    lost = [np.mean(others[0][stored == cluster] == search.UNCLUSTERED) > 0.5 for cluster in np.flatnonzero(missed)]
-    print(f"  of those without a match mostly unclustered by the first other order: {np.mean(lost):.2f}")
+    print(f"{name:46s} matched {matched[0]:.3f} / {matched[1]:.3f}; AMI {information:.3f}; {counts}", flush=True)
+    return min(matched), information
 
 
 def rounding(store: Store, experiment: ExperimentConfig) -> None:
     """The run's vectors, and the same moved by little."""
-    keys = tokens.shard_keys(experiment.tokens)
-    frames = {shard: tables.scan(store.table("predicted_susceptibilities", shard)) for shard in keys}
+    frames = {
+        shard: tables.scan(store.table("predicted_susceptibilities", shard))
+        for shard in tokens.shard_keys(experiment.tokens)
+    }
     scores = schema.stack(frames, "prediction").values
     noise = 1 + ROUNDING * np.random.default_rng(0).standard_normal(scores.shape)
-    plain, moved = (
-        labels_of(graph_of(each.astype(np.float32), experiment), experiment) for each in (scores, scores * noise)
-    )
+    graphs = (graph_of(each.astype(np.float32), experiment) for each in (scores, scores * noise))
+    plain, moved = (search.find_clusters(graph, experiment.clustering).labels for graph in graphs)
     line(f"vectors moved by {ROUNDING:g} of themselves", plain, moved)
+    again = pl.read_parquet(store.table("clusters"))["reproducibility"].to_numpy()
+    is_matched = (
+        agreement.best_match(stored_labels(store, experiment), moved, n_clusters=len(again)).jaccard >= agreement.MATCH
+    )
+    level = np.digitize(again, BOUNDS)
+    for number, low in enumerate((0, *BOUNDS)):
+        here = level == number
+        print(
+            f"  reproducibility from {low}: {here.sum()} clusters, {is_matched[here].mean():.2f} found in the moved ones"
+        )
 
 
 def graph_of(scores: np.ndarray, experiment: ExperimentConfig) -> sparse.csr_array:
@@ -86,21 +73,34 @@ def graph_of(scores: np.ndarray, experiment: ExperimentConfig) -> sparse.csr_arr
     return knn.knn_graph(whitening.transform(scores, basis).astype(np.float32), experiment.knn, rng)
 
 
-def stored_labels(store: Store, experiment: ExperimentConfig) -> np.ndarray:
-    """Cluster of each token of the run."""
+def stored_labels(store: Store, experiment: ExperimentConfig, name: str = "cluster_members") -> np.ndarray:
+    """Cluster of each token of the run, or by half of its chains."""
     keys = tokens.shard_keys(experiment.tokens)
     whitened = {shard: tables.scan(store.table("whitened_susceptibilities", shard)) for shard in keys}
-    return reading.labels(pl.read_parquet(store.table("cluster_members")), schema.stack(whitened, "whitened"))
+    return reading.labels(pl.read_parquet(store.table(name)), schema.stack(whitened, "whitened"))
+
+
+def orders(store: Store, experiment: ExperimentConfig) -> tuple[float, float]:
+    """The least share matched and the least information over other orders of the vertices."""
+    graph, stored = knn.load(store.path("knn_graph")), stored_labels(store, experiment)
+    found = [
+        line(f"another order of the tokens ({number})", stored, renumbered(graph, experiment, number))
+        for number in range(1, N_ORDERS + 1)
+    ]
+    return min(share for share, _ in found), min(information for _, information in found)
 
 
 def main() -> None:
-    """Both parts, on the store of an experiment."""
+    """All parts, on the store of an experiment."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--experiment", default="tiny")
     experiment = load_experiment(parser.parse_args().experiment)
     store = experiments.store(experiment)
-    orders(store, experiment)
+    matched, information = orders(store, experiment)
+    halves = [stored_labels(store, experiment, f"half_{half}_cluster_members") for half in "ab"]
+    halves_matched, _ = line("half a of the chains beside half b", *halves)
     rounding(store, experiment)
+    print(f"order_matched={matched:.3f}\norder_ami={information:.3f}\nhalves_matched={halves_matched:.3f}")
 
 
 if __name__ == "__main__":

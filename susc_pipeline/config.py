@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from susc_pipeline.clustering.knn import KNNSettings
-from susc_pipeline.clustering.looks import SearchSettings
+from susc_pipeline.clustering.local_cluster import SearchSettings
 from susc_pipeline.explorer.settings import ExplorerSettings
 from susc_pipeline.messages import has_credentials, shown, without_credentials
 from susc_pipeline.representation.auxiliary import AuxSettings

@@ -41,9 +41,10 @@ CLUSTERS = {
     "volume": pl.Float64,
     "conductance": pl.Float64,
     "density": pl.Float64,
-    "seed_stability": pl.Float64,  # share of looks from other members that find the cluster again
-    "point_stability": pl.Float64,  # the same in graphs without a tenth of the points
-    "chain_stability": pl.Float64,  # the same in graphs by either half of the chains, the lesser
+    "reproducibility": pl.Float64,  # best Jaccard index with a cluster by half of the chains, the lesser of both halves
+    "found_by_members": pl.Float64,  # share of the members asked whose own cut finds the cluster
+    "parent_size": pl.Int64,  # of the smallest larger set that holds it; 0 where there is none
+    "parent_conductance": pl.Float64,
     "seed_context_id": pl.Int64,
     "seed_position": pl.Int32,
 }
@@ -62,6 +63,16 @@ AGREEMENT = {
     "adjusted_rand_index": pl.Float64,  # unclustered tokens count as one more cluster of each
     "first_matched": pl.Float64,  # share of the first's clusters that have a match of Jaccard 1/2 in the second
     "second_matched": pl.Float64,
+}
+REPRODUCIBILITY = {
+    "first": pl.String,  # a clustering: by all chains, or by either half
+    "second": pl.String,
+    "is_chance": pl.Boolean,  # the second's labels permuted among the occurrences of each token
+    "first_clusters": pl.Int64,
+    "second_clusters": pl.Int64,
+    "first_matched": pl.Float64,  # share of the first's clusters that have a match of Jaccard 1/2 in the second
+    "second_matched": pl.Float64,
+    "adjusted_mutual_information": pl.Float64,  # over all tokens; unclustered ones count as one more cluster
 }
 LAYOUT = {
     "shard": pl.String,
@@ -229,6 +240,10 @@ VIEWS = {
     "cluster_agreement": View(
         "How alike clusterings of the ground-truth tokens are, two spaces a row.", tuple(AGREEMENT)
     ),
+    "cluster_reproducibility": View(
+        "How many clusters come again from halves that share nothing, and what chance gives; two clusterings a row.",
+        tuple(REPRODUCIBILITY),
+    ),
     "member_contexts": View(
         "The tokens of each cluster as text.",
         ("cluster", "rank", "token", "before", "after", "document_id", "context_id", "position", "shard"),
@@ -236,12 +251,12 @@ VIEWS = {
 }
 MEANINGS = {
     "activation": "residual stream after the chosen layers, one after another; no unit",
+    "adjusted_mutual_information": "1 for equal clusterings, 0 on average for unrelated ones, over all tokens",
     "adjusted_rand_index": "1 for equal clusterings, about 0 for unrelated ones; unclustered tokens count as one more cluster",
     "after": "text of the five tokens behind",
     "before": "text of at most 15 tokens before",
     "ceiling": "largest correlation that noise allows: the square root of the reliability",
     "chain": "number of the chain that reads the context; even chains make half a, odd ones half b",
-    "chain_stability": "share of searches that find the cluster in the graph by half of the chains: the lesser of both; 0 to 1",
     "cka": "linear CKA with the activations, 0 to 1",
     "cka_chance": "mean CKA after the tokens are permuted",
     "cka_chance_high": "97.5 % point of the CKA after the tokens are permuted",
@@ -259,13 +274,15 @@ MEANINGS = {
     "disattenuated": "the same correlation without sampling noise; chance can push it past 1",
     "document_id": "name of the document",
     "effective_share": "independent draws among the steps of the chains; 0 to 1",
-    "first": "a clustering, by the space that it was found in",
+    "first": "a clustering, by the space or the chains that it was found in",
+    "found_by_members": "share of eight members, evenly spaced from core to edge, whose own cut finds the cluster; 0 to 1",
     "first_clusters": "number of clusters of the first",
     "first_matched": "share of the first's clusters with a match of Jaccard index 1/2 or more in the second",
     "half_a": "the same by even chains, which share no context and no draw with odd ones; nats squared",
     "half_b": "the same by odd chains; nats squared",
     "half_correlation": "Pearson r over tokens between the halves of the chains",
     "high": "upper end of the 95 % interval, over documents for r, over chains for a reliability",
+    "is_chance": "whether the second's labels are permuted among the occurrences of each token: what chance gives",
     "jaccard": "mean Jaccard index of nearest neighbours with those by activations, 0 to 1",
     "jaccard_chance": "expectation of that index for random neighbours",
     "jaccard_high": "upper end of its 95 % interval over documents",
@@ -295,8 +312,9 @@ MEANINGS = {
     "n_weights": "number of weights of the component",
     "name": "of the component or principal component; components in the order of the entries of susceptibility",
     "null_95": "95 % point of r when documents are permuted",
+    "parent_conductance": "conductance of the parent: the cluster's surroundings, at the larger scale",
+    "parent_size": "tokens of the smallest larger set that holds four fifths of the cluster and passes the same rules; 0: none",
     "pc": "number of the principal component, from 1",
-    "point_stability": "share of searches in graphs without a tenth of the points that find the cluster again; 0 to 1",
     "position": "of the token in its context, from 0; position 0 is not predicted",
     "predicted": "what the token's principal scores say of the component; nats squared",
     "predicted_z": "predicted in standard deviations over tokens, from the mean token",
@@ -309,14 +327,14 @@ MEANINGS = {
     "reliability": "squared correlation with what endless chains would give, from halves (Spearman-Brown)",
     "reliability_high": "upper end of its 95 % interval, over chains",
     "reliability_low": "lower end of its 95 % interval, over chains",
+    "reproducibility": "largest Jaccard index with a cluster by half of the chains alone, the lesser of both halves; 0 to 1",
     "ridge_r": "the same r for ridge regression",
     "role": "directions or draws: what the chain reads the context for",
     "second": "the other clustering",
     "second_clusters": "number of clusters of the second",
     "second_matched": "share of the second's clusters with a match in the first",
-    "seed_context_id": "context of the token from which the cluster was found",
+    "seed_context_id": "context of the token whose cut is the cluster",
     "seed_position": "position of that token",
-    "seed_stability": "share of searches from other members that find the cluster again; 0 to 1",
     "shard": "token shard that the context is in",
     "share_of_variance": "share of the components' summed variance over tokens, of sampled susceptibilities; 0 to 1",
     "size": "number of tokens",

@@ -9,6 +9,7 @@ DEGREES_OF_FREEDOM = 4.0
 BULK_SPECTRUM_POWER = 1.0
 SPREAD_RANGE = (0.05, 0.3)
 SMALL_SIZES = (20, 50)
+TWIN_DISTANCE = 6.0  # spreads
 KINDS = {"far": (0.7, 2.0), "near": (0.2, 0.7), "small": (0.2, 2.0), "low_variance": (0.7, 2.0)}
 """How many times farther out than a draw of the bulk a cluster's centre lies, least and most, for each kind."""
 
@@ -52,9 +53,7 @@ def plant(
             centre[:, :leading], spread[:leading] = 0.0, 1.0
         noise = rng.standard_normal((sizes[cluster], n_dimensions)) * spread
         points[labels == cluster] = centre + noise * axis_scales(n_dimensions)
-    order = rng.permutation(n_points)
-    rotation = np.linalg.qr(rng.standard_normal((n_dimensions, n_dimensions))).Q
-    return Planted((points[order] @ rotation).astype(np.float32), labels[order], kinds)
+    return shuffled(points, labels, kinds, rng)
 
 
 def cluster_sizes(
@@ -84,3 +83,55 @@ def axis_scales(n_dimensions: int) -> Float[np.ndarray, " pcs"]:
 def log_uniform(low: float, high: float, size: int, rng: np.random.Generator) -> Float[np.ndarray, " draws"]:
     """Draws whose logarithm is uniform."""
     return np.exp(rng.uniform(np.log(low), np.log(high), size))
+
+
+def stretched(n_points: int, n_dimensions: int, n_clusters: int, rng: np.random.Generator) -> Planted:
+    """Clusters drawn out along one, two and three directions in turn, 10 to 20 times as far as they are thick; in a cloud.
+
+    Uniform along the directions, which are random, and Gaussian around them, with a spread of 0.05 to 0.1 of the bulk's.
+    """
+    sizes = cluster_sizes(n_clusters, (50, 2000), n_points // 2, rng)
+    labels = np.repeat(np.arange(-1, n_clusters), [n_points - sizes.sum(), *sizes])
+    points = student_cloud(n_points, n_dimensions, rng) / axis_scales(n_dimensions)
+    for cluster in range(n_clusters):
+        n_long = 1 + cluster % 3
+        centre = student_cloud(1, n_dimensions, rng) / axis_scales(n_dimensions) * rng.uniform(*KINDS["far"])
+        thickness = log_uniform(0.05, 0.1, 1, rng)
+        along = np.linalg.qr(rng.standard_normal((n_dimensions, n_long))).Q * rng.uniform(10, 20, n_long)
+        noise = rng.standard_normal((sizes[cluster], n_dimensions))
+        points[labels == cluster] = (
+            centre + thickness * (rng.uniform(-1, 1, (sizes[cluster], n_long)) @ along.T) + thickness * noise
+        )
+    kinds = [f"dimension {1 + cluster % 3}" for cluster in range(n_clusters)]
+    return shuffled(points * axis_scales(n_dimensions), labels, kinds, rng)
+
+
+def nested(n_points: int, n_dimensions: int, n_families: int, rng: np.random.Generator) -> Planted:
+    """Families of two clusters of 60 to 120 points each, six of their spreads apart, far from the bulk: twins.
+
+    Cluster 2 n and 2 n + 1 are of family n.
+    """
+    sizes = rng.integers(60, 120, 2 * n_families)
+    labels = np.repeat(np.arange(-1, 2 * n_families), [n_points - sizes.sum(), *sizes])
+    points = student_cloud(n_points, n_dimensions, rng) / axis_scales(n_dimensions)
+    for family in range(n_families):
+        centre = student_cloud(1, n_dimensions, rng) / axis_scales(n_dimensions) * rng.uniform(*KINDS["far"])
+        spread = log_uniform(0.05, 0.1, 1, rng)
+        apart = rng.standard_normal(n_dimensions)
+        apart *= TWIN_DISTANCE / np.linalg.norm(apart)
+        for twin in (2 * family, 2 * family + 1):
+            noise = rng.standard_normal((sizes[twin], n_dimensions))
+            points[labels == twin] = centre + spread * (noise + (twin % 2) * apart)
+    return shuffled(points * axis_scales(n_dimensions), labels, ["twin"] * 2 * n_families, rng)
+
+
+def shuffled(
+    points: Float[np.ndarray, "tokens pcs"],
+    labels: Int[np.ndarray, " tokens"],
+    kinds: list[str],
+    rng: np.random.Generator,
+) -> Planted:
+    """The points in random order, their axes rotated."""
+    order, n_dimensions = rng.permutation(len(points)), points.shape[1]
+    rotation = np.linalg.qr(rng.standard_normal((n_dimensions, n_dimensions))).Q
+    return Planted((points[order] @ rotation).astype(np.float32), labels[order], kinds)

@@ -8,7 +8,7 @@ from safetensors.numpy import load_file, save_file
 from susc_pipeline import arrays
 from susc_pipeline.clustering import blocks, knn, neighbors, search
 from susc_pipeline.clustering.knn import KNNSettings
-from susc_pipeline.clustering.looks import SearchSettings
+from susc_pipeline.clustering.local_cluster import SearchSettings
 
 
 def cloud(n_points=500, n_dimensions=6, seed=0):
@@ -53,7 +53,7 @@ def test_a_search_through_a_memory_map_finds_the_same_clusters(tmp_path, monkeyp
     mapped = knn.load(tmp_path)
     assert not mapped.data.flags.owndata and not mapped.data.flags.writeable
     settings = SearchSettings(main_body_fraction=0.4)
-    a, b = (search.find_clusters(each, settings, np.random.default_rng(1)) for each in (graph, mapped))
+    a, b = (search.find_clusters(each, settings) for each in (graph, mapped))
     assert len(a.members) >= 3
     np.testing.assert_array_equal(a.labels, b.labels)
     np.testing.assert_array_equal(a.conductance, b.conductance)

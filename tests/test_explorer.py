@@ -160,11 +160,13 @@ def test_intervals_hold_the_error_of_the_chains_which_all_documents_share(size_o
     assert size_of_chains == 0 or np.mean(over_documents) < 0.7  # the power
 
 
-def test_the_list_says_how_often_a_cluster_is_found_again_in_the_worst_case(written, made):
-    shown = payload.unpacked(read(written, "clusters")["foundAgain"])
-    names = ["seed_stability", "point_stability", "chain_stability"]
-    least = made.clusters.sort("cluster").select(names).to_numpy().min(axis=1)
-    np.testing.assert_allclose(shown, least, atol=1e-3)
+def test_list_and_card_show_the_reproducibility_of_a_cluster(written, made):
+    table = made.clusters.sort("cluster")
+    shown = payload.unpacked(read(written, "clusters")["reproducibility"])
+    np.testing.assert_allclose(shown, table["reproducibility"].to_numpy(), atol=1e-3)
+    cards = read(written, "cards/00000")["cards"]
+    assert [card["reproducibility"] for card in cards] == table["reproducibility"].head(len(cards)).to_list()
+    assert [card["parent"] is None for card in cards] == (table["parent_size"].head(len(cards)) == 0).to_list()
 
 
 def test_every_member_lies_in_the_file_that_its_number_says(written, made, monkeypatch):

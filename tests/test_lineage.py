@@ -21,8 +21,8 @@ from susc_pipeline.model import components, families
 from susc_pipeline.sampling.diagnostics import Trace
 from susc_pipeline.susceptibility import direction_files
 
-HALF_GRAPHS = {"half_a_knn_graph", "half_b_knn_graph"}
-CLUSTERED_FROM = {"language_model", "token_shards", "whitened_susceptibilities", "knn_graph"} | HALF_GRAPHS
+HALVES = {"half_a_cluster_members", "half_b_cluster_members"}
+CLUSTERED_FROM = {"language_model", "token_shards", "whitened_susceptibilities", "knn_graph"} | HALVES
 SAMPLED_FROM = {"language_model", "token_shards", "sgld_samples"}
 LEARNT_FROM = {"activations", "linear_response", "ground_truth_susceptibilities", "pca_basis"}
 PREDICTED_FROM = {"activations", "linear_response", "pca_basis", "aux_model"}
@@ -60,6 +60,9 @@ PARENTS = {
     "knn_graph": {"whitened_susceptibilities"},
     "half_a_knn_graph": {"half_a_predictions"},
     "half_b_knn_graph": {"half_b_predictions"},
+    "half_a_cluster_members": {"half_a_knn_graph", "whitened_susceptibilities"},
+    "half_b_cluster_members": {"half_b_knn_graph", "whitened_susceptibilities"},
+    "cluster_reproducibility": {"whitened_susceptibilities", "cluster_members"} | HALVES,
     "clusters": CLUSTERED_FROM,
     "cluster_members": CLUSTERED_FROM,
     "unwhitened_cluster_members": {"predicted_susceptibilities", "cluster_members"},
@@ -176,7 +179,7 @@ def test_what_runs_the_model_waits_for_a_gpu_and_what_holds_all_tokens_for_memor
     run = {"response_directions", "sgld_samples", "linear_response", "activations"}
     controls = {"regime", "negative_control", "calibration"}
     assert found[pools.GPU] == run | controls | PREDICTIONS | {"aux_model"}
-    graphs = {name for name in PARENTS if "knn_graph" in name or "knn_graph" in PARENTS[name]}
+    graphs = {name for name in PARENTS if any("knn_graph" in each for each in {name} | PARENTS[name])}
     assert found[pools.MEMORY] == graphs | {"unwhitened_cluster_members", "cluster_agreement", "leakage"}
 
 

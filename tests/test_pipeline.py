@@ -34,9 +34,9 @@ ONCE = [
     "reliability",
 ]
 ONCE += ["aux_model", "aux_correlation", "whitening_basis", "leakage"]
-ONCE += ["knn_graph", "half_a_knn_graph", "half_b_knn_graph"]
-ONCE += ["clusters", "cluster_members", "unwhitened_cluster_members", "cluster_agreement", "map_layout"]
-ONCE += ["component_table", "explorer"]
+ONCE += ["knn_graph", "half_a_knn_graph", "half_b_knn_graph", "half_a_cluster_members", "half_b_cluster_members"]
+ONCE += ["clusters", "cluster_members", "unwhitened_cluster_members", "cluster_agreement", "cluster_reproducibility"]
+ONCE += ["map_layout", "component_table", "explorer"]
 BY_SHARD = ["token_shards", "linear_response", "activations", "predicted_susceptibilities", "auxiliary_predictions"]
 BY_SHARD += ["half_a_predictions", "half_b_predictions", "whitened_susceptibilities"]
 GROUND_TRUTH = ["sgld_samples", "ground_truth_susceptibilities", "chain_products"]

@@ -48,10 +48,10 @@ class Walk(NamedTuple):
 
 
 class Workspace(NamedTuple):
-    """Arrays of one thread, made once; memory that no look reaches is never committed, and a look costs what it touches.
+    """Arrays of one thread, made once; memory that no push reaches is never committed, and a push costs what it touches.
 
     Vertices have local numbers, by order of first touch; `table` holds that of a vertex, as PLACE. It is left empty by every
-    call, as `joined_degree` is left zero; what else a look has touched stays to be read until the next look.
+    call, as `joined_degree` is left zero; what else a push has touched stays to be read until the next.
     """
 
     table: np.ndarray
@@ -66,7 +66,7 @@ class Workspace(NamedTuple):
     target: Int[np.ndarray, " edges"]
     probability: Float[np.ndarray, " edges"]
     counts: Int[np.ndarray, " 4"]
-    """Of the last look: vertices touched, vertices pushed, edges visited; of all looks: edges visited."""
+    """Of the last push: vertices touched, vertices pushed, edges visited; of all: edges visited."""
 
 
 def weighted_degrees(graph: sparse.csr_array) -> Float[np.ndarray, " vertices"]:
@@ -81,7 +81,7 @@ def walk(graph: sparse.csr_array) -> Walk:
 
 
 def workspace(graph: Walk) -> Workspace:
-    """Arrays for looks into a graph; one workspace for each thread."""
+    """Arrays for cuts in a graph; one workspace for each thread."""
     n_vertices, n_edges = len(graph.degrees), len(graph.indices)
     table = np.zeros(n_vertices, PLACE)
     table["local"] = EMPTY
@@ -103,7 +103,7 @@ def workspace(graph: Walk) -> Workspace:
 
 
 def _reserved(length: int, dtype: np.dtype) -> np.ndarray:
-    """An array as long as the graph, of which a look uses a small part: address space, even beyond the memory there is."""
+    """An array as long as the graph, of which a push uses a small part: address space, even beyond the memory there is."""
     if not sys.platform.startswith("linux") or length == 0:
         return np.empty(length, dtype)
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE

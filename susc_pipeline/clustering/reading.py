@@ -4,14 +4,16 @@ from typing import NamedTuple
 
 import numpy as np
 import polars as pl
+from jaxtyping import Float
 
 from susc_pipeline import schema
 from susc_pipeline.clustering.search import Clustering
-from susc_pipeline.clustering.stability import Stability
 from susc_pipeline.schema import StackedTokens
 
 
-def cluster_table(clustering: Clustering, stability: Stability, tokens: StackedTokens) -> pl.DataFrame:
+def cluster_table(
+    clustering: Clustering, reproducibility: Float[np.ndarray, " clusters"], tokens: StackedTokens
+) -> pl.DataFrame:
     """One row a cluster, as schema.CLUSTERS, numbered by rising conductance."""
     order = cluster_order(clustering)
     seeds = tokens.keys[clustering.seed[order].tolist()]
@@ -21,13 +23,14 @@ def cluster_table(clustering: Clustering, stability: Stability, tokens: StackedT
         "volume": clustering.volume[order],
         "conductance": clustering.conductance[order],
         "density": clustering.density[order],
-        "seed_stability": stability.other_seeds[order],
-        "point_stability": stability.dropped_points[order],
-        "chain_stability": stability.half_chains[order],
+        "reproducibility": reproducibility[order],
+        "found_by_members": clustering.met[order],
+        "parent_size": clustering.parent_size[order],
+        "parent_conductance": clustering.parent_conductance[order],
         "seed_context_id": seeds["context_id"],
         "seed_position": seeds["position"],
     }
-    return pl.DataFrame(columns, schema=schema.CLUSTERS)
+    return pl.DataFrame(columns, schema=schema.CLUSTERS).with_columns(pl.col("parent_conductance").fill_nan(None))
 
 
 def member_table(clustering: Clustering, tokens: StackedTokens) -> pl.DataFrame:

@@ -1,27 +1,37 @@
-"""The search for clusters: look from seed after seed until every vertex is visited. A look is in looks.py, graphs in knn.py."""
+"""The search for clusters: cuts from all vertices, followed to the sets they lead to, and the choice among these.
 
-import collections
-import dataclasses
-import functools
-import threading
+A cut is in local_cluster.py, threads in cuts.py, graphs in knn.py. Vocabulary: a *place* is a vertex with a tolerance. The
+cut from a place finds a set; the set's core, with the tolerance that its volume asks for, is the next place. A vertex
+*leads to* the last set on its way along which conductance falls. The way from a place is the same whoever takes it, so
+each place is cut once, and what is found depends on no order.
+"""
+
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy import sparse
 
-from susc_pipeline.clustering import conductance
-from susc_pipeline.clustering.looks import Looker, LookPool, SearchSettings
+from susc_pipeline.clustering import conductance, nesting
+from susc_pipeline.clustering.cuts import CutPool
+from susc_pipeline.clustering.local_cluster import SEPARATION, SearchSettings, volume_tolerance
+from susc_pipeline.clustering.nesting import Sets
 
 UNCLUSTERED = -1
-VERTICES_PER_LOOK_AHEAD = 1000
-LEAST_AHEAD, MOST_AHEAD = 2, 128  # looks for each thread
-SEEDS_PER_LOOK = (300, 30)  # at the finest level, at the one ten times as coarse; all others look coarser still
+STARTS_PER_CUT = (300, 30, 1)  # one start of so many at the finest level, at one ten and a hundred times as coarse
+STEPS_PER_TENFOLD = 3  # of the tolerances of later places: each within a factor of 2.2 of what its set asks for
+KEY_STEPS = 1 << 10  # more than there are steps of tolerance
+MAX_ROUNDS = 8
+AGAIN = 0.5  # Jaccard index from which on a set is found again
+N_ASKED = 8
+N_ASKED_FIRST = 3  # of the eight; a set that none of these finds is not asked further
+LEAST_MET = 0.75
+OUTER = 4.0  # times the volume of a set: how far its parent is looked for
 
 
 class Clustering(NamedTuple):
-    """Clusters in the order they were found; a token belongs to at most one."""
+    """Clusters by falling rank; a token belongs to at most one."""
 
     labels: Int[np.ndarray, " vertices"]
     """Cluster of each vertex, -1 where unclustered."""
@@ -36,171 +46,202 @@ class Clustering(NamedTuple):
     density: Float[np.ndarray, " clusters"]
     """Mean edge weight over all pairs of members, absent edges counted as zero."""
     seed: Int[np.ndarray, " clusters"]
-    """Vertex that the cluster was found from."""
-    n_looks: int
-    """Seeds looked from."""
+    """Vertex that the cluster is cut from: the core of a set that its members find."""
+    met: Float[np.ndarray, " clusters"]
+    """Share of its members, of those asked, whose cut finds it again."""
+    parent_size: Int[np.ndarray, " clusters"]
+    """Members of the smallest larger set that holds it and passes the same rules; 0 where there is none."""
+    parent_conductance: Float[np.ndarray, " clusters"]
+    """Conductance of that set; nan where there is none."""
+    n_cuts: int
+    """Cuts made."""
     n_visited: int
     """Edges visited on the way."""
-    n_wasted: int
-    """Of these, those of looks in vain: from a seed that was to be passed over once its turn came."""
 
 
 def find_clusters(
     graph: sparse.csr_array,
     settings: SearchSettings,
-    rng: np.random.Generator,
     *,
     n_threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Clustering:
-    """Clusters found from seeds in a random order until every vertex is visited.
+    """Clusters of a graph: the sets that three quarters of their own members find, the better first where they overlap.
 
-    A look: from an unvisited seed, personalised PageRank, vertices ordered by falling PageRank over degree, and the
-    prefix of least conductance. Levels: one of 300 seeds looks with `tolerance`, one of 30 with ten times that, the rest
-    with a hundred times (`tolerance_levels` says why). Polish: vertices that follow the prefix join it, and members
-    leave it, as long as that lowers conductance. Core: what is found is looked at again from its member with most edge
-    weight to other members, as finely as its volume asks for and by a walk that returns to the seed a third as often, as
-    long as conductance falls; so a cluster is seen from its middle, whatever seed it was met from, and a prefix may leak a
-    quarter more than `max_conductance` to be looked at again. Main body: a prefix of more than `max_size` vertices or
-    `main_body_fraction` of the volume is none; nor is one within these limits, where the ordering goes on beyond them,
-    unless conductance rises by a quarter between it and the limit: else it is a piece of what goes on. A set is a cluster
-    if it has `min_size` vertices and at most `max_conductance`, and one push and cut from one at least of three of its
-    members finds it again (a Jaccard index of a half): pieces of the main body that pass the other rules seldom pass this
-    one. Overlap: the first cluster, in order of seeds, keeps a vertex; what is left of a later one must keep at least half
-    of it, and min_size and max_conductance hold for what is left. Members are then visited, so later seeds start elsewhere;
-    of a seed without a cluster, the seed alone is; and from the members of a set that no member found again only the finest
-    level looks, for the others would meet more pieces of the same body, at several times the price of a look.
+    Candidates: cuts start from every vertex coarsely, and from one of 30 and one of 300, evenly spaced by weighted degree, ten
+    and a hundred times as finely, for a large cluster has many starts. They are followed from core to core while conductance
+    falls. Representative: of sets with a Jaccard index of three quarters the one that leaks least. Confirmation: cuts from
+    eight members, evenly spaced from core to edge, must find the set again (Jaccard a half), six at least and one of the
+    first three: pieces of the main body or of a longer cluster are different ones from each member. Parents: the set of least
+    conductance at any scale around each core, where it is another one and is confirmed; a set gives way to two or more
+    disjoint children, each four fifths inside it, that hold more than half of it. Rank: sets that give way last, else the
+    share of members that find it minus conductance. Overlap: the set of higher rank keeps the tokens; what is left of a lower
+    one must be half of it, and still have the minimum size and conductance. Each cluster's smallest parent is described.
 
-    Threads look from the next seeds of the permutation at once, and what they find is judged in its order; a seed that an
-    earlier one has visited by then is dropped, and so is a set that earlier clusters leave less than its half. So the
-    outcome is that of the serial loop, whatever the number of threads (all that the process may use, unless given), and
-    what is wasted are the looks that had begun. They run ahead of the look that is to be judged next, for one of the finest
-    level takes as long as hundreds of others, but by no more than a thousandth of the vertices: what a look finds seldom
-    holds one of so few seeds.
+    Nothing is random. The number of threads (all that the process may use, unless given) changes nothing; the numbering of
+    the vertices nothing but ties and the last digits of sums.
     """
-    n_vertices = graph.shape[0]
-    order = rng.permutation(n_vertices)
-    tolerances = tolerance_levels(n_vertices, settings)
-    pending: collections.deque = collections.deque()
-    with LookPool(graph, settings, n_threads) as pool:
-        claims = _Claims(graph, pool.degrees, settings)
-        most_ahead = n_vertices // VERTICES_PER_LOOK_AHEAD
-        n_ahead = min(max(most_ahead, LEAST_AHEAD * pool.n_threads), MOST_AHEAD * pool.n_threads)
-        for done, (seed, tolerance) in enumerate(zip(order.tolist(), tolerances.tolist(), strict=True), start=1):
-            if not claims.passes_over(seed, tolerance):
-                pending.append((done, pool.submit(claims.turn(seed, tolerance))))
-            while pending and (done == n_vertices or len(pending) >= n_ahead):
-                n_done, task = pending.popleft()
-                task.result()
-                if progress is not None:
-                    progress(n_done, n_vertices)
-    if progress is not None:
-        progress(n_vertices, n_vertices)
-    return claims.clustering()
+    with CutPool(graph, settings, n_threads, progress) as pool:
+        sets, met = confirmed(pool, follow(pool, *first_starts(pool.degrees, settings.tolerance)), SEPARATION)
+        outer, outer_met = confirmed(pool, surroundings(pool, sets), np.inf)
+        sets, met = sets.with_others(outer), np.append(met, outer_met)
+        nested = nesting.within(sets, graph.shape[0])
+        order = np.lexsort([sets.core, sets.conductance - met, nesting.give_way(sets, met, nested)])
+        chosen, members = choose(graph, sets, order, settings)
+        parents = nesting.smallest_parents(sets, nested)[chosen]
+        has_parent = parents != UNCLUSTERED
+        return Clustering(
+            **_described(graph, pool.degrees, members),
+            seed=sets.core[chosen],
+            met=met[chosen],
+            parent_size=np.where(has_parent, sets.sizes()[parents], 0),
+            parent_conductance=np.where(has_parent, sets.conductance[parents], np.nan),
+            n_cuts=pool.n_cuts,
+            n_visited=pool.n_visited,
+        )
 
 
-def tolerance_levels(order_length: int, settings: SearchSettings) -> Float[np.ndarray, " seeds"]:
-    """Tolerance for each place in the permutation of seeds: one of 300 looks finely, one of 30 ten times as coarsely, ...
+def first_starts(
+    degrees: Float[np.ndarray, " vertices"], finest: float
+) -> tuple[Int[np.ndarray, " starts"], Float[np.ndarray, " starts"]]:
+    """Vertices to cut from, and the tolerance of each.
 
-    A cluster of volume V needs a tolerance of about a tenth of 1 / V and holds a share of the seeds in proportion to V: looks
-    that see ten times as far cost ten times as much, and a tenth as many of them are needed. With these shares a cluster
-    holds some seven seeds of the level that it needs, or more.
+    A cluster of volume V needs a tolerance of about a tenth of 1 / V and holds a share of the vertices in proportion to V: cuts
+    that see ten times as far cost ten times as much, and a tenth as many of them are needed.
     """
-    levels = np.full(order_length, settings.tolerance * 10.0 ** len(SEEDS_PER_LOOK))
-    for level, every in reversed(list(enumerate(SEEDS_PER_LOOK))):
-        levels[::every] = settings.tolerance * 10.0**level
-    return levels
+    order = np.argsort(degrees, kind="stable")
+    parts = [order[::every] for every in STARTS_PER_CUT]
+    tolerances = [np.full(len(part), finest * 10.0**level) for level, part in enumerate(parts)]
+    return np.concatenate(parts), np.concatenate(tolerances)
 
 
-@dataclasses.dataclass
-class _Turn:
-    """A seed whose turn is to come, and what a thread found from it."""
+def follow(pool: CutPool, starts: Int[np.ndarray, " starts"], tolerances: Float[np.ndarray, " starts"]) -> Sets:
+    """The sets that the starts lead to, of at most the conductance allowed. Each place is cut once, round by round."""
+    finest = pool.settings.tolerance
+    first = pool.cuts(starts, tolerances, is_first=True)
+    begun = np.unique(_places(first.core, first.volume, finest))
+    known, following, lowest = np.array([UNCLUSTERED]), np.array([UNCLUSTERED]), np.array([np.inf])
+    members: list[np.ndarray] = [np.empty(0, np.int32)]
+    places = begun[begun != UNCLUSTERED]
+    for _ in range(MAX_ROUNDS):
+        cuts = pool.cuts(places // KEY_STEPS, finest * 10 ** (places % KEY_STEPS / STEPS_PER_TENFOLD))
+        known, lowest = np.append(known, places), np.append(lowest, cuts.conductance)
+        following = np.append(following, _places(cuts.core, cuts.volume, finest))
+        members += cuts.sets()
+        places = np.setdiff1d(following, known)
+    order = np.argsort(known)
+    known, following, lowest = known[order], following[order], lowest[order]
+    number = np.minimum(np.searchsorted(known, following), len(known) - 1)
+    ends = _ends(np.where(known[number] == following, number, 0), lowest)
+    last = np.unique(ends[np.searchsorted(known, begun)])
+    last = last[lowest[last] <= pool.settings.max_conductance]
+    return Sets(known[last] // KEY_STEPS, lowest[last], [members[order[each]] for each in last])
 
-    seed: int
-    tolerance: float
-    is_done: bool = False
-    n_visited: int = 0
-    vertices: np.ndarray | None = None
-    """None where it was passed over."""
-    is_found_again: bool = False
+
+def _places(core: np.ndarray, volume: np.ndarray, finest: float) -> Int[np.ndarray, " places"]:
+    """A number for each place: the core, and the steps of tolerance above the finest; -1 where there is no core."""
+    is_found = core != UNCLUSTERED
+    asked = volume_tolerance(np.where(is_found, volume, 1.0)) / finest
+    steps = np.minimum(np.floor(STEPS_PER_TENFOLD * np.log10(np.maximum(asked, 1.0))), KEY_STEPS - 1)
+    return np.where(is_found, core * KEY_STEPS + steps.astype(np.int64), UNCLUSTERED)
 
 
-class _Claims:
-    """Which vertices are visited and which cluster holds them; what is found is judged seed by seed, in the order of turns.
+def _ends(following: Int[np.ndarray, " places"], lowest: Float[np.ndarray, " places"]) -> Int[np.ndarray, " places"]:
+    """The last place on the way from each along which conductance falls."""
+    ends = np.arange(len(following))
+    step = np.where(lowest[following] < lowest, following, ends)
+    while not np.array_equal(step[ends], ends):
+        ends = step[ends]
+    return ends
 
-    A thread that is done judges what is ready, and so begins the next look with all that is known. Threads ask of a state
-    that moves on as they look, but what they ask for stays true once it is, and is asked again by the judge: they save
-    themselves work that would be in vain, and decide nothing.
+
+def surroundings(pool: CutPool, sets: Sets) -> Sets:
+    """The sets of least conductance, at whatever scale, around the cores of sets: where they differ, their parents."""
+    tolerances = _tolerances(pool, sets) / OUTER
+    cuts = pool.cuts(sets.core, np.maximum(pool.settings.tolerance, tolerances), separation=np.inf)
+    sizes = [len(each) for each in cuts.sets()]
+    shared = [np.isin(each, own).sum() for each, own in zip(cuts.sets(), sets.members, strict=True)]
+    is_other = ~nesting.overlap_by(nesting.SAME, np.array(shared), np.array(sizes), sets.sizes())
+    is_other &= cuts.conductance <= pool.settings.max_conductance
+    found = Sets(sets.core, cuts.conductance, cuts.sets())
+    return found.take(np.flatnonzero(is_other))
+
+
+def confirmed(pool: CutPool, sets: Sets, separation: float) -> tuple[Sets, Float[np.ndarray, " sets"]]:
+    """The representatives of sets that three quarters of the members asked find again, and the share of each that does."""
+    sets = sets.take(nesting.representatives(sets, len(pool.degrees)))
+    met = met_shares(pool, sets, separation)
+    return sets.take(np.flatnonzero(met >= LEAST_MET)), met[met >= LEAST_MET]
+
+
+def met_shares(pool: CutPool, sets: Sets, separation: float = SEPARATION) -> Float[np.ndarray, " sets"]:
+    """Share of eight members of each set, evenly spaced from core to edge, whose cut finds the set again.
+
+    The second, fifth and eighth are asked first; where none of them finds it, the share is 0.
     """
+    is_met = np.zeros((len(sets.members), N_ASKED), bool)
+    first = np.linspace(1, N_ASKED - 1, N_ASKED_FIRST).astype(np.int64)
+    everywhere = np.arange(len(sets.members))
+    is_met[:, first] = _is_met(pool, sets, everywhere, first, separation)
+    others = np.setdiff1d(np.arange(N_ASKED), first)
+    still = everywhere[is_met.any(axis=1)]
+    is_met[np.ix_(still, others)] = _is_met(pool, sets, still, others, separation)
+    return is_met.mean(axis=1)
 
-    def __init__(self, graph: sparse.csr_array, degrees: np.ndarray, settings: SearchSettings) -> None:
-        self.graph, self.degrees, self.settings = graph, degrees, settings
-        self.labels = np.full(graph.shape[0], UNCLUSTERED, np.int32)
-        self.visited, self.refused = np.zeros(graph.shape[0], bool), np.zeros(graph.shape[0], bool)
-        self.members: list[np.ndarray] = []
-        self.seeds: list[int] = []
-        self.n_looks = self.n_visited = self.n_wasted = 0
-        self.turns: collections.deque[_Turn] = collections.deque()
-        self.judging = threading.Lock()
 
-    def turn(self, seed: int, tolerance: float) -> Callable[[Looker], None]:
-        """A task that looks from the seed, its turn after those of all tasks made before."""
-        turn = _Turn(seed, tolerance)
-        self.turns.append(turn)
-        return functools.partial(self._take, turn)
+def _is_met(
+    pool: CutPool,
+    sets: Sets,
+    numbers: Int[np.ndarray, " sets"],
+    asked: Int[np.ndarray, " asked"],
+    separation: float,
+) -> Bool[np.ndarray, "sets asked"]:
+    """Whether the cuts from some members of some sets find these again."""
+    places = (asked + 1) / (N_ASKED + 1)
+    starts = [sets.members[number][(places * len(sets.members[number])).astype(np.int64)] for number in numbers]
+    tolerances = np.repeat(_tolerances(pool, sets)[numbers], len(asked))
+    found = pool.cuts(np.concatenate([np.empty(0, np.int32), *starts]), tolerances, separation=separation).sets()
+    own = [sets.members[number] for number in numbers for _ in asked]
+    shared = [np.isin(again, members).sum() for again, members in zip(found, own, strict=True)]
+    sizes = [np.array([len(each) for each in some]) for some in (found, own)]
+    return nesting.overlap_by(AGAIN, np.array(shared), *sizes).reshape(len(numbers), len(asked))
 
-    def passes_over(self, seed: int, tolerance: float) -> bool:
-        """Whether there is no need to look from a seed, this finely."""
-        return bool(self.visited[seed] or (tolerance > self.settings.tolerance and self.refused[seed]))
 
-    def _take(self, turn: _Turn, looker: Looker) -> None:
-        if not self.passes_over(turn.seed, turn.tolerance):
-            before = looker.n_visited
-            found = looker.look(turn.seed, turn.tolerance)
-            turn.vertices = found.vertices
-            turn.is_found_again = not self._is_taken(found.vertices) and looker.finds_again(found)
-            turn.n_visited = looker.n_visited - before
-        with self.judging:
-            turn.is_done = True
-            while self.turns and self.turns[0].is_done:
-                self._judge(self.turns.popleft())
+def _tolerances(pool: CutPool, sets: Sets) -> Float[np.ndarray, " sets"]:
+    """The tolerance that each set's volume asks for."""
+    volume = np.array([pool.degrees[each].sum() for each in sets.members])
+    return np.maximum(pool.settings.tolerance, volume_tolerance(volume))
 
-    def _is_taken(self, vertices: np.ndarray) -> bool:
-        """Whether earlier clusters leave too little of a set, or there is none."""
-        n_fresh = int(np.count_nonzero(self.labels[vertices] == UNCLUSTERED))
-        return n_fresh < self.settings.min_size or 2 * n_fresh < len(vertices)
 
-    def _judge(self, turn: _Turn) -> None:
-        """Make a cluster of what was found from a seed, if it is one."""
-        if turn.vertices is None:
-            return
-        self.n_looks += 1
-        self.n_visited += turn.n_visited
-        if self.passes_over(turn.seed, turn.tolerance):
-            self.n_wasted += turn.n_visited
-            return
-        self.visited[turn.seed] = True
-        if self._is_taken(turn.vertices):
-            return
-        if not turn.is_found_again:
-            self.refused[turn.vertices] = True
-            return
-        fresh = turn.vertices[self.labels[turn.vertices] == UNCLUSTERED]
-        if len(fresh) == len(turn.vertices) or self._leaks_little(fresh):
-            self.labels[fresh] = len(self.members)
-            self.visited[fresh] = True
-            self.members.append(fresh.astype(np.int64))
-            self.seeds.append(turn.seed)
+def choose(
+    graph: sparse.csr_array, sets: Sets, ranked: Int[np.ndarray, " sets"], settings: SearchSettings
+) -> tuple[list[int], list[np.ndarray]]:
+    """Sets that keep half of their members, at least, from those that rank before them; their numbers, and what they keep."""
+    is_free = np.ones(graph.shape[0], bool)
+    chosen: list[int] = []
+    kept: list[np.ndarray] = []
+    for number in ranked.tolist():
+        members = sets.members[number]
+        left = members[is_free[members]]
+        if len(left) < settings.min_size or 2 * len(left) < len(members):
+            continue
+        if len(left) == len(members) or conductance.conductance(graph, left) <= settings.max_conductance:
+            is_free[left] = False
+            chosen.append(number)
+            kept.append(left.astype(np.int64))
+    return chosen, kept
 
-    def _leaks_little(self, vertices: np.ndarray) -> bool:
-        return bool(conductance.conductance(self.graph, vertices) <= self.settings.max_conductance)
 
-    def clustering(self) -> Clustering:
-        """What was found, described."""
-        sizes = np.array([len(m) for m in self.members], dtype=np.int64)
-        volume = np.array([self.degrees[m].sum() for m in self.members], dtype=np.float64)
-        leaving = np.array([conductance.conductance(self.graph, m) for m in self.members], dtype=np.float64)
-        density = (1 - leaving) * volume / np.maximum(sizes * (sizes - 1), 1)
-        seeds = np.array(self.seeds, dtype=np.int64)
-        counts = (self.n_looks, self.n_visited, self.n_wasted)
-        return Clustering(self.labels, self.members, sizes, volume, leaving, density, seeds, *counts)
+def _described(
+    graph: sparse.csr_array, degrees: Float[np.ndarray, " vertices"], members: list[np.ndarray]
+) -> dict[str, Any]:
+    """What is known of clusters by their members and the graph alone, as fields of Clustering."""
+    labels = np.full(graph.shape[0], UNCLUSTERED, np.int32)
+    for number, each in enumerate(members):
+        labels[each] = number
+    size = np.array([len(each) for each in members], dtype=np.int64)
+    volume = np.array([degrees[each].sum() for each in members], dtype=np.float64)
+    leaving = np.array([conductance.conductance(graph, each) for each in members], dtype=np.float64)
+    density = (1 - leaving) * volume / np.maximum(size * (size - 1), 1)
+    names = ("labels", "members", "size", "volume", "conductance", "density")
+    return dict(zip(names, (labels, members, size, volume, leaving, density), strict=True))

@@ -11,8 +11,7 @@ from susc_pipeline.explorer import payload
 from susc_pipeline.explorer.cards import Cards
 
 RATIOS = ("conductance", "density", "reliability", "agreement", "survival", "deviation", "loss")
-RATIOS += ("tokenShare", "sourceShare", "foundAgain")
-STABILITIES = ("seed_stability", "point_stability", "chain_stability")
+RATIOS += ("tokenShare", "sourceShare", "reproducibility")
 
 
 class Rows(NamedTuple):
@@ -50,7 +49,7 @@ def rows(
         "reliability": cards.measured.reliability,
         "agreement": cards.measured.agreement,
         "survival": survival,
-        "foundAgain": table.select(pl.min_horizontal(STABILITIES)).to_series().to_numpy(),
+        "reproducibility": table["reproducibility"].to_numpy(),
         "deviation": deviation,
         "loss": cards.columns.of(cards.profile, "loss").mean[:, 0],
         "tokenShare": _first(tokens, 1) / np.maximum(size, 1),

@@ -173,8 +173,9 @@ def _write_cards(data: Path, site: Site, corpus: Corpus, cards: Cards, lists: Li
     table = site.clusters.sort("cluster").slice(cards.first, gathering.CHUNK).to_dicts()
     values = [
         {
-            **{name: known[name] for name in ("volume", "density")},
-            "stability": [known[name] for name in listing.STABILITIES],
+            **{name: known[name] for name in ("volume", "density", "reproducibility")},
+            "foundByMembers": known["found_by_members"],
+            "parent": [known["parent_size"], known["parent_conductance"]] if known["parent_size"] else None,
             **card_module.card(cards, row, nearest),
             "tokens": lists.tokens[row],
             "sources": lists.sources[row],

@@ -17,7 +17,7 @@ explorer.terms = (() => {
     response: "The response of a token without a draw, for every token: the slope of its loss along the component's response direction.",
     sampled: "The susceptibility estimated from draws of the weights; known for the ground-truth tokens only.",
     conductance: "Leaving / (leaving + staying) edge weight of the cluster: 0 is an island, 0.45 the limit.",
-    foundAgain: "Least share of searches that find the cluster again: from other members, without a tenth of the points, by half of the chains (the lesser of two halves that share nothing). Near 0 it may be a piece of the main body.",
+    reproducibility: "Largest Jaccard index with a cluster by half of the chains alone, the lesser of two halves that share nothing. From 0.5 on the cluster is found again; near 0 noise may have made it.",
   };
 
   // A word that opens its definition; the words of MEANINGS by their key.

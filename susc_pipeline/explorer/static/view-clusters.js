@@ -6,7 +6,7 @@
   const SORTS = [
     ["cluster", "number", "by rising conductance"], ["size", "size", "tokens"],
     ["conductance", "conductance", "leaving / (leaving + staying) edge weight"],
-    ["foundAgain", "found again", "least share of searches that find the cluster again: from other members, without a tenth of the points, by half of the chains (the lesser of two halves that share nothing); near 0 it may be a piece of the main body"],
+    ["reproducibility", "reproducibility", "largest Jaccard index with a cluster by half of the chains alone, the lesser of two halves that share nothing; 0.5 or more: found again"],
     ["reliability", "reliability", "of the sampled mean profile, between halves that share nothing (Spearman–Brown)"],
     ["survival", "survives", "best Jaccard with a cluster found without whitening"],
     ["deviation", "component", "mean response of the component chosen above, or of the farthest one, in standard deviations from the mean token"],
@@ -14,7 +14,7 @@
     ["sourceShare", "source", "most frequent source and its share"],
     ["loss", "loss", "mean loss of the members, nats"],
   ];
-  const RANGES = [["size", "size"], ["conductance", "conductance"], ["foundAgain", "found again"], ["reliability", "reliability"], ["survival", "survives"]];
+  const RANGES = [["size", "size"], ["conductance", "conductance"], ["reproducibility", "reproducibility"], ["reliability", "reliability"], ["survival", "survives"]];
 
   function matching(table, query) {
     const { site } = explorer;
@@ -74,7 +74,7 @@
       cluster: element("th", { scope: "row" }, element("a", { href: `#/cluster/${cluster}` }, `${cluster}`)),
       example: element("td", { class: "wide" }, await example(cluster)),
       tokenShare: element("td", { class: "nowrap" }, element("code", {}, element("bdi", {}, explorer.tokenShown(table.token[cluster]))), " ", element("small", {}, `${Math.round(100 * table.tokenShare[cluster])} %`)),
-      size: element("td", { class: "num" }, number(table.size[cluster])), conductance: ratio("conductance", 3), foundAgain: ratio("foundAgain", 1),
+      size: element("td", { class: "num" }, number(table.size[cluster])), conductance: ratio("conductance", 3), reproducibility: ratio("reproducibility", 1),
       reliability: ratio("reliability"), survival: ratio("survival"), loss: ratio("loss"),
       deviation: element("td", { class: "nowrap" }, swatch, " ", table.half ? `${fixed(deviation)} ± ${fixed(table.half[cluster])}` : [element("a", { href: explorer.components.address(component) }, component.name), " ", element("small", {}, fixed(deviation, 1))]),
       sourceShare: element("td", { class: "clip" }, element("bdi", {}, explorer.visible(table.sources[table.source[cluster]] ?? "–")), " ", element("small", {}, `${Math.round(100 * table.sourceShare[cluster])} %`)),
@@ -88,12 +88,12 @@
     let page = Math.max(0, Number(query.get("page") ?? 0)), by = query.get("sort") ?? "cluster", falling = query.get("falling") === "1";
     let rows = [], selected = -1;
     const count = element("p", { class: "note", role: "status" });
-    const NUMERIC = new Set(["size", "conductance", "foundAgain", "reliability", "survival", "loss"]);
+    const NUMERIC = new Set(["size", "conductance", "reproducibility", "reliability", "survival", "loss"]);
     const body = element("tbody");
     const head = element("tr");
     // Where there is little room, what says most comes first.
-    const order = innerWidth > 900 ? ["cluster", "example", "tokenShare", "size", "conductance", "foundAgain", "reliability", "survival", "deviation", "loss", "sourceShare"]
-      : ["cluster", "example", ...(chosen < 0 ? ["size", "foundAgain", "deviation"] : ["deviation", "size", "foundAgain"]), "tokenShare", "conductance", "reliability", "survival", "loss", "sourceShare"];
+    const order = innerWidth > 900 ? ["cluster", "example", "tokenShare", "size", "conductance", "reproducibility", "reliability", "survival", "deviation", "loss", "sourceShare"]
+      : ["cluster", "example", ...(chosen < 0 ? ["size", "reproducibility", "deviation"] : ["deviation", "size", "reproducibility"]), "tokenShare", "conductance", "reliability", "survival", "loss", "sourceShare"];
     const heads = order.map((key) => {
       const [, name, definition] = SORTS.find(([k]) => k === key) ?? [null, "most central member"];
       return element("th", { scope: "col", class: key === "example" ? "wide" : NUMERIC.has(key) ? "num" : "" }, definition ? element("button", { type: "button", data: { definition }, onclick: () => { falling = by === key ? !falling : key !== "cluster" && key !== "conductance"; by = key; page = 0; refresh(); } }, key === "cluster" ? "#" : key === "deviation" && chosen >= 0 ? site.components[chosen].name : name) : name);
@@ -127,8 +127,8 @@
       const turn = (to, text, title) => element("button", { type: "button", "aria-label": title, disabled: to < 0 || to >= pages || to === page, onclick: () => { page = to; refresh(); } }, text);
       pager.replaceChildren(turn(0, "«", "First page"), turn(page - 1, "‹", "Previous page"), element("span", {}, `${page + 1} / ${pages}`), turn(page + 1, "›", "Next page"), turn(pages - 1, "»", "Last page"));
     }
-    const COLUMNS = ["cluster", "size", "conductance", "density", "found again", "reliability", "agreement", "survival", "measured members", "token", "token share", "component", "deviation", "source", "source share", "loss"];
-    const csvRows = () => rows.map((i) => [i, table.size[i], table.conductance[i], table.density[i], table.foundAgain[i], table.reliability[i], table.agreement[i], table.survival[i], table.measured[i], explorer.tokenText(table.token[i]), table.tokenShare[i],
+    const COLUMNS = ["cluster", "size", "conductance", "density", "reproducibility", "reliability", "agreement", "survival", "measured members", "token", "token share", "component", "deviation", "source", "source share", "loss"];
+    const csvRows = () => rows.map((i) => [i, table.size[i], table.conductance[i], table.density[i], table.reproducibility[i], table.reliability[i], table.agreement[i], table.survival[i], table.measured[i], explorer.tokenText(table.token[i]), table.tokenShare[i],
       site.components[table.shown ?? table.component[i]].name, table.deviation[i], table.sources[table.source[i]], table.sourceShare[i], table.loss[i]]);
     function select(step) {
       const all = [...body.rows];
