@@ -13,9 +13,6 @@ import warnings
 from pathlib import Path
 
 from assets import guard
-from resources import experiment as experiments
-from resources import price
-from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.messages import plain
 
 
@@ -48,27 +45,34 @@ def main(arguments: list[str] | None = None) -> int:
 def run(selected: list[str], shard: str | None, *, thorough: bool = False, verbose: bool = False) -> None:
     """Materialize in order of the graph what is missing, stale or, if it is to be thorough, damaged; say what there is to see."""
     warnings.filterwarnings("ignore", module="dagster")  # previews of features that a pinned Dagster cannot withdraw
-    from assets import definitions, partitions, walk  # the experiment in force is read when these are imported
+    from assets import definitions, walk  # the experiment in force is read when these are imported
 
     if not selected and shard is None:
-        say_the_price(partitions.EXPERIMENT)
+        say_the_price()
     home = dagster_home()
     started = time.monotonic()
     n_done = walk.materialize(definitions, home, selected=selected, shard=shard, thorough=thorough, verbose=verbose)
     walk.report(definitions, n_done, time.monotonic() - started, shard=shard, thorough=thorough)
 
 
-def say_the_price(experiment: ExperimentConfig) -> None:
-    """Print what the whole experiment takes.
+def say_the_price() -> None:
+    """Print what the whole experiment takes; nothing where its model is not known, of which the walk says more.
 
     Raises:
         ValueError: an asset needs more memory than there is; names the keys to lower.
     """
-    stored = experiments.store(experiment).path("language_model") / "config.json"
-    plan = price.plan_of(experiment, stored if stored.is_file() else None)
-    price.refuse_what_cannot_fit(plan, price.memory_of(experiment.model))
-    rate = price.measured_rate(experiment.model)
-    print(f"{experiment.name}, if nothing were there yet: {price.summary(plan, rate)}", flush=True)
+    from assets.partitions import EXPERIMENT
+    from resources import experiment as experiments
+    from resources import price
+
+    stored = experiments.store(EXPERIMENT).path("language_model") / "config.json"
+    try:
+        plan = price.plan_of(EXPERIMENT, stored if stored.is_file() else None)
+    except ValueError:
+        return
+    price.refuse_what_cannot_fit(plan, price.memory_of(EXPERIMENT.model))
+    rate = price.measured_rate(EXPERIMENT.model)
+    print(f"{EXPERIMENT.name}, if nothing were there yet: {price.summary(plan, rate)}", flush=True)
 
 
 def dagster_home() -> Path:

@@ -5,11 +5,9 @@ import math
 import numpy as np
 import pytest
 
-import toys
 from assets import definitions, partitions, walk
-from benchmarks import scale, simulate_cluster
+from benchmarks import simulate_cluster
 from benchmarks.simulate_cluster import Task, simulate
-from susc_pipeline.model import components, families
 
 
 def random_tasks(seed, n_tasks=60):
@@ -86,17 +84,3 @@ def test_the_real_definitions_become_one_task_a_shard_and_one_a_component():
         f"chain_products + ground_truth_susceptibilities {shard}" for shard in ground_truth[:-1]
     }
     assert len(by_name["whitening_basis"]) == len(partitions.SHARDS.get_partition_keys())
-
-
-def test_operations_are_those_that_the_benchmark_of_sampling_counts():
-    """Its sum over components, written out: the component, the layers above, the unembedding; without biases."""
-    model = families.from_module(toys.toy_module(bias=False, width=16, vocabulary=50))
-    shape = scale.Shape("toy", layers=3, hidden=16, heads=2, vocabulary=50)
-    up, positions = 64, 12
-    layer = 2 * (4 * 16 * 16 + 2 * 16 * up) + 2 * 16 * positions
-    total = 0
-    for component in components.enumerate_components(model):
-        above = {"embed": 3, "unembed": 0}.get(component.kind, 2 - component.layer)
-        own = {"head": 2 * 4 * 16 * 8, "mlp": 2 * 2 * 16 * up}.get(component.kind, 0)
-        total += own + above * layer + 2 * 16 * 50
-    assert shape.above(positions) == total and shape.components == len(components.enumerate_components(model))
