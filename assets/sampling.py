@@ -171,6 +171,12 @@ def sgld_samples(
         if component == components.ALL_WEIGHTS:
             return None
         stored = direction_files.load(response_directions.whole(component.name), model, component, digest=digest)
+        given, found_at = experiment.sampling, stored.localization
+        if not given.target_rise and found_at != given.localization:
+            raise ValueError(
+                f"response_directions of {component} were found at localization {found_at:g}, but sampling.localization is "
+                f"{given.localization:g}; materialize response_directions again"
+            )
         direction = stored.directions.cpu().numpy() if estimator.needs_direction else None
         return Directed(stored.localization, direction)
 

@@ -246,6 +246,9 @@ def test_a_backfill_gives_the_same_bytes_in_another_order_and_mixed_shards_are_r
     before = manifests(copy)
     original = toml.read_text()
     toml.write_text(original.replace("localization = 50.0", "localization = 60.0"))
+    moved = run(copy, "--experiment", toml, "--select", "sgld_samples", "--shard", SHARDS[1])
+    assert moved.returncode == 1 and "found at localization 50, but sampling.localization is 60" in moved.stderr
+    toml.write_text(original.replace("localization = 50.0", "localization = 50.0\nn_beta = 40.0"))
     for name in ("sgld_samples", "ground_truth_susceptibilities"):
         done = run(copy, "--experiment", toml, "--select", name, "--shard", SHARDS[1])
         assert done.returncode == 0, done.stderr
