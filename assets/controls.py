@@ -50,13 +50,13 @@ def regime(
     for component in progress.track(context, found, "components", len(found)):
         stored = direction_files.diagnostics(response_directions.whole(component.name))
         largest = regimes.largest_curvature(model, component, population)
-        own = dataclasses.replace(settings, localization=stored.localization)
+        own = settings.at(stored.localization)
         rows.append(regimes.row(model, component, own, stored, largest=largest))
     tables = [regimes.table(rows)]
     for component in progress.track(context, wanted.components, "sweeps of n_beta", len(wanted.components)):
         chosen = components.by_name(model, component)
         stored = direction_files.diagnostics(response_directions.whole(component))
-        own = dataclasses.replace(settings, localization=stored.localization)
+        own = settings.at(stored.localization)
         source = seeds.sequence(experiment.seed, "regime", component)
         parts = (population, probe, stored.rest_slopes, wanted.n_betas, source)
         budget = experiment.directions.limited(wanted.max_contexts)
@@ -103,7 +103,7 @@ def negative_control(
     for component in progress.track(context, [enumerated[number] for number in chosen], "components", len(chosen)):
         place = response_directions.whole(component.name)
         stored = direction_files.load(place, model, component, digest=digest, with_rest=True)
-        own = dataclasses.replace(settings, localization=stored.localization)
+        own = settings.at(stored.localization)
         source = seeds.sequence(experiment.seed, "negative_control", component.name)
         parts = (model, component, own, contexts, draws, source)
         differences.append(controls.difference(*parts, rest=stored.at_rest))

@@ -171,14 +171,9 @@ def sgld_samples(
         if component == components.ALL_WEIGHTS:
             return None
         stored = direction_files.load(response_directions.whole(component.name), model, component, digest=digest)
-        given, found_at = experiment.sampling, stored.localization
-        if not given.target_rise and found_at != given.localization:
-            raise ValueError(
-                f"response_directions of {component} were found at localization {found_at:g}, but sampling.localization is "
-                f"{given.localization:g}; materialize response_directions again"
-            )
+        own = experiment.sampling.at(stored.localization)
         direction = stored.directions.cpu().numpy() if estimator.needs_direction else None
-        return Directed(stored.localization, direction)
+        return Directed(own.localization, direction)
 
     sampled = executor.map(functools.partial(tasks.sampler, task), list(missing), directed)
     for component, one in progress.track(context, sampled, f"components of {shard}", len(missing)):

@@ -193,6 +193,19 @@ class SamplingSettings:
         ):
             require(getattr(self, name) >= 1, f"sampling.{name}", getattr(self, name), "at least 1")
 
+    def at(self, localization: float) -> "SamplingSettings":
+        """The same at the localization that a component's response directions were found at.
+
+        Raises:
+            ValueError: it is another than the one given, and none was to be chosen.
+        """
+        if not self.target_rise and localization != self.localization:
+            raise ValueError(
+                f"response_directions were found at localization {localization:g}, but sampling.localization is "
+                f"{self.localization:g}; materialize response_directions again"
+            )
+        return dataclasses.replace(self, localization=localization)
+
 
 @dataclass(frozen=True)
 class DirectionSettings:

@@ -87,11 +87,15 @@ class Plan(NamedTuple):
         return self.experiment.aux.hidden_multiplier * self.model.hidden_size
 
     @property
+    def n_images(self) -> int:
+        """A chain and, where the estimator needs it, its mirror image."""
+        estimator = estimators.by_name(self.experiment.susceptibility.estimator)
+        return 1 + (estimator.needs_own_slopes or estimator.needs_curvatures)
+
+    @property
     def n_draws(self) -> int:
         """Draws at each token of the ground truth, mirror images included."""
-        estimator = estimators.by_name(self.experiment.susceptibility.estimator)
-        images = 1 + (estimator.needs_own_slopes or estimator.needs_curvatures)
-        return images * self.experiment.sampling.n_chains * self.experiment.sampling.n_draws
+        return self.n_images * self.experiment.sampling.n_chains * self.experiment.sampling.n_draws
 
     @property
     def rest_contexts(self) -> int:
@@ -134,14 +138,13 @@ def sampling_operations(plan: Plan) -> tuple[float, float]:
     """
     settings, n = plan.experiment.sampling, plan.n_positions
     estimator = estimators.by_name(plan.experiment.susceptibility.estimator)
-    images = 1 + (estimator.needs_own_slopes or estimator.needs_curvatures)
     above = _of_all(plan, operations.above)
     passes = 1 + 2 * estimator.needs_curvatures
     tangents = (estimator.needs_direction + estimator.needs_own_slopes) * _of_all(plan, operations.tangent)
     measured = passes * above + len(plan.chosen) * operations.unembedding(plan.model) + tangents
     n_steps = settings.n_burn_in + settings.n_draws * settings.n_steps_between_draws
     scored = settings.n_draws * max(settings.draw_batch_size, settings.batch_size) * estimator.needs_curvatures
-    contexts = images * settings.n_chains * (n_steps * settings.batch_size + scored)
+    contexts = plan.n_images * settings.n_chains * (n_steps * settings.batch_size + scored)
     read = plan.n_draws * (plan.shard_tokens + settings.n_reference_contexts * n)
     return 3 * above * contexts * n, measured * read
 
@@ -168,8 +171,8 @@ def linear_response(plan: Plan) -> float:
 def prices(plan: Plan) -> dict[str, Price]:
     """Of each asset that computes or stores much."""
     model, n, settings = plan.model, plan.n_positions, plan.experiment.sampling
-    item, weights = model.embedding.element_size(), plan.n_weights
-    resident = weights * item
+    item = model.embedding.element_size()
+    resident = plan.n_weights * item
     device = pretrained.torch_device(plan.experiment.model.device).partition(":")[0]
     chains = max(memory.needed_bytes(model, component, settings, n, device=device) for component in plan.chosen)
     features, pcs, hidden = plan.n_features, plan.n_pcs, plan.n_hidden

@@ -111,9 +111,7 @@ def token_texts(tokenizer: PreTrainedTokenizerBase, vocabulary_size: int) -> lis
 
 def _token_text(tokenizer: PreTrainedTokenizerBase, token: int, *, has_spaces: bool) -> str:
     piece = tokenizer.convert_ids_to_tokens(token)
-    if has_spaces and isinstance(
-        piece, str
-    ):  # as SentencePiece writes them: decoded alone, a token would lose its space
+    if has_spaces and isinstance(piece, str):  # decoded alone, a token of SentencePiece would lose its space
         byte = FALLBACK.fullmatch(piece)
         if byte is None:
             return piece.replace(SPACE, " ")
