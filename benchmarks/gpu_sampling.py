@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
+from resources.price import matrix_rate
 from susc_pipeline import price
 from susc_pipeline.config import ExperimentConfig, TokenSettings
-from susc_pipeline.model import components, families, perturbation, tangents
+from susc_pipeline.model import components, families, operations, perturbation, tangents
 from susc_pipeline.model.decoder import Decoder
 from susc_pipeline.price import Plan
 
@@ -49,13 +50,6 @@ def seconds(work, device: str, n_repeats: int = 5) -> float:
     return float(np.median(times[1:]))
 
 
-def matrix_peak(device: str, dtype: torch.dtype) -> float:
-    """Operations a second of a large matrix product."""
-    size = 8192 if device == "cuda" else 512
-    a = torch.randn(size, size, device=device, dtype=dtype)
-    return 2 * size**3 / seconds(lambda: a @ a, device)
-
-
 def plan_of(model: Decoder, n_positions: int) -> Plan:
     """What decides the operations."""
     experiment = ExperimentConfig(name="rate", tokens=TokenSettings(context_length=n_positions))
@@ -73,9 +67,9 @@ def linear_response(model: Decoder, device: str, peak: float, ids: torch.Tensor)
     """Rate of tokens, all components along two directions."""
     directions = along(model, device, price.HALVES)
     taken = seconds(lambda: tangents.slopes_at_rest(model, ids, directions), device)
-    operations = ids.numel() * price.linear_response(plan_of(model, ids.shape[1]))
-    rates = {"tokens_a_second": ids.numel() / taken, "teraflops": operations / taken / 1e12}
-    return rates | {"share_of_peak": operations / taken / peak}
+    count = ids.numel() * price.linear_response(plan_of(model, ids.shape[1]))
+    rates = {"tokens_a_second": ids.numel() / taken, "teraflops": count / taken / 1e12}
+    return rates | {"share_of_peak": count / taken / peak}
 
 
 def steps(model: Decoder, name: str, device: str, peak: float, positions: int) -> dict:
@@ -86,13 +80,9 @@ def steps(model: Decoder, name: str, device: str, peak: float, positions: int) -
     batch = prepared.take(torch.arange(N_CHAINS * BATCH, device=device).view(N_CHAINS, BATCH))
     deltas = 1e-3 * torch.randn(N_CHAINS, components.n_parameters(model, component), device=device)
     taken = seconds(lambda: perturbation.gradients(model, component, batch, deltas), device)
-    layer, own = shape_of(model).layer(positions), 0
-    if component.kind in ("head", "mlp"):
-        own = 2 * components.n_parameters(model, component)
-    above = {"embed": model.n_layers, "unembed": 0}.get(component.kind, model.n_layers - 1 - component.layer)
-    operations = 3 * ids.numel() * (own + above * layer + 2 * model.hidden_size * model.vocabulary_size)
-    rates = {"component": name, "contexts_a_second": len(ids) / taken, "teraflops": operations / taken / 1e12}
-    return rates | {"share_of_peak": operations / taken / peak}
+    count = 3 * ids.numel() * operations.above(model, component, positions)
+    rates = {"component": name, "contexts_a_second": len(ids) / taken, "teraflops": count / taken / 1e12}
+    return rates | {"share_of_peak": count / taken / peak}
 
 
 def agreement(shape: str, device: str) -> float:
@@ -122,7 +112,7 @@ def main() -> None:
     if options.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("no GPU is here; a figure for one is not made up")
     dtype = torch.bfloat16 if options.device == "cuda" else torch.float32
-    peak = matrix_peak(options.device, dtype)
+    peak = matrix_rate(options.device, dtype)
     print(json.dumps({"matrix_peak_teraflops": peak / 1e12}), flush=True)
     model = build(options.shape, options.device, dtype)
     ids = torch.randint(model.vocabulary_size, (options.contexts, options.positions), device=options.device)

@@ -64,7 +64,11 @@ def plan_of(experiment: ExperimentConfig, config: Path | None = None) -> Plan:
 
 def measured_rate(settings: ModelSettings) -> float:
     """Operations a second of a large matrix product, on the device and in the type of the settings."""
-    device, dtype = pretrained.torch_device(settings.device), getattr(torch, settings.dtype)
+    return matrix_rate(pretrained.torch_device(settings.device), getattr(torch, settings.dtype))
+
+
+def matrix_rate(device: str, dtype: torch.dtype) -> float:
+    """Operations a second of a large matrix product."""
     size = SIZES.get(device, LARGE)
     a = torch.randn(size, size, device=device).to(dtype)
     seconds = []
