@@ -137,7 +137,7 @@ def test_a_row_of_component_values_is_the_entry_of_the_vectors_behind_it(finishe
     read = lambda name: pl.concat(pl.read_parquet(p) for p in sorted((store / name).glob("*.parquet")))  # noqa: E731
     keys, names = ["context_id", "position"], pl.read_parquet(store / "component_table.parquet")["name"]
     with duckdb.connect(str(store / "warehouse.duckdb"), read_only=True) as connection:
-        shown = connection.sql("select * from component_values").pl().sort("component", *keys)
+        shown = pl.DataFrame(connection.sql("select * from component_values")).sort("component", *keys)
     responses, scores = (read(name).sort(keys) for name in ("linear_response", "predicted_susceptibilities"))
     truth = responses.select(keys).join(
         read("ground_truth_susceptibilities"), on=keys, how="left", maintain_order="left"
@@ -170,7 +170,7 @@ def test_the_questions_of_the_docs_have_answers(finished):
     )  # the toy has two heads
     questions = re.findall(r"```sql\n(.*?)```", text, re.DOTALL)
     with duckdb.connect(str(finished[0] / "data" / "toy" / "warehouse.duckdb"), read_only=True) as connection:
-        answers = [connection.sql(question).pl() for question in questions]
+        answers = [pl.DataFrame(connection.sql(question)) for question in questions]
     most, llc, correlation, clusters = answers
     assert most.height == 20 and most["linear_response_z"].is_sorted(descending=True)
     assert most["token"].null_count() == 0 and (most["linear_response_error_z"] >= 0).all()
