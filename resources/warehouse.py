@@ -29,6 +29,7 @@ TABLES = {
 OF_ONE_NAME = ("population_contexts", "reliability", "aux_correlation", "leakage", "clusters", "cluster_members")
 OF_ONE_NAME += ("cluster_agreement", "cluster_reproducibility", "regime", "negative_control")
 SINGLE_TABLES = {"components": "component_table", **{name: name for name in OF_ONE_NAME}}
+STORAGE = "v1.0.0"  # of the file: what DuckDB 1.1 and every later version reads
 TEXT_OF = """(select coalesce(string_agg(v.text, '' order by w.place), '') from (
         select unnest(c.token_ids[{first}:{last}]) as id, generate_subscripts(c.token_ids[{first}:{last}], 1) as place
     ) w join vocabulary v on v.token_id = w.id)"""
@@ -93,7 +94,7 @@ def refresh(
             found = store.manifest(asset, shard)
             inputs |= {f"{asset}/{shard}" if shard else asset: found.sha256} if found else {}
     statements = _statements(store, made)
-    version = hashlib.sha256("\n".join(statements).encode()).hexdigest()[:16]
+    version = hashlib.sha256("\n".join([STORAGE, *statements]).encode()).hexdigest()[:16]
     if _is_current(store, version, inputs, thorough):
         return
     store.checked("language_model")
@@ -119,7 +120,8 @@ def connect(store: Store) -> duckdb.DuckDBPyConnection:
 
 
 def _connect(store: Store, path: Path, *, read_only: bool) -> duckdb.DuckDBPyConnection:
-    connection = duckdb.connect(str(path), read_only=read_only)
+    settings = {} if read_only else {"storage_compatibility_version": STORAGE}
+    connection = duckdb.connect(str(path), read_only=read_only, config=settings)
     if store.remote:
         connection.register_filesystem(store.remote.filesystem)
     return connection

@@ -19,6 +19,7 @@ import pytest
 from resources import columns, manifest
 from susc_pipeline import schema
 from susc_pipeline.representation import pca
+from susc_pipeline.store import Store
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 SHARDS = [f"shard-{number:05d}" for number in range(5)]
@@ -281,7 +282,7 @@ def test_a_run_that_is_stopped_or_killed_keeps_its_finished_components(toy_folde
             stderr=pipe,
             preexec_fn=conftest.hear_interrupts,
         )
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while len(list(folder.glob("*/*.parquet"))) < n_components and time.monotonic() < deadline:
             time.sleep(0.01)
         process.send_signal(number)
@@ -308,3 +309,76 @@ def test_mistakes_are_one_line_with_the_remedy(tmp_path, toy_folders):
     assert absent.returncode == 1 and "'/nowhere' is neither `embedded` nor a local folder" in absent.stderr
     assert len(absent.stderr.strip().splitlines()) == 1
     assert "/assets/corpus.py" in run(tmp_path, "--experiment", toml, "--verbose").stderr
+
+
+def test_the_warehouse_opens_in_older_versions_of_its_reader(finished):
+    # DuckDB's header: a checksum, the letters DUCK, the version of the format; 64 is what 0.10 to 1.1 read and all later ones.
+    with (finished[0] / "data" / "toy" / "warehouse.duckdb").open("rb") as file:
+        header = file.read(20)
+    assert header[8:12] == b"DUCK" and int.from_bytes(header[12:20], "little") == 64
+
+
+@pytest.fixture(scope="module")
+def moved(finished, tmp_path_factory):
+    """The store copied elsewhere, under a name that is a pattern to a reader of globs, and read-only."""
+    place = tmp_path_factory.mktemp("moved") / "a [copy] of*toy"
+    shutil.copytree(finished[0] / "data" / "toy", place)
+    for path in (place, *place.rglob("*")):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    yield Store.open(place)
+    for path in (place, *place.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+def test_a_store_that_was_moved_is_read_as_the_warehouse_reads_the_original(finished, moved):
+    keys = ["context_id", "position"]
+    with duckdb.connect(str(finished[0] / "data" / "toy" / "warehouse.duckdb"), read_only=True) as connection:
+        values = pl.DataFrame(connection.sql("select * from component_values"))
+        in_context = pl.DataFrame(connection.sql("select * from member_contexts where cluster = 0 order by rank"))
+    names = moved.components()["name"].to_list()
+    columns = {"linear_response": "linear_response", "measured": "measured", "predicted": "predicted"}
+    for source, column in columns.items():
+        for standardized in (False, True):
+            found = moved.vectors(names[1:3], source=source, standardized=standardized)
+            for name in names[1:3]:
+                wanted = values.filter(pl.col("name") == name).drop_nulls(
+                    "measured" if source == "measured" else "loss"
+                )
+                wanted = wanted.sort(keys)[f"{column}_z" if standardized else column].to_numpy()
+                deviation = wanted.std()
+                np.testing.assert_allclose(found[name].to_numpy(), wanted, rtol=1e-4, atol=1e-5 * deviation)
+    assert moved.vectors().columns[-len(names) :] == names
+    members = moved.members(0)
+    shared = ["rank", "token", "before", "after", *keys]
+    assert members.select(shared).equals(in_context.select(shared).cast(dict(members.select(shared).schema)))
+    tokens, clusters = moved.tokens(), moved.clusters()
+    counted = tokens.drop_nulls("cluster").group_by("cluster").len().sort("cluster")["len"].to_list()
+    assert counted == clusters.sort("cluster")["size"].to_list()
+    documents = moved.documents()
+    assert documents["n_tokens"].sum() == tokens.height == 5 * 10 * 15
+    assert moved.tokens(documents["document_id"][0]).height == documents["n_tokens"][0]
+
+
+def test_the_nearest_tokens_are_those_of_the_whitened_space(moved):
+    space = pl.concat(pl.read_parquet(path, glob=False) for path in sorted(moved.root.glob("whitened_susc*/*.parquet")))
+    here = space.row(7, named=True)
+    distance = np.linalg.norm(space["whitened"].to_numpy() - np.asarray(here["whitened"]), axis=1)
+    found = moved.nearest(here["context_id"], here["position"], n=5)
+    np.testing.assert_allclose(found["distance"], np.sort(distance)[1:6], rtol=1e-5)
+
+
+def test_a_frame_of_the_store_becomes_a_pandas_frame(moved):
+    assert list(moved.clusters().to_pandas()["cluster"]) == moved.clusters()["cluster"].to_list()
+
+
+def test_what_a_store_lacks_is_refused_in_words(moved, tmp_path):
+    for ask, said in (
+        (lambda: Store.open(tmp_path), "holds no finished run"),
+        (lambda: moved.members(10**6), "there is no cluster 1000000"),
+        (lambda: moved.tokens("no such document"), r"documents\(\) lists them"),
+        (lambda: moved.vectors(["L9H9"]), r"no component 'L9H9'; components\(\) lists them"),
+        (lambda: moved.vectors(source="guessed"), "source must be one of"),
+        (lambda: moved.nearest(0, 0), "no predicted token 0 in context 0"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            ask()
