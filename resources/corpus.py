@@ -19,7 +19,8 @@ def documents(settings: CorpusSettings) -> Iterator[Document]:
         case "python_standard_library":
             return corpus.python_standard_library(Path(sysconfig.get_path("stdlib")))
         case "files":
-            return corpus.local_files(Path(settings.path), text_column=settings.text_column)
+            place, longest = Path(settings.path).expanduser(), settings.max_document_characters
+            return corpus.local_files(place, text_column=settings.text_column, max_document_characters=longest)
         case _:
             return corpus.hub_dataset(
                 settings.path,
@@ -39,7 +40,7 @@ def fingerprint(settings: CorpusSettings) -> str:
         case "python_standard_library":
             return platform.python_version()
         case "files":
-            return corpus.fingerprint(Path(settings.path))
+            return corpus.fingerprint(Path(settings.path).expanduser())
         case _:
             return settings.revision
 

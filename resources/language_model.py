@@ -28,11 +28,8 @@ def locate(settings: ModelSettings) -> Path:
     Raises:
         ValueError: the folder lacks a file, or holds another architecture.
     """
-    if settings.source == "embedded":
-        folder = pretrained.EMBEDDED
-    elif Path(settings.source).is_dir():
-        folder = Path(settings.source)
-    else:
+    folder = folder_of(settings)
+    if not folder.is_dir():
         from huggingface_hub import snapshot_download  # only here: everything else works without a network
 
         try:
@@ -44,6 +41,11 @@ def locate(settings: ModelSettings) -> Path:
             ) from error
     pretrained.check(folder)
     return folder
+
+
+def folder_of(settings: ModelSettings) -> Path:
+    """The folder that the source names; if there is none, the source is a Hub name."""
+    return pretrained.EMBEDDED if settings.source == "embedded" else Path(settings.source).expanduser()
 
 
 def fetched(settings: ModelSettings, name: str) -> str:

@@ -39,7 +39,7 @@ def content_of(settings: ModelSettings) -> tuple[dict[str, Any], Path]:
     Raises:
         ValueError: there is none.
     """
-    folder = pretrained.EMBEDDED if settings.source == "embedded" else Path(settings.source)
+    folder = language_model.folder_of(settings)
     try:
         place = folder / "config.json" if folder.is_dir() else Path(language_model.fetched(settings, "config.json"))
         return json.loads(place.read_text(encoding="utf-8")), place
@@ -77,6 +77,11 @@ def matrix_rate(device: str, dtype: torch.dtype) -> float:
         (a @ a)[0, 0].item()  # waits for the device
         seconds.append(time.perf_counter() - started)
     return 2 * size**3 / min(seconds)
+
+
+def hours(plan: Plan, rate: float) -> float:
+    """Hours of all assets together."""
+    return seconds_of(price.total(price.prices(plan)), rate) / 3600
 
 
 def seconds_of(one: Price, rate: float) -> float:

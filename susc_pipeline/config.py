@@ -31,6 +31,8 @@ MAX_FILE_BYTES = 1 << 14
 MAX_INTEGER = 2**63 - 1
 DEVICE = re.compile(r"auto|cpu|(cuda|mps|xpu)(:\d{1,3})?")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+# Keys that came later: an experiment that does not give them keeps its artifacts.
+COUNTED_WHERE_GIVEN = (("sampling", "target_rise"), ("corpus", "max_document_characters"))
 Section = typing.TypeVar("Section")
 
 
@@ -86,6 +88,8 @@ class CorpusSettings:
     """Hub split."""
     max_documents: int = 100_000
     """Documents read from a Hub stream, at most."""
+    max_document_characters: int = 0
+    """For `files`: a longer text is split at blank lines into documents of at most so many characters; 0 splits none."""
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -94,6 +98,8 @@ class CorpusSettings:
         needs_path = self.kind != "python_standard_library"
         require(bool(self.path) or not needs_path, "corpus.path", self.path, f"given for corpus.kind {self.kind!r}")
         require(self.max_documents >= 1, "corpus.max_documents", self.max_documents, "at least 1")
+        longest = self.max_document_characters
+        require(longest >= 0, "corpus.max_document_characters", longest, "zero (no text is split) or more")
 
 
 @dataclass(frozen=True)
@@ -424,8 +430,8 @@ class ExperimentConfig:
         """Sixteen hexadecimal digits that change with any value in the named sections, or in all of them.
 
         The seed always counts; the device and who does the work never do, for they may not decide a number. A choice of
-        components is a section of its own, `components`: the model is the same whatever is chosen of it. That choice and a
-        target of the rise count where they are given.
+        components is a section of its own, `components`: the model is the same whatever is chosen of it. That choice and the
+        keys of COUNTED_WHERE_GIVEN count where they are given.
         """
         content = dataclasses.asdict(self)
         del content["execution"]
@@ -435,9 +441,9 @@ class ExperimentConfig:
             chosen["model"] = {key: value for key, value in chosen["model"].items() if key != "device"}
         if not chosen.get("components"):
             chosen.pop("components", None)
-        if "sampling" in chosen:
-            counted = chosen["sampling"]
-            chosen["sampling"] = {key: value for key, value in counted.items() if key != "target_rise" or value}
+        for section, name in COUNTED_WHERE_GIVEN:
+            if section in chosen:
+                chosen[section] = {key: value for key, value in chosen[section].items() if key != name or value}
         return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
 
 

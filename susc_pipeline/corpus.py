@@ -52,11 +52,11 @@ def python_standard_library(folder: Path) -> Iterator[Document]:
                 yield Document(relative.as_posix(), text)
 
 
-def local_files(location: Path, *, text_column: str = "text") -> Iterator[Document]:
+def local_files(location: Path, *, text_column: str = "text", max_document_characters: int = 0) -> Iterator[Document]:
     """Documents of a file, or of every readable file under a folder, in order of path.
 
     A `.txt`, `.md` or `.py` file is one document; each record of `.jsonl`, `.jsonl.gz`, `.jsonl.zst` and each row of
-    `.parquet` is one, its text under `text_column`.
+    `.parquet` is one, its text under `text_column`. Longer ones than `max_document_characters` are split, unless it is 0.
 
     Raises:
         ValueError: nothing readable there, a file that is empty, too large, damaged or not UTF-8 text, or a record
@@ -71,9 +71,30 @@ def local_files(location: Path, *, text_column: str = "text") -> Iterator[Docume
         raise ValueError(f"no corpus file under {location}; readable are {readable}")
     for path in paths:
         try:
-            yield from _read_file(path, _name(path, root), text_column)
+            for document in _read_file(path, _name(path, root), text_column):
+                yield from split(document, max_document_characters)
         except OSError as error:
             raise ValueError(f"{path} cannot be read ({error.strerror}); correct that or leave it out") from error
+
+
+def split(document: Document, max_characters: int) -> Iterator[Document]:
+    """The document in pieces of at most so many characters, or as it is where it has no more or `max_characters` is 0.
+
+    A piece ends at its last blank line, else at its last end of a line, else where it is full. The pieces hold the whole text;
+    each is named after the document, with its number.
+    """
+    name, text = document
+    if not max_characters or len(text) <= max_characters:
+        yield document
+        return
+    start, number = 0, 0
+    while start < len(text):
+        end = min(start + max_characters, len(text))
+        if end < len(text):
+            breaks = (text.rfind(mark, start, end) + len(mark) for mark in ("\n\n", "\n"))
+            end = next((place for place in breaks if place > start + len("\n\n")), end)
+        yield Document(f"{name}#{number:09d}", text[start:end])
+        start, number = end, number + 1
 
 
 def fingerprint(location: Path) -> str:

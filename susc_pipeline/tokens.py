@@ -81,6 +81,21 @@ def tokenize(documents: Iterable[Document], tokenizer: PreTrainedTokenizerBase) 
     ]
 
 
+def check_sizes(documents: list[TokenizedDocument], settings: TokenSettings, seed: int, *, n_chains: int) -> int:
+    """Contexts of the smallest part of the population, each part a chain's for one role; that every shard can be cut is checked.
+
+    Raises:
+        ValueError: as contexts_of_shard and population_contexts would.
+    """
+    assigned = _assign(documents, settings, seed, n_chains)
+    for shard, members in zip(shard_keys(settings), assigned.shards, strict=True):
+        _require_contexts(
+            _n_contexts(members, settings, settings.max_contexts_per_document), len(members), shard, settings
+        )
+    parts, limit = _spread(assigned.population, settings, seed, n_chains), settings.max_population_contexts_per_document
+    return min(_n_contexts(members, settings, limit) for members in parts.values())
+
+
 def contexts_of_shard(
     documents: list[TokenizedDocument], settings: TokenSettings, seed: int, shard: str, *, n_chains: int
 ) -> pl.DataFrame:
@@ -94,15 +109,19 @@ def contexts_of_shard(
     number = shard_keys(settings).index(shard)
     assigned = _assign(documents, settings, seed, n_chains).shards[number]
     places = _places_of_shard(assigned, settings, seed)
+    _require_contexts(len(places), len(assigned), shard, settings)
     n_contexts = settings.contexts_per_shard
-    if len(places) < n_contexts:
+    return _contexts(places[:n_contexts], settings.context_length, number * n_contexts)
+
+
+def _require_contexts(n_found: int, n_documents: int, shard: str, settings: TokenSettings) -> None:
+    if n_found < settings.contexts_per_shard:
         raise ValueError(
-            f"{shard} needs {n_contexts} contexts of {settings.context_length} tokens, but its {len(assigned)} documents "
-            f"give {len(places)}; lower tokens.contexts_per_shard, tokens.n_shards or tokens.population_share "
-            f"({settings.population_share:g}), raise tokens.max_contexts_per_document "
+            f"{shard} needs {settings.contexts_per_shard} contexts of {settings.context_length} tokens, but its "
+            f"{n_documents} documents give {n_found}; lower tokens.contexts_per_shard, tokens.n_shards or "
+            f"tokens.population_share ({settings.population_share:g}), raise tokens.max_contexts_per_document "
             f"({settings.max_contexts_per_document}), or add text"
         )
-    return _contexts(places[:n_contexts], settings.context_length, number * n_contexts)
 
 
 def population_contexts(
@@ -169,7 +188,7 @@ def _spread(
     members = {(role, int(chain)): [] for role in ROLE_WEIGHTS for chain in rng.permutation(n_chains)}
     n_contexts = dict.fromkeys(members, 0)
     limit = settings.max_population_contexts_per_document
-    sizes = [sum(min(len(_starts(document, settings)), limit) for document in group) for group in population]
+    sizes = [_n_contexts(group, settings, limit) for group in population]
     # The sort is stable and the population is shuffled: documents of one size come in an order drawn from the seed.
     for rank in sorted(range(len(population)), key=lambda rank: -sizes[rank]):
         emptiest = min(members, key=lambda part: n_contexts[part] / ROLE_WEIGHTS[part[0]])
@@ -186,6 +205,10 @@ def _n_kept(role: str, settings: TokenSettings, n_chains: int) -> int | None:
 def _starts(document: TokenizedDocument, settings: TokenSettings) -> range:
     """Where the whole contexts of a document start, in tokens."""
     return range(0, len(document.token_ids) - settings.context_length + 1, settings.context_length)
+
+
+def _n_contexts(documents: list[TokenizedDocument], settings: TokenSettings, limit: int) -> int:
+    return sum(min(len(_starts(document, settings)), limit) for document in documents)
 
 
 def _places_of_shard(documents: list[TokenizedDocument], settings: TokenSettings, seed: int) -> list[_Place]:
