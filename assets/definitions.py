@@ -1,5 +1,6 @@
 """The Dagster code location: all assets, checks, jobs and resources of the experiment in force."""
 
+import atexit
 import gc
 import os
 import sys
@@ -72,4 +73,5 @@ defs = build_definitions()
 # when a quarter as many objects have come as there are, which here is after 300 runs and 40 MiB. What is imported stays: it is
 # set aside, and a collection of what is left, which is nothing, begins the count anew.
 gc.freeze()
+atexit.register(gc.unfreeze)  # or DuckDB tells of each of its objects that it outlives the interpreter
 gc.collect()

@@ -44,6 +44,25 @@ def held(path: Path, *, shared: bool = False) -> Iterator[None]:
                 _sign(handle, "")  # nobody is to read our name when somebody else holds it
 
 
+def is_held(path: Path) -> bool:
+    """Whether somebody holds a lock alone, by the name that is in it: a look takes no lock, so it is in nobody's way.
+
+    A process that was killed leaves its name; that it is gone is found by whether the lock can be shared.
+    """
+    try:
+        handle = path.open("rb", buffering=0)
+    except OSError:  # nobody ever held it
+        return False
+    with handle:
+        if not handle.read(1):
+            return False
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
+
+
 def _sign(handle: io.FileIO, name: str) -> None:
     """Leave a name in a lock, as far as there is room: on a full disk it holds without one."""
     with contextlib.suppress(OSError):

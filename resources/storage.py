@@ -196,6 +196,10 @@ class Store:
                 ) from error
             yield
 
+    def is_held(self, asset: str, shard: str | None = None) -> bool:
+        """Whether a run on this machine is materializing the artifact at this moment; nothing is written or waited for."""
+        return locks.is_held(self._lock_path(f"{asset}-{shard or 'all'}"))
+
     @contextlib.contextmanager
     def lock_all(self) -> Iterator[None]:
         """Hold the whole store, for what must not happen while anything is materialized.

@@ -10,6 +10,7 @@ from pathlib import Path
 COMMANDS = {
     "init": ("resources.new_experiment", "write an experiment that fits your model, your text and your hours"),
     "run": ("assets.run", "materialize everything that is not up to date"),
+    "status": ("assets.status", "say how far an experiment is: current, stale, missing, being made"),
     "verify": ("assets.verify", "check a store: what is missing, stale, corrupt, foreign or left over"),
     "gc": ("resources.garbage", "list what no manifest names, and remove it with --yes"),
     "explore": ("resources.serve", "serve the explorer on loopback"),

@@ -120,6 +120,21 @@ def test_a_finished_store_is_found_whole_and_a_changed_setting_stale(finished, t
         assert found.returncode == status and said in found.stdout, found.stdout + found.stderr
 
 
+def test_the_status_of_a_finished_run_is_current_and_after_a_loss_says_what_is_next(finished):
+    root, toml, _ = finished
+    path = root / "data" / "toy" / "linear_response" / "shard-00001.manifest.json"
+    content, program = path.read_bytes(), [sys.executable, "-m", "susc_pipeline", "status", "--experiment", str(toml)]
+    whole = subprocess.run(program, cwd=root, env=environment(root), capture_output=True, text=True, timeout=200)
+    assert whole.returncode == 0 and "nothing is to be made" in whole.stdout and not whole.stderr, whole.stderr
+    path.unlink()
+    try:
+        lacking = subprocess.run(program, cwd=root, env=environment(root), capture_output=True, text=True, timeout=200)
+    finally:
+        path.write_bytes(content)
+    assert lacking.returncode == 1 and "next: linear_response" in lacking.stdout
+    assert re.search(r"linear_response +4 current, 1 missing", lacking.stdout), lacking.stdout
+
+
 def test_the_warehouse_answers_what_the_readme_asks(finished):
     root, _, _ = finished
     with duckdb.connect(str(root / "data" / "toy" / "warehouse.duckdb"), read_only=True) as connection:
