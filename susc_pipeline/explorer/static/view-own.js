@@ -83,7 +83,7 @@
   }
   function comparedAs({ texts: [first, second], pairs }) {
     if (pairs.byPosition) return `Both texts have ${number(first.tokens.length)} tokens: each token of the second less the one at its place in the first.`;
-    return `The texts have ${number(first.tokens.length)} and ${number(second.tokens.length)} tokens: equal tokens are compared, ${number(pairs.second.length)} of a longest common subsequence; the others, in grey, are not.`;
+    return `The texts have ${number(first.tokens.length)} and ${number(second.tokens.length)} tokens: equal tokens are compared, ${number(pairs.second.filter((token, row) => token > 0 && pairs.first[row] > 0).length)} of a longest common subsequence; the others, in grey, are not.`;
   }
 
   function legendOf(found, by) {
@@ -162,6 +162,7 @@
       catch (error) { note.textContent = error.message; if (!error.expected) throw error; }
       finally { clearInterval(clock); }
     }
+    view.addEventListener("shown", () => view.querySelector(".here")?.scrollIntoView({ block: "center" }), { once: true });
     if (texts && ownText.known(texts)) await draw();
     else if (texts) measured();
     return "Your own text";
