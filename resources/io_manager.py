@@ -11,7 +11,7 @@ import dagster as dg
 import polars as pl
 from scipy import sparse
 
-from resources import component_folder, files, manifest, tables
+from resources import files, manifest, tables
 from resources.component_folder import ComponentFolder
 from resources.files import StoreError
 from resources.language_model import LanguageModelFolder
@@ -120,7 +120,7 @@ class ArtifactIOManager(dg.IOManager):
 
     def _load(self, asset: str, shard: str | None, wanted: Any) -> Any:
         if wanted is ComponentFolder:  # hours of work: each component is read against its record when it is needed
-            return self._components(asset, shard)
+            return self.store.finished_components(asset, shard)
         self.store.checked(asset, shard)
         if wanted is pl.LazyFrame:
             return tables.scan(self.store.table(asset, shard))
@@ -128,12 +128,6 @@ class ArtifactIOManager(dg.IOManager):
             return tables.scan(self.store.table(asset, shard)).collect()
         path = self.store.path(asset, shard)
         return LanguageModelFolder(path) if wanted is LanguageModelFolder else FOLDERS[wanted][1](path)
-
-    def _components(self, asset: str, shard: str | None) -> ComponentFolder:
-        found = self.store.checked(asset, shard, thorough=False)
-        recorded = {self.store.manifest_path(asset, shard).parent / name: entry for name, entry in found.files.items()}
-        first = next(path for path in recorded if path.suffix in component_folder.SUFFIXES)
-        return ComponentFolder(first.parent, f"{asset} {shard or ''}".strip(), first.suffix, recorded)
 
     def _record(self, context: dg.InputContext, asset: str, shards: list[Any]) -> None:
         """Remember what was read for the manifest of what is made of it; refuse shards of mixed origin."""

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from resources import files, locks, manifest
+from resources import component_folder, files, locks, manifest
 from resources.component_folder import ComponentFolder
 from resources.files import StoreError
 from resources.locks import Busy
@@ -57,6 +57,17 @@ class Store:
             return ComponentFolder(folder, name, suffix)
         self.remote.pull_folder(self.root, self._name(folder))
         return ComponentFolder(folder, name, suffix, share=self.share)
+
+    def finished_components(self, asset: str, shard: str | None = None) -> ComponentFolder:
+        """Files of components of a finished artifact; each is read against the manifest's record when it is needed.
+
+        Raises:
+            StoreError: it was never finished, or a file is missing or has another size.
+        """
+        found = self.checked(asset, shard, thorough=False)
+        recorded = {self.manifest_path(asset, shard).parent / name: entry for name, entry in found.files.items()}
+        first = next(path for path in recorded if path.suffix in component_folder.SUFFIXES)
+        return ComponentFolder(first.parent, f"{asset} {shard or ''}".strip(), first.suffix, recorded)
 
     def page(self) -> Path:
         """First page of the explorer."""

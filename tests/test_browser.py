@@ -5,7 +5,10 @@ Run by `make test-browser`, which installs the browser and axe-core. The tiny ru
 
 import itertools
 import os
+import re
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -497,3 +500,65 @@ def oklab_lightness(channels):
 def test_an_address_of_nothing_says_so(watched_hostile):
     for route in ("#/cluster/99", "#/cluster/x", "#/component/L9H9", "#/text/9999", "#/text/0/99", "#/document/none"):
         assert "Not shown" in watched_hostile.open(route).inner_text("main")
+
+
+@pytest.fixture(scope="module")
+def live_address():
+    if tiny() is None or not (tiny() / "live.js").is_file():
+        pytest.skip("the explorer of tiny has not been made")
+    command = [sys.executable, "-u", "-m", "resources.serve", "--experiment", "tiny", "--live"]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    said = ""
+    while not (found := re.search(r"http://127\.0\.0\.1:\d+/", said)):
+        line = server.stdout.readline()
+        assert line, said
+        said += line
+    yield found[0]
+    server.terminate()
+    server.wait(timeout=20)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1440, 390])
+def test_a_text_of_ones_own_is_measured_and_survives_reload_and_back(browser, live_address, width, theme):
+    page = browser.new_page(viewport={"width": width, "height": 844}, color_scheme=theme)
+    complaints, requests = [], []
+    page.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto(f"{live_address}#/text")
+    page.wait_for_selector("textarea")
+    page.fill("textarea", "for line in self: <script>document.title = 'run'</script>")
+    page.get_by_text("compare with a second text").click()
+    page.locator("textarea").nth(1).fill("for line in path: <b>x</b>")
+    page.get_by_text("Measure", exact=True).click()
+    page.wait_for_selector(".context-block", timeout=60_000)
+    page.select_option("select[aria-label='Colour by']", "component-2")
+    page.locator(".context-block").nth(1).locator(".t").nth(2).click()
+    page.wait_for_selector(".tokencard")
+    address = page.evaluate("location.hash")
+    assert "for" not in address and "color=component-2" in address  # no text in it unless that is asked for
+    page.reload()
+    page.wait_for_selector(".tokencard", timeout=60_000)
+    assert page.evaluate("location.hash") == address and page.input_value("textarea").startswith("for line in self")
+    page.evaluate("location.hash = '#/run'")
+    page.wait_for_selector(".view-run")
+    page.go_back()
+    page.wait_for_selector(".tokencard", timeout=60_000)
+    assert page.evaluate("location.hash") == address
+    assert page.evaluate("document.querySelectorAll('main script, main b').length") == 0 and "run" not in page.title()
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert complaints == [] and all(url.startswith(live_address) or url == "data:," for url in requests)
+    page.close()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1440, 390])
+def test_axe_finds_nothing_in_two_texts_of_ones_own(browser, live_address, width, theme):
+    page = browser.new_page(viewport={"width": width, "height": 844}, color_scheme=theme, bypass_csp=True)
+    page.goto(f"{live_address}#/text?a=import%20os%0Aos.path&b=import%20os%0Aos.walk(os)&token=b4&color=pc-1")
+    page.wait_for_selector(".tokencard", timeout=60_000)
+    page.evaluate(AXE.read_text(encoding="utf-8"))
+    result = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    assert [(v["id"], v["nodes"][0]["failureSummary"]) for v in result["violations"] if v["impact"] != "minor"] == []
+    page.close()

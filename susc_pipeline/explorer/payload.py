@@ -62,11 +62,16 @@ def quantized(values: Float[np.ndarray, "rows *columns"]) -> dict[str, Any]:
     return {"type": "int16", "data": _base64(digits), "scale": np.atleast_1d(scale).tolist()}
 
 
+def floats(values: Float[np.ndarray, "*shape"]) -> dict[str, Any]:
+    """Real numbers in 32 bits, for what is read once; not finite ones stay so."""
+    return {"type": "float32", "data": _base64(values.astype(np.float32))}
+
+
 def unpacked(value: dict[str, Any]) -> Int[np.ndarray, " values"] | Float[np.ndarray, " values"]:
-    """What the page reads from `packed` or, with its scale, from `quantized`: flat, missing numbers as nan."""
+    """What the page reads from `packed`, `floats` or, with its scale, `quantized`: flat, missing numbers as nan."""
     flat = np.frombuffer(base64.b64decode(value["data"]), np.dtype(value["type"]).newbyteorder("<"))
     if "scale" not in value:
-        return flat.astype(np.int64)
+        return flat.astype(np.float64 if value["type"] == "float32" else np.int64)
     scale = np.resize(np.asarray(value["scale"]), flat.shape)
     return np.where(flat == MISSING, np.nan, flat * scale)
 

@@ -39,7 +39,7 @@ const explorer = (() => {
 
   const numbered = (folder, number, width = 5) => load(`${folder}/${String(number).padStart(width, "0")}`);
 
-  const TYPES = { uint8: Uint8Array, uint16: Uint16Array, int16: Int16Array, int32: Int32Array, uint32: Uint32Array };
+  const TYPES = { uint8: Uint8Array, uint16: Uint16Array, int16: Int16Array, int32: Int32Array, uint32: Uint32Array, float32: Float32Array };
 
   // Numbers as payload.py wrote them; those with a scale as Float32Array, missing ones as NaN.
   function numbers(packed) {
@@ -161,5 +161,5 @@ const explorer = (() => {
   };
 
   return { receive, load, numbered, numbers, element, visible, shortened, tokenText, tokenShown, number, fixed, parse, draw, views,
-    announce, expected, remember, columns, site: null };
+    announce, expected, remember, columns, site: null, live: null };
 })();

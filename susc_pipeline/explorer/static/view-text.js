@@ -60,7 +60,12 @@
       element("h3", {}, `Its ${near.length} neighbours`), element("p", { class: "note" }, "Strongest edges of the graph that the clusters come from."), list, more);
   }
 
+  // Where a text of one's own is measured, or how that is had.
+  const own = () => explorer.live ? element("p", { class: "note" }, "Text of the corpus. ", element("a", { href: "#/text" }, "Measure a text of your own"), ".")
+    : element("p", { class: "note" }, "Text of the corpus. To measure a text of your own here: ", element("code", {}, `make explore LIVE=1`), ", which serves this page with the model on your machine.");
+
   explorer.views.text = async (view, [contextText, positionText], query) => {
+    if (explorer.live && contextText === undefined) return explorer.viewOwn(view, query);
     const { site, colors } = explorer;
     const chosen = Number(contextText ?? 0), position = positionText === undefined ? null : Number(positionText);
     if (!(chosen >= 0 && chosen < site.contexts && Number.isInteger(chosen))) throw explorer.expected(`There is no context ${visible(String(contextText))}; the numbers are 0 to ${site.contexts - 1}.`);
@@ -122,7 +127,7 @@
     if (position !== null) side.append(await tokenCard(chosen, position));
     else side.append(element("p", { class: "note" }, "No token is chosen."));
     view.append(element("div", { class: "title" }, element("h1", {}, element("bdi", {}, visible(found.document))), element("span", { class: "pager" }, element("label", { class: "inline" }, "colour by ", select), go(chosen - 1, "‹"), go(chosen + 1, "›"))),
-      legend, element("div", { class: "columns text-columns" }, body, side));
+      own(), legend, element("div", { class: "columns text-columns" }, body, side));
     view.addEventListener("shown", () => view.querySelector(".here")?.scrollIntoView({ block: "center" }), { once: true });
     return `${visible(found.document)}`;
   };

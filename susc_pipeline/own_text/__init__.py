@@ -1,0 +1,1 @@
+"""A text of the reader's own, measured and placed as the corpus was. Serving it is in resources/."""
