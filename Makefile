@@ -9,7 +9,7 @@ export PYTHONPATH := $(CURDIR)
 # Threads that wait spin for less long: a third faster where other work shares the cores, no slower where none does.
 export GOMP_SPINCOUNT ?= 10000
 
-.PHONY: audit bench-auxiliary bench-bergson bench-clustering bench-explorer bench-kernels bench-llc bench-load bench-partitions bench-repeatability bench-sampling bench-scale bench-scaling bench-truth clean columns explore fuzz help install lint lock postgres real run screenshots test test-browser test-engines test-faults test-faults-slow test-peer test-slow tiny-model ui
+.PHONY: audit bench-auxiliary bench-bergson bench-clustering bench-explorer bench-kernels bench-llc bench-load bench-partitions bench-repeatability bench-sampling bench-scale bench-scaling bench-truth clean columns controls explore fuzz help install lint lock postgres real run screenshots test test-browser test-engines test-faults test-faults-slow test-peer test-slow tiny-model ui
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -34,6 +34,9 @@ lock: ## Write locks/ anew: hashes of every package of constraints.txt, from the
 
 run: install ## Materialize every asset of the experiment that is not up to date (EXPERIMENT=tiny)
 	@$(BIN)/python -m assets.run --experiment $(EXPERIMENT)
+
+controls: install ## What else finds the clusters: text, activations, gradients, other weights (what make run makes, and ten minutes more)
+	@$(BIN)/python -m assets.run --experiment $(EXPERIMENT) --controls
 
 # Two at a time, of one thread each: most of a long test waits for one core or for a server, and threads wait for small sums.
 TWO_AT_A_TIME := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2

@@ -5,15 +5,15 @@ import numpy as np
 import polars as pl
 from scipy import sparse
 
-from assets import plots, pools, progress
+from assets import branch, plots, pools, progress
 from assets.partitions import EVERY_SHARD, version
 from resources.language_model import LanguageModelFolder
 from resources.storage import Store
 from susc_pipeline import schema, seeds
-from susc_pipeline.clustering import agreement, blocks, knn, reading, reproducibility, search
+from susc_pipeline.clustering import agreement, blocks, reading, reproducibility, search
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.model.pretrained import token_texts
-from susc_pipeline.representation import moments, pca, whitening
+from susc_pipeline.representation import pca
 from susc_pipeline.representation.pca import PCABasis
 
 GROUP = "e_clusters"
@@ -68,12 +68,7 @@ def half_graph_asset(half: str) -> dg.AssetsDefinition:
         store: dg.ResourceParam[Store],
     ) -> dg.MaterializeResult[sparse.csr_array]:
         shards = [schema.stack({k: frame}, "prediction").values for k, frame in sorted(predictions.items())]
-        merged = moments.merge_all(moments.of(values) for values in shards)
-        basis = whitening.fit(merged, relative_floor=experiment.representation.whitening_floor)
-        whitened = np.concatenate([whitening.transform(values, basis).astype(np.float32) for values in shards])
-        rng = np.random.default_rng(seeds.sequence(experiment.seed, "knn_graph"))
-        with store.scratch(f"half_{half}_knn_graph") as folder:
-            graph = blocks.knn_graph(whitened, experiment.knn, rng, folder)
+        graph = branch.graph_of(branch.whitened(shards, experiment), f"half_{half}_knn_graph", experiment, store)
         return dg.MaterializeResult(value=graph, metadata={"vertices": graph.shape[0], "edges": graph.nnz // 2})
 
     return graph_of_half
@@ -100,11 +95,7 @@ def half_clusters_asset(half: str) -> dg.AssetsDefinition:
         graph: sparse.csr_array,
         experiment: dg.ResourceParam[ExperimentConfig],
     ) -> dg.MaterializeResult[pl.DataFrame]:
-        report = progress.reporter(context, "tokens cut from")
-        found = search.find_clusters(graph, experiment.clustering, progress=report)
-        members = reading.member_table(found, schema.stack(whitened_susceptibilities, "whitened"))
-        metadata = {"clusters": len(found.size), "dagster/row_count": members.height}
-        return dg.MaterializeResult(value=members, metadata=metadata)
+        return branch.found_in(context, graph, schema.stack(whitened_susceptibilities, "whitened"), experiment)
 
     return members_of_half
 
@@ -171,18 +162,12 @@ def unwhitened_cluster_members(
     The metadata hold the adjusted Rand index with the whitened ones (Hubert and Arabie 1985): 1 equal, about 0 unrelated.
     """
     tokens = schema.stack(predicted_susceptibilities, "prediction")
-    rng = np.random.default_rng(seeds.sequence(experiment.seed, "knn_graph", "unwhitened"))
-    report = progress.reporter(context, "tokens cut from")
-    with store.scratch("unwhitened_cluster_members") as folder:
-        graph = blocks.knn_graph(tokens.values, experiment.knn, rng, folder)
-    found = search.find_clusters(graph, experiment.clustering, progress=report)
-    whitened = reading.labels(cluster_members, tokens)
-    metadata = {
-        "clusters": len(found.size),
-        "clustered_tokens": int(found.size.sum()),
-        "adjusted_rand_index_with_whitened": agreement.adjusted_rand_index(found.labels, whitened),
-    }
-    return dg.MaterializeResult(value=reading.member_table(found, tokens), metadata=metadata)
+    name = "unwhitened_cluster_members"
+    graph = branch.graph_of(tokens.values, name, experiment, store, stream=["unwhitened"])
+    found = branch.found_in(context, graph, tokens, experiment)
+    both = [reading.labels(members, tokens) for members in (found.value, cluster_members)]
+    metadata = {**(found.metadata or {}), "adjusted_rand_index_with_whitened": agreement.adjusted_rand_index(*both)}
+    return dg.MaterializeResult(value=found.value, metadata=metadata)
 
 
 @dg.asset(
@@ -202,6 +187,7 @@ def cluster_agreement(
     auxiliary_predictions: dict[str, pl.LazyFrame],
     pca_basis: PCABasis,
     experiment: dg.ResourceParam[ExperimentConfig],
+    store: dg.ResourceParam[Store],
 ) -> dg.MaterializeResult[pl.DataFrame]:
     """How alike clusters of the ground-truth tokens are by what was sampled, upsampled and predicted, whitened and not.
 
@@ -217,14 +203,11 @@ def cluster_agreement(
     spaces = {"sampled": pca.transform(truth.values, pca_basis)}
     for name, found in frames.items():
         spaces[name] = schema.stack({shard: found[shard] for shard in shards}, "prediction").values
-    floor = experiment.representation.whitening_floor
-    for name, scores in list(spaces.items()):
-        basis = whitening.fit(moments.of(scores), relative_floor=floor)
-        spaces[f"{name}, whitened"] = whitening.transform(scores, basis)
+    spaces |= {f"{name}, whitened": branch.whitened([scores], experiment) for name, scores in spaces.items()}
     labels = {}
     for name, scores in spaces.items():
-        rng = np.random.default_rng(seeds.sequence(experiment.seed, "knn_graph", name))
-        graph = knn.knn_graph(scores.astype(np.float32), experiment.knn, rng)
+        points = scores.astype(np.float32)
+        graph = branch.graph_of(points, "cluster_agreement", experiment, store, stream=[name])
         labels[name] = search.find_clusters(graph, experiment.clustering).labels
     frame = agreement.table(labels)
     return dg.MaterializeResult(value=frame, metadata={"dagster/row_count": frame.height})

@@ -19,6 +19,7 @@ import dagster as dg  # noqa: E402
 from assets import (  # noqa: E402
     basis,
     checks,
+    cluster_controls,
     clusters,
     controls,
     corpus,
@@ -32,7 +33,7 @@ from assets import (  # noqa: E402
 from resources import experiment as experiments  # noqa: E402
 from resources.io_manager import ArtifactIOManager  # noqa: E402
 
-MODULES = (corpus, sampling, controls, basis, prediction, clusters, explorer)
+MODULES = (corpus, sampling, controls, basis, prediction, clusters, cluster_controls, explorer)
 
 
 def build_definitions(**overrides: object) -> dg.Definitions:
@@ -49,12 +50,17 @@ def build_definitions(**overrides: object) -> dg.Definitions:
         dg.define_asset_job("whiten", dg.AssetSelection.assets("whitened_susceptibilities")),
         dg.define_asset_job("explore", dg.AssetSelection.groups(explorer.GROUP)),
         dg.define_asset_job("cluster", dg.AssetSelection.groups(clusters.GROUP)),
+        dg.define_asset_job("controls", dg.AssetSelection.groups(cluster_controls.GROUP)),
         everything.everything,
     ]
     forkserver = {"start_method": {"forkserver": {"preload_modules": ["torch", "dagster"]}}, "max_concurrent": 1}
-    # Off until its sensor is switched on in the UI: what is made from something newer is made again.
+    # Off until its sensor is switched on in the UI: what is made from something newer is made again, but for what a plain
+    # run leaves out, for which nothing waits.
+    eager = dg.AutomationCondition.eager().ignore(dg.AssetSelection.groups(cluster_controls.GROUP))
     refreshed = dg.map_asset_specs(
-        lambda spec: spec.replace_attributes(automation_condition=dg.AutomationCondition.eager()),
+        lambda spec: spec.replace_attributes(
+            automation_condition=None if partitions.ON_REQUEST.items() <= spec.tags.items() else eager
+        ),
         [asset for asset in dg.load_assets_from_modules(MODULES) if isinstance(asset, dg.AssetsDefinition)],
     )
     return dg.Definitions(

@@ -21,6 +21,7 @@ from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.explorer import comparison, layout, run_page
 from susc_pipeline.explorer import component_table as component_tables
 from susc_pipeline.explorer.comparison import Comparison
+from susc_pipeline.explorer.controls import Controls
 from susc_pipeline.explorer.corpus import Shards
 from susc_pipeline.explorer.site import Site
 from susc_pipeline.model import components
@@ -111,6 +112,8 @@ def explorer(
     clusters: pl.DataFrame,
     cluster_members: pl.LazyFrame,
     unwhitened_cluster_members: pl.DataFrame,
+    cluster_controls: pl.DataFrame | None,
+    cluster_control_matches: pl.DataFrame | None,
     map_layout: pl.DataFrame,
     component_table: pl.DataFrame,
     reliability: pl.DataFrame,
@@ -145,6 +148,7 @@ def explorer(
         "traces": run_page.loss_traces(found, experiment.sampling),
         "explainedVariance": pca_basis.explained_variance_ratio.tolist(),
     }
+    has_controls = cluster_controls is not None and cluster_control_matches is not None
     predictions = (predicted_susceptibilities, half_a_predictions, half_b_predictions)
     shards = Shards(token_shards, *predictions, whitened_susceptibilities, ground_truth_susceptibilities)
     site = Site(
@@ -161,6 +165,7 @@ def explorer(
         comparisons=comparisons(
             cluster_members.collect(), unwhitened_cluster_members, clusters.height, experiment, store
         ),
+        controls=Controls(cluster_controls, cluster_control_matches) if has_controls else None,
     )
     page = dg.MetadataValue.path(store.page())
     return dg.MaterializeResult(value=site, metadata={"page": page, "clusters": clusters.height})

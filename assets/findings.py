@@ -38,7 +38,7 @@ class Finding(NamedTuple):
 def of(store: Store, definitions: dg.Definitions) -> Iterator[Finding]:
     """Everything wrong with a store; every file of it is read."""
     graph, seen = definitions.resolve_asset_graph(), {store.manifest_path("warehouse")}
-    for unit in walk.units(definitions, [], None):
+    for unit in walk.units(definitions, [], None, on_request=lambda asset: store.manifest_path(asset).is_file()):
         for asset in unit.assets:
             seen.add(store.manifest_path(asset, unit.shard))
             yield from of_artifact(store, asset, unit.shard, graph.get(dg.AssetKey(asset)).code_version)
@@ -93,7 +93,7 @@ def remedies(found: list[Finding], experiment: str) -> list[str]:
 
 def _checksum(store: Store, source: str) -> str | None:
     try:
-        return walk.checksum(store, source)
+        return store.checksum(source)
     except StoreError:  # which is a finding of its own, as its absence is
         return None
 

@@ -161,6 +161,29 @@ def best_clusters(
     return dg.MetadataValue.md("\n".join(lines))
 
 
+def controls(table: pl.DataFrame) -> dg.MarkdownMetadataValue:
+    """Share of the clusters that each control finds, with its 95 % interval, beside chance."""
+    figure = Figure(figsize=(6, 0.3 * table.height + 1), layout="constrained")
+    panel = figure.subplots()
+    places, matched = np.arange(table.height)[::-1], table["matched"].fill_null(0).to_numpy()
+    ends = [table[f"matched_{end}"].fill_null(pl.Series(matched)).to_numpy() for end in ("low", "high")]
+    error = np.maximum(np.stack([matched - ends[0], ends[1] - matched]), 0)
+    colours = [ORANGE if knows == "susceptibilities" else BLUE for knows in table["knows"]]
+    panel.barh(places, matched, xerr=error, color=colours, error_kw={"linewidth": 1})
+    panel.plot(table["matched_by_chance"].to_numpy(), places, "|", color=GREY, markersize=10, label="chance")
+    panel.set_yticks(places, table["control"].to_list())
+    panel.set(xlabel="share of the clusters that it finds (blue: without susceptibilities)", xlim=(0, 1))
+    panel.legend(frameon=False)
+    return _png(figure)
+
+
+def markdown(table: pl.DataFrame) -> dg.MarkdownMetadataValue:
+    """A small table as it is, numbers with three digits."""
+    shown = [[f"{cell:.3g}" if isinstance(cell, float) else _plain(str(cell)) for cell in row] for row in table.rows()]
+    lines = [table.columns, ["---"] * table.width, *shown]
+    return dg.MetadataValue.md("\n".join(f"| {' | '.join(line)} |" for line in lines))
+
+
 def _plain(text: str) -> str:
     """Text from a corpus as one line that neither HTML nor Markdown takes for anything else."""
     visible = text.replace("\n", "⏎").replace("\t", "⇥").replace("\r", "␍")

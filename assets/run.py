@@ -25,12 +25,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--verify", action="store_true", help="read every file against its checksum, and make again what is damaged"
     )
+    parser.add_argument(
+        "--controls", action="store_true", help="also the controls of the clusters, which a plain run leaves out"
+    )
     parser.add_argument("--verbose", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(arguments)
     if options.experiment:
         os.environ["SUSC_EXPERIMENT"] = options.experiment
     try:
-        run(options.select, options.shard, thorough=options.verify, verbose=options.verbose)
+        how = {"thorough": options.verify, "verbose": options.verbose, "with_controls": options.controls}
+        run(options.select, options.shard, **how)
     except (ValueError, OSError, MemoryError) as error:
         if options.verbose:
             raise
@@ -42,7 +46,14 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def run(selected: list[str], shard: str | None, *, thorough: bool = False, verbose: bool = False) -> None:
+def run(
+    selected: list[str],
+    shard: str | None,
+    *,
+    thorough: bool = False,
+    verbose: bool = False,
+    with_controls: bool = False,
+) -> None:
     """Materialize in order of the graph what is missing, stale or, if it is to be thorough, damaged; say what there is to see."""
     warnings.filterwarnings("ignore", module="dagster")  # previews of features that a pinned Dagster cannot withdraw
     from assets import definitions, walk  # the experiment in force is read when these are imported
@@ -51,7 +62,8 @@ def run(selected: list[str], shard: str | None, *, thorough: bool = False, verbo
         say_the_price()
     home = dagster_home()
     started = time.monotonic()
-    n_done = walk.materialize(definitions, home, selected=selected, shard=shard, thorough=thorough, verbose=verbose)
+    how = {"thorough": thorough, "verbose": verbose, "with_controls": with_controls}
+    n_done = walk.materialize(definitions, home, selected=selected, shard=shard, **how)
     walk.report(definitions, n_done, time.monotonic() - started, shard=shard, thorough=thorough)
 
 

@@ -1,7 +1,7 @@
 """The walk over the asset graph: which artifacts are up to date, their materialization in order, and the report."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -36,8 +36,17 @@ class Unit(NamedTuple):
         return f"{' + '.join(self.assets)} {self.shard or ''}".strip()
 
 
-def units(definitions: dg.Definitions, selected: list[str], shard: str | None) -> Iterator[Unit]:
-    """All units in order of the graph; those of one asset in order of shard."""
+def units(
+    definitions: dg.Definitions,
+    selected: list[str],
+    shard: str | None,
+    *,
+    on_request: Callable[[str], bool] = lambda asset: False,
+) -> Iterator[Unit]:
+    """All units in order of the graph; those of one asset in order of shard.
+
+    Of assets that are made on request only those that are selected, or that the function says yes to.
+    """
     graph = definitions.resolve_asset_graph()
     known = sorted(key.to_user_string() for key in graph.get_all_asset_keys())
     for name in selected:
@@ -53,11 +62,18 @@ def units(definitions: dg.Definitions, selected: list[str], shard: str | None) -
             names = tuple(sorted(k.to_user_string() for k in node.execution_set_asset_keys))
             if names[0] in seen or (selected and not set(selected) & set(names)):
                 continue
+            if not selected and is_on_request(node.tags) and not on_request(names[0]):
+                continue
             seen.update(names)
             keys = node.partitions_def.get_partition_keys() if node.partitions_def else [None]
             if shard is not None and node.partitions_def and shard not in keys and selected:
                 raise ValueError(f"{names[0]} has no shard {shard!r}; it has {keys[0]} ... {keys[-1]}")
             yield from (Unit(names, k) for k in keys if shard is None or k in (None, shard))
+
+
+def is_on_request(tags: Mapping[str, str]) -> bool:
+    """Whether the tags are of an asset that a plain run leaves out."""
+    return partitions.ON_REQUEST.items() <= tags.items()
 
 
 def is_current(store: Store, definitions: dg.Definitions, unit: Unit, *, thorough: bool = False) -> bool:
@@ -71,18 +87,11 @@ def is_current(store: Store, definitions: dg.Definitions, unit: Unit, *, thoroug
             found = store.available(name, unit.shard, thorough=thorough)
             if found.code_version != graph.get(dg.AssetKey(name)).code_version:
                 return False
-            if any(checksum(store, source) != recorded for source, recorded in found.inputs.items()):
+            if any(store.checksum(source) != recorded for source, recorded in found.inputs.items()):
                 return False
     except StoreError:  # missing or damaged: both are made good by making it
         return False
     return True
-
-
-def checksum(store: Store, source: str) -> str | None:
-    """Checksum of an artifact as manifests name it, `asset` or `asset/shard`; nothing where it was never finished."""
-    asset, _, shard = source.partition("/")
-    found = store.manifest(asset, shard or None)
-    return found.sha256 if found else None
 
 
 def materialize(
@@ -93,8 +102,9 @@ def materialize(
     shard: str | None,
     thorough: bool = False,
     verbose: bool = False,
+    with_controls: bool = False,
 ) -> int:
-    """Run every unit that is not current, one after another; the number of runs.
+    """Run every unit that is not current, one after another, with the controls of the clusters if asked; the number of runs.
 
     Raises:
         ValueError: a run failed, with the message of what failed in it.
@@ -104,7 +114,7 @@ def materialize(
     store.refresh()
     for temporary in files.temporaries(store.root):
         files.remove_if_left_over(temporary)
-    todo = list(units(module.defs, selected, shard))
+    todo = list(units(module.defs, selected, shard, on_request=lambda _: with_controls))
     seconds: dict[str, float] = {}
     n_done = 0
     with dg.DagsterInstance.from_config(str(home)) as instance:
@@ -179,7 +189,7 @@ def report(module: ModuleType, n_done: int, seconds: float, *, shard: str | None
     store = experiments.store(experiment)
     folder = LanguageModelFolder(store.path("language_model"))
     made: dict[str, list[str | None]] = {}
-    for unit in units(module.defs, [], None):
+    for unit in units(module.defs, [], None, on_request=lambda asset: store.manifest_path(asset).is_file()):
         for asset in unit.assets:
             if store.manifest_path(asset, unit.shard).is_file():
                 made.setdefault(asset, []).append(unit.shard)

@@ -124,13 +124,15 @@ def tasks_of(
 
     Args:
         definitions: the graph.
-        units: assets and shards in an order in which each comes after what it is made from (assets/walk.py).
+        units: assets and shards in an order in which each comes after what it is made from (assets/walk.py); what is not
+            among them, for it is made on request alone, is not waited for.
         seconds: of a shard of each asset, or of the whole where it has no shards.
         n_components: parts of response_directions and of a shard of sgld_samples.
     """
     graph, tasks, done = definitions.resolve_asset_graph(), [], {}
     for unit in units:
-        needs = {done[key] for name in unit.assets for key in sources(graph, name, unit.shard)}
+        sought = {key for name in unit.assets for key in sources(graph, name, unit.shard)}
+        needs = {done[key] for key in sought if key in done}
         length = sum(seconds[name] for name in unit.assets)
         if unit.assets in BY_COMPONENT:
             parts = range(len(tasks), len(tasks) + n_components)

@@ -16,7 +16,7 @@ from resources.component_folder import ComponentFolder
 from resources.files import StoreError
 from resources.language_model import LanguageModelFolder
 from resources.manifest import FileRecord, Manifest
-from resources.storage import Store
+from resources.storage import OPTIONAL, Store
 from susc_pipeline.clustering import knn
 from susc_pipeline.clustering.knn import StoredGraph
 from susc_pipeline.explorer import site
@@ -40,14 +40,16 @@ FOLDERS: dict[Any, tuple[Any, Any]] = {
 class ArtifactIOManager(dg.IOManager):
     """Reads and writes by the type that an asset declares: tables, models, bases, graphs and traces.
 
-    A table is taken as `pl.DataFrame` (read) or `pl.LazyFrame` (scanned); all shards of an asset as a dict of them,
-    sorted by shard, also where there is but one. What a step makes is held from its first input to its last output.
+    A table is taken as `pl.DataFrame` (read) or `pl.LazyFrame` (scanned), or as `pl.DataFrame | None` where the reader can do
+    without it; all shards of an asset as a dict of them, sorted by shard, also where there is but one. What a step makes is held
+    from its first input to its last output.
     """
 
     def __init__(self, store: Store) -> None:
         """Manage the artifacts of one store."""
         self.store = store
         self._read: dict[str, dict[str, Manifest]] = {}
+        self._optional: dict[str, dict[str, str]] = {}
         self._held: dict[tuple[str, str | None], contextlib.ExitStack] = {}
 
     @contextlib.contextmanager
@@ -78,7 +80,7 @@ class ArtifactIOManager(dg.IOManager):
             shard=shard,
             code_version=version,
             lineage=hashlib.sha256("\n".join(lineage).encode()).hexdigest()[:16],
-            inputs={name: m.sha256 for name, m in inputs.items()},
+            inputs={name: m.sha256 for name, m in inputs.items()} | self._optional.get(self._reader(context), {}),
             files=found,
             rows=obj.height if isinstance(obj, pl.DataFrame) else None,
         )
@@ -112,11 +114,21 @@ class ArtifactIOManager(dg.IOManager):
             self.store.refresh()
         asset = context.asset_key.path[-1]
         wanted = context.dagster_type.typing_type
+        if type(None) in get_args(wanted):
+            return self._load_optional(context, asset, get_args(wanted)[0])
         shards = sorted(context.asset_partition_keys) if context.has_asset_partitions else [None]
         self._record(context, asset, shards)
         if get_origin(wanted) is dict:
             return {shard: self._load(asset, shard, get_args(wanted)[1]) for shard in shards}
         return self._load(asset, shards[0], wanted)
+
+    def _load_optional(self, context: dg.InputContext, asset: str, wanted: Any) -> Any:
+        """An asset without shards, or None where it is not there or out of date; the reader's manifest remembers which."""
+        checksum, reader = self.store.optional_checksum(asset), self._reader(context)
+        if reader not in self._optional:  # as in _record
+            self._optional = {reader: {}}
+        self._optional[reader][asset + OPTIONAL] = checksum
+        return self._load(asset, None, wanted) if checksum else None
 
     def _load(self, asset: str, shard: str | None, wanted: Any) -> Any:
         if wanted is ComponentFolder:  # hours of work: each component is read against its record when it is needed

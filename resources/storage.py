@@ -21,6 +21,8 @@ from resources.remote import Remote
 from susc_pipeline.config import NAME
 from susc_pipeline.messages import shown
 
+OPTIONAL = "?"  # behind the name of an input, in a manifest, that its reader can do without
+
 
 @dataclass(frozen=True)
 class Store:
@@ -101,6 +103,28 @@ class Store:
         if found is not None and (found.asset, found.shard) != (asset, shard):
             raise StoreError(f"{path} is of {found.asset} {found.shard or ''}; make {asset} {shard or ''} again")
         return found
+
+    def optional_checksum(self, asset: str) -> str:
+        """Checksum of an artifact that a reader can do without; empty where it is not there, or made from what has changed since.
+
+        Raises:
+            StoreError: its manifest is damaged.
+        """
+        found = self.manifest(asset)
+        if found is None or any(self.checksum(source) != recorded for source, recorded in found.inputs.items()):
+            return ""
+        return found.sha256
+
+    def checksum(self, source: str) -> str | None:
+        """Checksum of an artifact as manifests name it, `asset` or `asset/shard`; nothing where it was never finished.
+
+        One that its reader can do without is named `asset?`, and has an empty checksum where it is absent or out of date.
+        """
+        if source.endswith(OPTIONAL):
+            return self.optional_checksum(source.removesuffix(OPTIONAL))
+        asset, _, shard = source.partition("/")
+        found = self.manifest(asset, shard or None)
+        return found.sha256 if found else None
 
     def checked(self, asset: str, shard: str | None = None, *, thorough: bool = True) -> Manifest:
         """What is recorded of an artifact whose files are as recorded.

@@ -74,6 +74,33 @@ REPRODUCIBILITY = {
     "second_matched": pl.Float64,
     "adjusted_mutual_information": pl.Float64,  # over all tokens; unclustered ones count as one more cluster
 }
+CLUSTER_CONTROLS = {
+    "control": pl.String,  # a clustering of the same tokens
+    "knows": pl.String,  # what its vectors are made of: text, activations, gradients, other weights or susceptibilities
+    "clusters": pl.Int64,
+    "clustered_tokens": pl.Int64,
+    "matched": pl.Float64,  # share of the run's clusters with a cluster of the control of Jaccard index 1/2 or more
+    "matched_low": pl.Float64,
+    "matched_high": pl.Float64,
+    "matched_by_chance": pl.Float64,  # the control's labels permuted among the occurrences of each token
+    "matched_beyond": pl.Float64,  # (matched - by chance) / (1 - by chance)
+    "matched_beyond_low": pl.Float64,
+    "matched_beyond_high": pl.Float64,
+    "information": pl.Float64,  # adjusted mutual information over all tokens; unclustered ones count as one more cluster
+    "information_low": pl.Float64,
+    "information_high": pl.Float64,
+    "information_by_chance": pl.Float64,
+    "information_beyond": pl.Float64,
+    "information_beyond_low": pl.Float64,
+    "information_beyond_high": pl.Float64,
+}
+CLUSTER_CONTROL_MATCHES = {
+    "cluster": pl.Int32,
+    "control": pl.String,
+    "jaccard": pl.Float64,  # the largest with a cluster of the control
+    "partner": pl.Int32,  # that cluster's number in the control; -1 where none overlaps
+}
+NOT_MADE = {"reason": pl.String}  # the one row of a control that could not be made, in place of its members
 LAYOUT = {
     "shard": pl.String,
     "context_id": pl.Int64,
@@ -244,6 +271,19 @@ VIEWS = {
         "How many clusters come again from halves that share nothing, and what chance gives; two clusterings a row.",
         tuple(REPRODUCIBILITY),
     ),
+    "cluster_controls": View(
+        "How many of the clusters other clusterings of the same tokens find too; only where `make controls` was run.",
+        tuple(CLUSTER_CONTROLS),
+        {
+            "clusters": "number of clusters of the control",
+            "clustered_tokens": "tokens in them",
+        },
+    ),
+    "cluster_control_matches": View(
+        "Which control finds which cluster; only where `make controls` was run.",
+        tuple(CLUSTER_CONTROL_MATCHES),
+        {"jaccard": "largest Jaccard index of the cluster with one of the control; 1/2 or more: the control finds it"},
+    ),
     "member_contexts": View(
         "The tokens of each cluster as text.",
         ("cluster", "rank", "token", "before", "after", "document_id", "context_id", "position", "shard"),
@@ -266,6 +306,7 @@ MEANINGS = {
     "component": "such as L2H0, L2MLP, embed, unembed",
     "conductance": "leaving / (leaving + staying) edge weight, 0 to 1",
     "context_id": "number of the context, unique in the experiment",
+    "control": "a clustering of the same tokens by other vectors, or by other chains",
     "control_reliability": "of the change of the mean excess loss from n_beta 0, from halves that share nothing",
     "controlled_share": "share of the weights' directions that the loss controls, not the Gaussian: 2 llc / n_weights",
     "correlation": "Pearson r over tokens of the susceptibility with the change of the mean excess loss from n_beta 0",
@@ -275,19 +316,27 @@ MEANINGS = {
     "document_id": "name of the document",
     "effective_share": "independent draws among the steps of the chains; 0 to 1",
     "first": "a clustering, by the space or the chains that it was found in",
-    "found_by_members": "share of eight members, evenly spaced from core to edge, whose own cut finds the cluster; 0 to 1",
     "first_clusters": "number of clusters of the first",
     "first_matched": "share of the first's clusters with a match of Jaccard index 1/2 or more in the second",
+    "found_by_members": "share of eight members, evenly spaced from core to edge, whose own cut finds the cluster; 0 to 1",
     "half_a": "the same by even chains, which share no context and no draw with odd ones; nats squared",
     "half_b": "the same by odd chains; nats squared",
     "half_correlation": "Pearson r over tokens between the halves of the chains",
     "high": "upper end of the 95 % interval, over documents for r, over chains for a reliability",
+    "information": "adjusted mutual information with the control over all tokens; unclustered ones are one more cluster",
+    "information_beyond": "information corrected for chance, (information - by chance) / (1 - by chance): 0 is chance, 1 all",
+    "information_beyond_high": "upper end of the 95 % interval of information_beyond, over documents",
+    "information_beyond_low": "lower end of the 95 % interval of information_beyond, over documents",
+    "information_by_chance": "the same after the control's labels are permuted among the occurrences of each token",
+    "information_high": "upper end of the 95 % interval of information, over documents",
+    "information_low": "lower end of the 95 % interval of information, over documents",
     "is_chance": "whether the second's labels are permuted among the occurrences of each token: what chance gives",
     "jaccard": "mean Jaccard index of nearest neighbours with those by activations, 0 to 1",
     "jaccard_chance": "expectation of that index for random neighbours",
     "jaccard_high": "upper end of its 95 % interval over documents",
     "jaccard_low": "lower end of its 95 % interval over documents",
     "kind": "component or pc",
+    "knows": "what the control is made of: text, activations, gradients, other weights or susceptibilities",
     "layer": "layer behind which the activations are, counted from 1",
     "linear_response": "minus the slope of the token's excess loss at w* along each response direction, and its f2; nats squared",
     "linear_response_error": "half of the difference of the linear responses by either half of the chains; nats squared",
@@ -304,6 +353,13 @@ MEANINGS = {
     "loss_gradient": "gradient of the token's loss by the last residual of the position before; nats per unit of it",
     "loss_pull": "n_beta curvature / localization: below 1 the Gaussian holds the weights more than the loss, in every direction",
     "low": "lower end of the 95 % interval, over documents for r, over chains for a reliability",
+    "matched": "share of the clusters with a cluster of the control of Jaccard index 1/2 or more; 0 to 1",
+    "matched_beyond": "matched corrected for chance, (matched - by chance) / (1 - by chance): 0 is chance, 1 all",
+    "matched_beyond_high": "upper end of the 95 % interval of matched_beyond, over documents",
+    "matched_beyond_low": "lower end of the 95 % interval of matched_beyond, over documents",
+    "matched_by_chance": "the same after the control's labels are permuted among the occurrences of each token",
+    "matched_high": "upper end of the 95 % interval of matched, over documents",
+    "matched_low": "lower end of the 95 % interval of matched, over documents",
     "measured": "sampled susceptibility; missing where the token was not sampled; nats squared",
     "measured_error": "standard error of measured, over chains; nats squared",
     "measured_error_z": "measured_error in standard deviations over tokens",
@@ -314,6 +370,7 @@ MEANINGS = {
     "null_95": "95 % point of r when documents are permuted",
     "parent_conductance": "conductance of the parent: the cluster's surroundings, at the larger scale",
     "parent_size": "tokens of the smallest larger set that holds four fifths of the cluster and passes the same rules; 0: none",
+    "partner": "number of the cluster of the control that it matches best; -1 where none overlaps",
     "pc": "number of the principal component, from 1",
     "position": "of the token in its context, from 0; position 0 is not predicted",
     "predicted": "what the token's principal scores say of the component; nats squared",
@@ -377,6 +434,21 @@ def token_key_frame(contexts: pl.DataFrame) -> pl.DataFrame:
     )
     tokens = exploded.explode("token_ids", "position").filter(pl.col("position") > 0)
     return tokens.select("context_id", "position", "document_id", pl.col("token_ids").alias("token_id"))
+
+
+def with_token_before(keys: pl.DataFrame, contexts: pl.DataFrame) -> pl.DataFrame:
+    """The keys of predicted tokens, in their order, with the id of the token before each as `token_before`."""
+    every = contexts.select("context_id", pl.col("token_ids").alias("token_before"))
+    places = every.with_columns(position=pl.int_ranges(1, pl.col("token_before").list.len() + 1, dtype=pl.Int32))
+    before = places.explode("token_before", "position")
+    return keys.join(before, on=["context_id", "position"], how="left", maintain_order="left")
+
+
+def part_of(frame: pl.LazyFrame, column: str, number: int, n_parts: int) -> Float[np.ndarray, "tokens width"]:
+    """One of the equal parts of which the vectors of a column are made, numbered from 0: of activations, a layer."""
+    kind = frame.collect_schema()[column]
+    width = kind.shape[0] // n_parts if isinstance(kind, pl.Array) else 0
+    return matrix(frame.select(pl.col(column).arr.slice(number * width, width, as_array=True)).collect()[column])
 
 
 def token_ids(contexts: pl.DataFrame) -> Int[np.ndarray, "contexts positions"]:

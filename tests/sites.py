@@ -11,6 +11,7 @@ from susc_pipeline import schema
 from susc_pipeline.clustering import knn
 from susc_pipeline.config import SamplingSettings
 from susc_pipeline.explorer import comparison, component_table, run_page
+from susc_pipeline.explorer.controls import Controls
 from susc_pipeline.explorer.corpus import Shards
 from susc_pipeline.explorer.settings import ExplorerSettings
 from susc_pipeline.explorer.site import Site
@@ -173,6 +174,7 @@ def site(shape: Shape, texts: list[str], documents: list[str], *, folder: Path, 
         members=_stored(found, folder, "members"),
         layout=layout,
         comparisons=[_comparison(found, shape)],
+        controls=_controls(shape.n_clusters),
     )
 
 
@@ -212,6 +214,19 @@ def _graph(labels, shape, rng):
     indices[order] = columns
     data = np.tile(np.linspace(1, 0.5, shape.n_edges, dtype=np.float32), n)
     return sparse.csr_array((data, indices.ravel(), np.arange(0, n * shape.n_edges + 1, shape.n_edges)), shape=(n, n))
+
+
+def _controls(n_clusters):
+    """One control that finds every second cluster, and one that finds none."""
+    values = dict.fromkeys(schema.CLUSTER_CONTROLS, 0.25) | {"clusters": 7, "clustered_tokens": 70}
+    names = {"activations <i>after</i> layer 1": "activations", "half a of the chains": "susceptibilities"}
+    rows = [values | {"control": name, "knows": knows} for name, knows in names.items()]
+    rows[1] |= dict.fromkeys(("matched_low", "matched_high", "matched_beyond"))
+    jaccard = np.where(np.arange(n_clusters) % 2, 0.0, 0.75)
+    pairs = {"cluster": range(n_clusters), "partner": -1}
+    frames = [pl.DataFrame({**pairs, "control": name, "jaccard": (1 - n) * jaccard}) for n, name in enumerate(names)]
+    matches = pl.concat(frames).select(pl.col(name).cast(kind) for name, kind in schema.CLUSTER_CONTROL_MATCHES.items())
+    return Controls(pl.DataFrame(rows, schema=schema.CLUSTER_CONTROLS), matches)
 
 
 def _comparison(members, shape):

@@ -16,6 +16,7 @@ from susc_pipeline.clustering import agreement
 from susc_pipeline.explorer import (
     cards,
     comparison,
+    controls,
     corpus,
     gathering,
     layout,
@@ -167,6 +168,17 @@ def test_list_and_card_show_the_reproducibility_of_a_cluster(written, made):
     cards = read(written, "cards/00000")["cards"]
     assert [card["reproducibility"] for card in cards] == table["reproducibility"].head(len(cards)).to_list()
     assert [card["parent"] is None for card in cards] == (table["parent_size"].head(len(cards)) == 0).to_list()
+
+
+def test_the_controls_are_told_with_a_conclusion_and_each_card_names_those_that_find_its_cluster(written, made):
+    told, cards = read(written, "controls"), read(written, "cards/00000")["cards"]
+    assert [row["knows"] for row in told["rows"]] == ["activations", "susceptibilities"]
+    assert told["conclusion"].startswith(
+        f"Of {made.clusters.height} clusters {-(-made.clusters.height // 2)} are also found"
+    )
+    name = made.controls.table["control"][0]
+    assert [card["controls"] for card in cards[:3]] == [[[name, 0.75]], [], [[name, 0.75]]]
+    assert controls.section(None) == {}
 
 
 def test_every_member_lies_in_the_file_that_its_number_says(written, made, monkeypatch):

@@ -112,3 +112,42 @@ def test_every_output_of_one_step_says_from_what_it_was_made(tmp_path):
     dg.materialize([part, both], selection=[both], resources=resources, instance=dg.DagsterInstance.ephemeral())
     expected = {"part/shard-00000": store.manifest("part", "shard-00000").sha256}
     assert [store.manifest(name).inputs for name in ("a", "b")] == [expected, expected]
+
+
+def test_what_a_reader_can_do_without_is_none_until_it_is_made_and_again_once_it_is_out_of_date(tmp_path):
+    seen = []
+
+    @dg.asset(code_version="1")
+    def source(context: dg.AssetExecutionContext) -> pl.DataFrame:
+        return pl.DataFrame({"x": [len(seen)]})
+
+    @dg.asset(code_version="1")
+    def extra(source: pl.DataFrame) -> pl.DataFrame:
+        return source
+
+    @dg.asset(code_version="1")
+    def reader(source: pl.DataFrame, extra: pl.DataFrame | None) -> pl.DataFrame:
+        seen.append(None if extra is None else extra["x"][0])
+        return source
+
+    store, instance = Store(tmp_path), dg.DagsterInstance.ephemeral()
+    manager = {"io_manager": ArtifactIOManager(store)}
+
+    def made(asset):
+        assert dg.materialize([source, extra, reader], selection=[asset], resources=manager, instance=instance).success
+        found = store.manifest("reader")
+        return found and found.inputs["extra?"]
+
+    def is_current():
+        return all(store.checksum(name) == recorded for name, recorded in store.manifest("reader").inputs.items())
+
+    made(source)
+    assert made(reader) == "" and is_current()
+    made(extra)
+    assert not is_current()
+    assert made(reader) == store.manifest("extra").sha256 and is_current()
+    made(source)  # with other content, for the reader has been made twice
+    assert made(reader) == "" and is_current()
+    made(extra)
+    made(reader)
+    assert seen == [None, 0, None, 2]

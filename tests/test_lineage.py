@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import toys
-from assets import checks, corpus, definitions, partitions, pools
+from assets import checks, corpus, definitions, partitions, pools, walk
 from resources.component_folder import ComponentFolder
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.model import components, families
@@ -23,6 +23,15 @@ from susc_pipeline.susceptibility import direction_files
 
 HALVES = {"half_a_cluster_members", "half_b_cluster_members"}
 CLUSTERED_FROM = {"language_model", "token_shards", "whitened_susceptibilities", "knn_graph"} | HALVES
+LAYERS = {f"layer_{layer}_cluster_members" for layer in partitions.EXPERIMENT.representation.layers}
+ALTERED = {"untrained_cluster_members", "permuted_cluster_members"}
+BY_KERNEL = ALTERED | {"gradient_cluster_members"}
+BY_TEXT = {"token_cluster_members", "token_pair_cluster_members"}
+CONTROLS = LAYERS | BY_KERNEL | BY_TEXT | {"auxiliary_cluster_members"}
+COMPARED_FROM = (
+    {"whitened_susceptibilities", "clusters", "cluster_members", "unwhitened_cluster_members"} | HALVES | CONTROLS
+)
+COMPARED = {"cluster_controls", "cluster_control_matches"}
 SAMPLED_FROM = {"language_model", "token_shards", "sgld_samples"}
 LEARNT_FROM = {"activations", "linear_response", "ground_truth_susceptibilities", "pca_basis"}
 PREDICTED_FROM = {"activations", "linear_response", "pca_basis", "aux_model"}
@@ -72,6 +81,12 @@ PARENTS = {
         "auxiliary_predictions",
         "pca_basis",
     },
+    **{key: {"activations", "whitened_susceptibilities"} for key in LAYERS},
+    **{key: {"token_shards", "whitened_susceptibilities"} for key in BY_TEXT},
+    **{key: {"language_model", "token_shards", "population_contexts", "whitened_susceptibilities"} for key in ALTERED},
+    "gradient_cluster_members": {"language_model", "token_shards", "response_directions", "whitened_susceptibilities"},
+    "auxiliary_cluster_members": {"auxiliary_predictions", "whitened_susceptibilities"},
+    **dict.fromkeys(COMPARED, COMPARED_FROM),
     "map_layout": {"whitened_susceptibilities", "knn_graph"},
     "component_table": {"language_model", "pca_basis", "reliability", "regime"},
     "explorer": {
@@ -89,6 +104,8 @@ PARENTS = {
         "clusters",
         "cluster_members",
         "unwhitened_cluster_members",
+        "cluster_controls",
+        "cluster_control_matches",
         "map_layout",
         "reliability",
         "aux_correlation",
@@ -178,14 +195,24 @@ def test_what_runs_the_model_waits_for_a_gpu_and_what_holds_all_tokens_for_memor
     }
     run = {"response_directions", "sgld_samples", "linear_response", "activations"}
     controls = {"regime", "negative_control", "calibration"}
-    assert found[pools.GPU] == run | controls | PREDICTIONS | {"aux_model"}
+    assert found[pools.GPU] == run | controls | PREDICTIONS | {"aux_model"} | BY_KERNEL
     graphs = {name for name in PARENTS if any("knn_graph" in each for each in {name} | PARENTS[name])}
-    assert found[pools.MEMORY] == graphs | {"unwhitened_cluster_members", "cluster_agreement", "leakage"}
+    searched = LAYERS | {"unwhitened_cluster_members", "auxiliary_cluster_members", "cluster_agreement"}
+    assert found[pools.MEMORY] == graphs | searched | {"leakage"}
+
+
+def test_a_plain_run_leaves_the_controls_out_and_a_selection_or_a_request_makes_them():
+    def made(selected, **how):
+        return {a for unit in walk.units(definitions.defs, selected, None, **how) for a in unit.assets}
+
+    assert made([]) == set(PARENTS) - CONTROLS - COMPARED
+    assert made([], on_request=lambda asset: True) == set(PARENTS)
+    assert made(["token_cluster_members"]) == {"token_cluster_members"}
 
 
 def test_the_jobs_of_the_stages_are_there():
     names = {job.name for job in definitions.defs.resolve_all_job_defs()}
-    assert {"ground_truth", "basis", "upsample", "whiten", "cluster", "explore", "everything"} <= names
+    assert {"ground_truth", "basis", "upsample", "whiten", "cluster", "explore", "controls", "everything"} <= names
 
 
 def test_a_setting_changes_the_version_of_those_that_read_it_and_of_no_other():

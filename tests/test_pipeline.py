@@ -38,6 +38,9 @@ ONCE += ["aux_model", "aux_correlation", "whitening_basis", "leakage"]
 ONCE += ["knn_graph", "half_a_knn_graph", "half_b_knn_graph", "half_a_cluster_members", "half_b_cluster_members"]
 ONCE += ["clusters", "cluster_members", "unwhitened_cluster_members", "cluster_agreement", "cluster_reproducibility"]
 ONCE += ["map_layout", "component_table", "explorer"]
+ONCE += [f"layer_{layer}_cluster_members" for layer in (1, 2, 3)]
+ONCE += ["token_cluster_members", "token_pair_cluster_members", "auxiliary_cluster_members", "gradient_cluster_members"]
+ONCE += ["untrained_cluster_members", "permuted_cluster_members", "cluster_controls", "cluster_control_matches"]
 BY_SHARD = ["token_shards", "linear_response", "activations", "predicted_susceptibilities", "auxiliary_predictions"]
 BY_SHARD += ["half_a_predictions", "half_b_predictions", "whitened_susceptibilities"]
 GROUND_TRUTH = ["sgld_samples", "ground_truth_susceptibilities", "chain_products"]
@@ -64,10 +67,10 @@ def run(root, *arguments, seconds=280):
 
 @pytest.fixture(scope="module")
 def finished(toy_folders, tmp_path_factory):
-    """A store in which everything has been materialized, with the output of the command."""
+    """A store in which everything has been materialized, controls of the clusters too, with the output of the command."""
     root = tmp_path_factory.mktemp("run")
     toml = conftest.write_toml(root / "toy.toml", *toy_folders)
-    done = run(root, "--experiment", toml)
+    done = run(root, "--experiment", toml, "--controls")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     return root, toml, done.stdout
 
@@ -223,6 +226,9 @@ def test_the_explorer_shows_the_run_and_a_run_compared_with_itself_agrees_wholly
     summary, compared = read("site"), read("compare")
     assert summary["tokens"] == 5 * 10 * 15 and summary["mapPoints"] == 300 and summary["sampled"] == [[0, 29]]
     assert [one["name"] for one in compared] == ["without whitening", "toy"]
+    shown = [row["control"] for row in read("controls")["rows"]]
+    assert shown[:2] == ["the token", "the token and the one before"] and len(shown) == 2 + 3 + 3 + 1 + 3
+    assert {name for card in read("cards/00000")["cards"] for name, _ in card["controls"]} <= set(shown)
     assert compared[1]["rand"] == 1 and compared[1]["clusters"] == summary["clusters"]
     assert set(read("run")["seconds"]) >= {"sgld_samples", "cluster_members+clusters"}
 

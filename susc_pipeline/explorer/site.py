@@ -17,11 +17,13 @@ from susc_pipeline.buckets import Buckets
 from susc_pipeline.clustering.knn import StoredGraph
 from susc_pipeline.clustering.neighbors import Neighbors
 from susc_pipeline.explorer import cards as card_module
+from susc_pipeline.explorer import controls as control_module
 from susc_pipeline.explorer import corpus as corpus_module
 from susc_pipeline.explorer import gathering, listing, payload, responses, run_page, search, vectors
 from susc_pipeline.explorer import means as mean_module
 from susc_pipeline.explorer.cards import Cards, Lists
 from susc_pipeline.explorer.comparison import Comparison
+from susc_pipeline.explorer.controls import Controls
 from susc_pipeline.explorer.corpus import Corpus, Shards
 from susc_pipeline.explorer.gathering import Central, Gathered
 from susc_pipeline.explorer.means import Means
@@ -58,6 +60,7 @@ class Site:
     members: pl.LazyFrame
     layout: pl.DataFrame
     comparisons: list[Comparison]
+    controls: Controls | None = None
 
 
 def save(site: Site, folder: Path) -> None:
@@ -82,6 +85,7 @@ def save(site: Site, folder: Path) -> None:
     firsts = write_search(data, site, corpus, index)
     payload.write(data, "run", site.run)
     payload.write(data, "compare", [_comparison(one) for one in site.comparisons])
+    payload.write(data, "controls", control_module.section(site.controls))
     payload.write(data, "site", summary(site, corpus, firsts))
 
 
@@ -171,6 +175,7 @@ def write_clusters(data: Path, site: Site, corpus: Corpus, found: Gathered, mean
 
 def _write_cards(data: Path, site: Site, corpus: Corpus, cards: Cards, lists: Lists, nearest: Neighbors) -> None:
     table = site.clusters.sort("cluster").slice(cards.first, gathering.CHUNK).to_dicts()
+    found_by = control_module.found_by(site.controls, site.clusters.height)[cards.first :]
     values = [
         {
             **{name: known[name] for name in ("volume", "density", "reproducibility")},
@@ -182,6 +187,7 @@ def _write_cards(data: Path, site: Site, corpus: Corpus, cards: Cards, lists: Li
             "documents": [[corpus.documents[d], count] for d, count in lists.documents[row]],
             "nDocuments": lists.n_documents[row],
             "survival": _survival(site.comparisons, cards.first + row),
+            "controls": found_by[row],
         }
         for row, known in enumerate(table)
     ]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from scipy import stats
 
 N_GROUPS = 20
@@ -47,9 +47,20 @@ def interval(
         groups: of each token, as `document_groups` gives them.
         level: how often the interval should hold the statistic's mean over samples of this size.
     """
+    return intervals(lambda kept: np.array([measure(kept)]), groups, level=level)[0]
+
+
+def intervals(
+    measure: Callable[[Bool[np.ndarray, " tokens"]], Float[np.ndarray, " statistics"]],
+    groups: Int[np.ndarray, " tokens"],
+    *,
+    level: float = 0.95,
+) -> list[Interval]:
+    """The same of several statistics of the same tokens, which are measured together."""
     n_groups = int(groups.max()) + 1
-    without = np.array([measure(groups != group) for group in range(n_groups)])
-    error = np.sqrt((n_groups - 1) * np.var(without))
-    width = float(stats.t.ppf((1 + level) / 2, n_groups - 1) * error)
+    without = np.stack([measure(groups != group) for group in range(n_groups)])
+    error = np.sqrt((n_groups - 1) * np.var(without, axis=0))
+    width = stats.t.ppf((1 + level) / 2, n_groups - 1) * error
     estimate = measure(np.ones(len(groups), dtype=bool))
-    return Interval(estimate, estimate - width, estimate + width)
+    ends = zip(estimate.tolist(), (estimate - width).tolist(), (estimate + width).tolist(), strict=True)
+    return [Interval(*each) for each in ends]

@@ -120,11 +120,7 @@ def load(
         ValueError: the file is damaged, or its directions belong to other weights or another component.
     """
     with _opened(path) as (file, content):
-        if content.get("model") != digest or content.get("component") != component.name:
-            raise ValueError(
-                f"{path} holds directions of {shown(content.get('component'))} of model {shown(content.get('model'))}, not of "
-                f"{component.name} of model {digest}; use the model that they were found for, or find them again"
-            )
+        _check_owner(content, path, component, digest)
         weights = components.weights(model, component)
         wanted = {DIRECTION: True, AT_REST: with_rest, SCORE: with_scores}
         vectors = (
@@ -138,6 +134,23 @@ def load(
     if not isinstance(localization, float):
         raise ValueError(f"{path} lacks localization; find the directions again")
     return StoredDirections(directions, mean_slopes, localization, at_rest, scores, mean_curvatures)
+
+
+def population_gradient(
+    path: Path, model: Decoder, component: Component, *, digest: str
+) -> Float[Tensor, " parameters"]:
+    """Gradient at w* of the population loss by the component's weights, the mean over the chains' documents; errors as `load`."""
+    with _opened(path) as (file, content):
+        _check_owner(content, path, component, digest)
+        return _flat(file, path, AT_REST, components.weights(model, component)).mean(dim=0).to(model.device)
+
+
+def _check_owner(content: dict[str, Any], path: Path, component: Component, digest: str) -> None:
+    if content.get("model") != digest or content.get("component") != component.name:
+        raise ValueError(
+            f"{path} holds directions of {shown(content.get('component'))} of model {shown(content.get('model'))}, not of "
+            f"{component.name} of model {digest}; use the model that they were found for, or find them again"
+        )
 
 
 def _flat(file: Any, path: Path, kind: str, weights: dict[str, Tensor]) -> Float[Tensor, "chains parameters"]:

@@ -155,6 +155,7 @@
       value("measured members", number(card.measured), "members whose susceptibility was sampled"),
       value("agreement", fixed(card.agreement), "r over components of the sampled with the upsampled mean, on the members that have both; from 5 members"),
       value("reliability", fixed(card.reliability), "of the sampled mean, between halves that share no chain, document or draw (Spearman–Brown); from 5 members"),
+      card.controls ? value("also found by", explorer.controls.finders(card.controls), "other clusterings of the same tokens with a cluster of Jaccard index 0.5 or more with this one; see Compare") : null,
       survival ? value("without whitening", element("span", {}, `Jaccard ${fixed(survival.jaccard)}`), "best match among the clusters found without whitening") : null);
     const nearest = element("section", {}, element("h2", {}, "Nearest clusters"), element("ul", { class: "near" }, await Promise.all(card.nearest.map(async ([other, distance]) =>
       element("li", {}, element("a", { href: `#/cluster/${other}` }, `${other}`), await explorer.example(other), element("span", { class: "num", title: "distance of mean whitened vectors" }, fixed(distance, 1)))))));

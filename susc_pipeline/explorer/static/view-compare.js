@@ -7,7 +7,7 @@
   explorer.views.compare = async (view, [chosen]) => {
     const found = await explorer.load("compare"), table = await explorer.columns(), { site } = explorer;
     const index = Math.min(Math.max(Number(chosen ?? 0) || 0, 0), found.length - 1), one = found[index];
-    view.append(element("h1", {}, "Compare"));
+    view.append(element("h1", {}, "Compare"), await explorer.controls.section());
     if (!one) { view.append(element("p", { class: "note" }, "Nothing to compare with.")); return "Compare"; }
     const jaccard = explorer.numbers(one.jaccard), partner = explorer.numbers(one.partner), compared = explorer.numbers(one.compared);
     const present = Array.from(jaccard.keys()).filter((c) => compared[c] > 0);
@@ -19,6 +19,7 @@
     const LIMIT = 100;
     const part = async (rows) => element("ul", { class: "near" }, await Promise.all(rows.map(async (c) => element("li", {}, element("a", { href: `#/cluster/${c}` }, `${c}`), await explorer.example(c), element("span", { class: "num" }, fixed(jaccard[c]))))));
     view.append(
+      element("h2", {}, "Beside another clustering"),
       element("p", { class: "pager" }, found.map((other, i) => element("a", { class: "button", href: `#/compare/${i}`, "aria-current": i === index ? "true" : null }, explorer.visible(other.name)))),
       element("p", { class: "note" }, explorer.visible(one.meaning)),
       element("dl", { class: "facts" }, term("clusters here", number(site.clusters)), term("with shared tokens", number(present.length), "clusters with a member that the other run clustered or left out; shares are of these"), term("clusters there", number(one.clusters)), term("adjusted Rand index", fixed(one.rand ?? NaN, 3), "over tokens that are in a cluster of either; 1 equal, about 0 unrelated"), term("tokens in either", number(one.tokens)),
