@@ -23,6 +23,7 @@ from assets import (  # noqa: E402
     corpus,
     everything,
     explorer,
+    labels,
     lost_runs,
     partitions,
     prediction,
@@ -31,7 +32,7 @@ from assets import (  # noqa: E402
 from resources import experiment as experiments  # noqa: E402
 from resources.io_manager import ArtifactIOManager  # noqa: E402
 
-MODULES = (corpus, sampling, controls, basis, prediction, clusters, explorer)
+MODULES = (corpus, sampling, controls, basis, prediction, clusters, labels, explorer)
 
 
 def build_definitions(**overrides: object) -> dg.Definitions:

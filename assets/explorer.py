@@ -94,7 +94,7 @@ def component_table(
     ins={name: dg.AssetIn(partition_mapping=EVERY_SHARD) for name in SHARDED},
     group_name=GROUP,
     kinds={"html"},
-    code_version=version(6, "explorer"),
+    code_version=version(7, "explorer"),
     pool=pools.MEMORY,
 )
 def explorer(
@@ -110,6 +110,7 @@ def explorer(
     knn_graph: StoredGraph,
     clusters: pl.DataFrame,
     cluster_members: pl.LazyFrame,
+    cluster_labels: pl.DataFrame,
     unwhitened_cluster_members: pl.DataFrame,
     map_layout: pl.DataFrame,
     component_table: pl.DataFrame,
@@ -157,6 +158,7 @@ def explorer(
         graph=knn_graph,
         clusters=clusters,
         members=cluster_members,
+        labels=cluster_labels,
         layout=map_layout,
         comparisons=comparisons(
             cluster_members.collect(), unwhitened_cluster_members, clusters.height, experiment, store

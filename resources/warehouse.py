@@ -28,6 +28,7 @@ TABLES = {
 }
 OF_ONE_NAME = ("population_contexts", "reliability", "aux_correlation", "leakage", "clusters", "cluster_members")
 OF_ONE_NAME += ("cluster_agreement", "cluster_reproducibility", "regime", "negative_control")
+OF_ONE_NAME += ("document_groups", "cluster_labels")
 SINGLE_TABLES = {"components": "component_table", **{name: name for name in OF_ONE_NAME}}
 TEXT_OF = """(select coalesce(string_agg(v.text, '' order by w.place), '') from (
         select unnest(c.token_ids[{first}:{last}]) as id, generate_subscripts(c.token_ids[{first}:{last}], 1) as place

@@ -29,6 +29,7 @@ PREDICTED_FROM = {"activations", "linear_response", "pca_basis", "aux_model"}
 PARENTS = {
     "language_model": set(),
     "corpus_documents": set(),
+    "document_groups": {"language_model", "corpus_documents"},
     "token_shards": {"language_model", "corpus_documents"},
     "population_contexts": {"language_model", "corpus_documents"},
     "response_directions": {"language_model", "population_contexts"},
@@ -72,6 +73,7 @@ PARENTS = {
         "auxiliary_predictions",
         "pca_basis",
     },
+    "cluster_labels": {"language_model", "token_shards", "cluster_members", "document_groups"},
     "map_layout": {"whitened_susceptibilities", "knn_graph"},
     "component_table": {"language_model", "pca_basis", "reliability", "regime"},
     "explorer": {
@@ -88,6 +90,7 @@ PARENTS = {
         "knn_graph",
         "clusters",
         "cluster_members",
+        "cluster_labels",
         "unwhitened_cluster_members",
         "map_layout",
         "reliability",
