@@ -8,7 +8,7 @@ from resources import corpus
 from resources import language_model as language_models
 from resources.language_model import LanguageModelFolder
 from susc_pipeline import corpus as corpora
-from susc_pipeline import tokens
+from susc_pipeline import near_duplicates, tokens
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.tokens import TokenizedDocument
 
@@ -88,6 +88,22 @@ def population_contexts(
     parts = frame.partition_by("role", as_dict=True)
     counts = {f"{role}_contexts": part.height for (role,), part in parts.items()}
     counts |= {f"{role}_documents": part["document_id"].n_unique() for (role,), part in parts.items()}
+    return dg.MaterializeResult(value=frame, metadata={"dagster/row_count": frame.height, **counts})
+
+
+@dg.asset(group_name=GROUP, kinds={"polars", "parquet"}, code_version=version(1, "corpus"))
+def document_groups(
+    language_model: LanguageModelFolder,
+    corpus_documents: pl.DataFrame,
+    experiment: dg.ResourceParam[ExperimentConfig],
+) -> dg.MaterializeResult[pl.DataFrame]:
+    """Which documents are near duplicates of each other, by MinHash (Broder 1997): a group number for each document.
+
+    Jaccard index |A and B| / |A or B| >= 1/2 of their runs of eight tokens, and whatever a chain of such pairs joins.
+    """
+    frame = near_duplicates.document_groups(_tokenized(corpus_documents, language_model, experiment))
+    sizes = frame.group_by("document_group").len()["len"]
+    counts = {"groups": len(sizes), "documents_with_duplicates": int(sizes.filter(sizes > 1).sum())}
     return dg.MaterializeResult(value=frame, metadata={"dagster/row_count": frame.height, **counts})
 
 

@@ -25,6 +25,7 @@ from assets import (  # noqa: E402
     corpus,
     everything,
     explorer,
+    labels,
     lost_runs,
     partitions,
     prediction,
@@ -33,7 +34,7 @@ from assets import (  # noqa: E402
 from resources import experiment as experiments  # noqa: E402
 from resources.io_manager import ArtifactIOManager  # noqa: E402
 
-MODULES = (corpus, sampling, controls, basis, prediction, clusters, cluster_controls, explorer)
+MODULES = (corpus, sampling, controls, basis, prediction, clusters, labels, cluster_controls, explorer)
 
 
 def build_definitions(**overrides: object) -> dg.Definitions:

@@ -111,6 +111,7 @@ def explorer(
     knn_graph: StoredGraph,
     clusters: pl.DataFrame,
     cluster_members: pl.LazyFrame,
+    cluster_labels: pl.DataFrame,
     unwhitened_cluster_members: pl.DataFrame,
     cluster_controls: pl.DataFrame | None,
     cluster_control_matches: pl.DataFrame | None,
@@ -161,6 +162,7 @@ def explorer(
         graph=knn_graph,
         clusters=clusters,
         members=cluster_members,
+        labels=cluster_labels,
         layout=map_layout,
         comparisons=comparisons(
             cluster_members.collect(), unwhitened_cluster_members, clusters.height, experiment, store

@@ -17,6 +17,10 @@ DOCUMENTS = {
     "n_characters": pl.Int64,
     "sha256": pl.String,  # of the text in UTF-8
 }
+DOCUMENT_GROUPS = {
+    "document_id": pl.String,
+    "document_group": pl.Int64,  # documents of one number are near duplicates of each other
+}
 CONTEXTS = {
     "context_id": pl.Int64,  # unique in the experiment
     "document_id": pl.String,
@@ -54,6 +58,26 @@ MEMBERS = {
     "shard": pl.String,
     "context_id": pl.Int64,
     "position": pl.Int32,
+}
+LABELS = {
+    "cluster": pl.Int32,
+    "heading": pl.String,  # tokens with their counts, and the rest of the rule
+    "label": pl.String,  # the rule in words, or why there is none
+    "token_label": pl.String,  # the best rule that knows the token alone
+    "precision": pl.Float64,  # on the half of the document groups that the rule was not learned on, as all scores are
+    "recall": pl.Float64,
+    "f1": pl.Float64,
+    "token_f1": pl.Float64,
+    "gain": pl.Float64,  # f1 less token_f1
+    "gain_low": pl.Float64,  # of its 95 % interval over document groups
+    "gain_high": pl.Float64,
+    "n_members_scored": pl.Int64,
+    "n_documents_scored": pl.Int64,
+    "n_documents": pl.Int64,  # with members, near duplicates as one
+    "n_tokens": pl.Int64,  # different ones
+    "token_ids": pl.List(pl.Int32),  # of at most 20 tokens, by falling number of members
+    "token_members": pl.List(pl.Int64),
+    "token_occurrences": pl.List(pl.Int64),  # in all shards
 }
 AGREEMENT = {
     "first": pl.String,  # a clustering, by the space that it was found in
@@ -284,6 +308,17 @@ VIEWS = {
         tuple(CLUSTER_CONTROL_MATCHES),
         {"jaccard": "largest Jaccard index of the cluster with one of the control; 1/2 or more: the control finds it"},
     ),
+    "document_groups": View("Which documents are near duplicates of each other.", tuple(DOCUMENT_GROUPS)),
+    "cluster_labels": View(
+        "What each cluster is, in words, with the score of the words on documents that they were not learned on.",
+        tuple(LABELS),
+        {
+            "precision": "share of the tokens that the label takes that are members, on the held-out half of the documents",
+            "recall": "share of the members that the label takes, on the held-out half of the documents",
+            "n_documents": "documents with members in the shards, near duplicates counted as one",
+            "token_ids": "numbers of the most frequent tokens of the cluster, at most 20",
+        },
+    ),
     "member_contexts": View(
         "The tokens of each cluster as text.",
         ("cluster", "rank", "token", "before", "after", "document_id", "context_id", "position", "shard"),
@@ -313,15 +348,21 @@ MEANINGS = {
     "curvature": "largest eigenvalue of the loss's Hessian at the trained weights, from below; nats per squared weight",
     "density": "edge weight among the members, over the number of their pairs",
     "disattenuated": "the same correlation without sampling noise; chance can push it past 1",
+    "document_group": "number of the group of near duplicates: documents of one number are nearly the same",
     "document_id": "name of the document",
     "effective_share": "independent draws among the steps of the chains; 0 to 1",
+    "f1": "2 hits / (tokens taken + members) of the label, on the held-out half of the documents; 0 to 1",
     "first": "a clustering, by the space or the chains that it was found in",
     "first_clusters": "number of clusters of the first",
     "first_matched": "share of the first's clusters with a match of Jaccard index 1/2 or more in the second",
     "found_by_members": "share of eight members, evenly spaced from core to edge, whose own cut finds the cluster; 0 to 1",
+    "gain": "f1 less token_f1: what the context says beyond the token's text; above 0 the label beats it",
+    "gain_high": "upper end of the 95 % interval of gain, over held-out documents (jackknife)",
+    "gain_low": "lower end of the 95 % interval of gain, over held-out documents (jackknife)",
     "half_a": "the same by even chains, which share no context and no draw with odd ones; nats squared",
     "half_b": "the same by odd chains; nats squared",
     "half_correlation": "Pearson r over tokens between the halves of the chains",
+    "heading": "tokens of the cluster with members and occurrences; the rest of the label where it beats the token's text",
     "high": "upper end of the 95 % interval, over documents for r, over chains for a reliability",
     "information": "adjusted mutual information with the control over all tokens; unclustered ones are one more cluster",
     "information_beyond": "information corrected for chance, (information - by chance) / (1 - by chance): 0 is chance, 1 all",
@@ -337,6 +378,7 @@ MEANINGS = {
     "jaccard_low": "lower end of its 95 % interval over documents",
     "kind": "component or pc",
     "knows": "what the control is made of: text, activations, gradients, other weights or susceptibilities",
+    "label": "the rule over a token's context that tells members best from other tokens, in words; or why there is none",
     "layer": "layer behind which the activations are, counted from 1",
     "linear_response": "minus the slope of the token's excess loss at w* along each response direction, and its f2; nats squared",
     "linear_response_error": "half of the difference of the linear responses by either half of the chains; nats squared",
@@ -365,6 +407,9 @@ MEANINGS = {
     "measured_error_z": "measured_error in standard deviations over tokens",
     "measured_z": "measured in standard deviations over tokens, from the mean token",
     "n_beta": "inverse temperature times samples: weight of the mean loss, per nat",
+    "n_documents_scored": "held-out documents with members, near duplicates counted as one",
+    "n_members_scored": "members in the held-out half of the documents, which the score is of",
+    "n_tokens": "different tokens among the members",
     "n_weights": "number of weights of the component",
     "name": "of the component or principal component; components in the order of the entries of susceptibility",
     "null_95": "95 % point of r when documents are permuted",
@@ -404,8 +449,12 @@ MEANINGS = {
     "susceptibility": "minus the covariance of the component's loss with the token's, an entry for each component; nats squared",
     "text": "of the token, unreadable bytes as hexadecimal in angle brackets",
     "token": "text of the token",
+    "token_f1": "the same of token_label",
     "token_id": "number of the token in the vocabulary",
     "token_ids": "the tokens of the context, in order",
+    "token_label": "the best rule that knows the token's text alone, in words",
+    "token_members": "of each of token_ids the number of members",
+    "token_occurrences": "of each of token_ids the number of occurrences in all shards",
     "volume": "sum of the members' weighted degrees",
     "whitened": "score along each kept direction; standard deviations over tokens",
 }

@@ -172,10 +172,44 @@ def site(shape: Shape, texts: list[str], documents: list[str], *, folder: Path, 
         graph=knn.open_stored(folder / "graph"),
         clusters=clusters,
         members=_stored(found, folder, "members"),
+        labels=_labels_in_words(found, shape, texts, rng),
         layout=layout,
         comparisons=[_comparison(found, shape)],
         controls=_controls(shape.n_clusters),
     )
+
+
+def _labels_in_words(members, shape, texts, rng):
+    """Labels of made-up scores and hostile words; every fourth cluster has too few documents for a score."""
+    names = ("precision", "recall", "f1", "token_f1")
+    scores = rng.uniform(0, 1, (shape.n_clusters, len(names)))
+    rows = []
+    for cluster in range(shape.n_clusters):
+        row = {
+            "cluster": cluster,
+            "heading": f"{texts[cluster % len(texts)]} 428 of 439",
+            "label": texts[-1 - cluster % len(texts)],
+        }
+        row |= {
+            "n_documents": 3 + cluster,
+            "n_tokens": 1,
+            "token_ids": [0],
+            "token_members": [1],
+            "token_occurrences": [10**6],
+        }
+        if cluster % 4 != 3:
+            row |= dict(zip(names, scores[cluster])) | {
+                "token_label": "<b>token</b>",
+                "gain": scores[cluster, 2] - scores[cluster, 3],
+            }
+            row |= {
+                "gain_low": row["gain"] - 0.1,
+                "gain_high": row["gain"] + 0.1,
+                "n_members_scored": 9,
+                "n_documents_scored": 4,
+            }
+        rows.append(row)
+    return pl.DataFrame(rows, schema=schema.LABELS)
 
 
 def _labels(shape, rng, n_tokens):

@@ -349,12 +349,45 @@ def test_every_component_is_entered_from_the_overview_and_found_by_a_search(watc
 
 
 def test_the_list_by_a_component_is_in_order_of_its_means(watched):
-    page = watched.open("#/clusters?by=L1H0&sort=deviation")
+    page = watched.open("#/clusters?by=L1H0&sort=deviation&min-reproducibility=")
     index = page.evaluate("explorer.components.numbered('L1H0')")
     means = page.evaluate(f"explorer.components.means({index}).then(m => Array.from(m.mean))")
     shown = [int(t) for t in page.eval_on_selector_all("table.clusters tbody tr", "n => n.map(x => x.dataset.cluster)")]
     assert shown == sorted(range(len(means)), key=lambda c: (means[c], c))[:50]
     assert page.locator(".legend svg[role=img]").count() == 1
+
+
+def test_the_first_list_is_what_both_halves_find_by_gain_and_all_is_one_click_away(watched):
+    page = watched.open("")
+    columns = page.evaluate("""explorer.columns().then(t => ['reproducibility', 'gain'].map(
+        name => Array.from(t[name], v => Number.isNaN(v) ? null : v)))""")
+    rows = "n => n.map(x => Number(x.dataset.cluster))"
+    listed = [c for c, again in enumerate(columns[0]) if again >= 0.5]
+    expected = sorted(listed, key=lambda c: (columns[1][c] is None, -(columns[1][c] or 0), c))
+    assert page.eval_on_selector_all("table.clusters tbody tr", rows) == expected[:50] and listed
+    assert page.input_value("input[aria-label='min reproducibility']") == "0.5"
+    assert page.locator("thead th[aria-sort=descending]").inner_text().startswith("gain")
+    page.locator("a:has-text('all, by conductance')").click()
+    watched.wait_until("document.querySelector('thead th[aria-sort=ascending]')?.textContent === '#'")
+    assert page.inner_text(".bar .note").startswith(f"{len(columns[0])} of {len(columns[0])} ")
+    page.fill("input[aria-label='min reproducibility']", "0.5")
+    watched.wait_until("!location.hash.includes('min-reproducibility')")
+    page.fill("input[aria-label='min reproducibility']", "")
+    watched.wait_until(
+        "location.hash.includes('min-reproducibility=&') || location.hash.endsWith('min-reproducibility=')"
+    )
+
+
+def test_list_and_card_say_what_a_cluster_is(watched):
+    page = watched.open("#/clusters?min-reproducibility=&sort=cluster")
+    shown = page.locator("table.clusters tbody td.heading").first.inner_text()
+    heading = page.evaluate("explorer.numbered('headings', 0).then(h => explorer.visible(h[0]))")
+    assert shown.split() == heading.split() and " of " in shown
+    page = watched.open("#/cluster/0")
+    assert page.locator(".lead").inner_text().split() == heading.split()
+    label = page.evaluate("explorer.numbered('cards', 0).then(f => explorer.visible(f.cards[0].label))")
+    assert page.locator(".label p").first.inner_text().split() == label.split()
+    assert re.search(r"[\d,]+ of [\d,]+", page.locator(".bars .num").first.inner_text())
 
 
 def test_what_is_coloured_is_told_on_map_and_text(watched):
@@ -401,11 +434,11 @@ def test_filters_leave_just_what_they_say(watched):
     page = watched.open("#/clusters")
     sizes = page.evaluate("explorer.columns().then(t => Array.from(t.size))")
     limit = sorted(sizes)[len(sizes) // 2]
-    page = watched.open(f"#/clusters?min-size={limit}&sort=size")
+    page = watched.open(f"#/clusters?min-size={limit}&sort=size&min-reproducibility=")
     assert page.inner_text(".bar .note").startswith(f"{sum(size >= limit for size in sizes)} of {len(sizes)} ")
     shown = [
         int(text.replace(",", ""))
-        for text in page.eval_on_selector_all("tbody tr td:nth-child(4)", "n => n.map(x => x.textContent)")
+        for text in page.eval_on_selector_all("tbody tr td:nth-child(7)", "n => n.map(x => x.textContent)")
     ]
     assert shown == sorted(shown) and shown[0] >= limit
 

@@ -234,6 +234,24 @@ def test_cards_agree_with_the_tables_behind_them(written, made):
         assert card["agreement"] is None or card["agreement"] > 0.9
 
 
+def test_headings_scores_and_occurrences_are_those_of_the_labels(written, made):
+    labels, columns = made.labels.sort("cluster"), read(written, "clusters")
+    assert read(written, "headings/00000") == labels["heading"].to_list()
+    gain, expected = payload.unpacked(columns["gain"]), labels["gain"].fill_null(np.nan).to_numpy()
+    np.testing.assert_allclose(gain, expected, atol=1e-4)
+    assert (
+        np.isnan(gain[3::4]).all()
+        and payload.unpacked(columns["documents"]).tolist() == labels["n_documents"].to_list()
+    )
+    for card, row in zip(read(written, "cards/00000")["cards"], labels.iter_rows(named=True)):
+        assert (card["label"], card["tokenLabel"], card["occurrences"]) == (
+            row["label"],
+            row["token_label"],
+            [[0, 10**6]],
+        )
+        assert (card["gainHalf"] is None) == (row["gain"] is None)
+
+
 def gathered(made, folder):
     numbered, aside = corpus.corpus(made.shards.contexts), buckets.Buckets(folder / "members", corpus.MEMBER)
     central = site_module.write_members(folder, made, numbered, aside)
@@ -336,7 +354,13 @@ def test_a_run_without_clusters_has_a_site_too(made, tmp_path):
         meaning="",
         n_clusters=0,
     )
-    empty = dataclasses.replace(made, clusters=made.clusters.clear(), members=made.members.clear(), comparisons=[none])
+    empty = dataclasses.replace(
+        made,
+        clusters=made.clusters.clear(),
+        members=made.members.clear(),
+        labels=made.labels.clear(),
+        comparisons=[none],
+    )
     site_module.save(empty, tmp_path / "explorer")
     assert read(tmp_path / "explorer", "site")["clusters"] == 0
     assert payload.unpacked(read(tmp_path / "explorer", "clusters")["size"]).size == 0

@@ -38,6 +38,7 @@ PREDICTED_FROM = {"activations", "linear_response", "pca_basis", "aux_model"}
 PARENTS = {
     "language_model": set(),
     "corpus_documents": set(),
+    "document_groups": {"language_model", "corpus_documents"},
     "token_shards": {"language_model", "corpus_documents"},
     "population_contexts": {"language_model", "corpus_documents"},
     "response_directions": {"language_model", "population_contexts"},
@@ -87,6 +88,7 @@ PARENTS = {
     "gradient_cluster_members": {"language_model", "token_shards", "response_directions", "whitened_susceptibilities"},
     "auxiliary_cluster_members": {"auxiliary_predictions", "whitened_susceptibilities"},
     **dict.fromkeys(COMPARED, COMPARED_FROM),
+    "cluster_labels": {"language_model", "token_shards", "cluster_members", "document_groups"},
     "map_layout": {"whitened_susceptibilities", "knn_graph"},
     "component_table": {"language_model", "pca_basis", "reliability", "regime"},
     "explorer": {
@@ -103,6 +105,7 @@ PARENTS = {
         "knn_graph",
         "clusters",
         "cluster_members",
+        "cluster_labels",
         "unwhitened_cluster_members",
         "cluster_controls",
         "cluster_control_matches",

@@ -184,6 +184,19 @@ def card(cards: Cards, row: int, nearest: neighbors.Neighbors) -> dict[str, obje
     }
 
 
+def label(known: dict[str, Any]) -> dict[str, Any]:
+    """What a card says of the label: words, half of the gain's interval, what was scored, occurrences of the tokens."""
+    half = None if known["gain_low"] is None else (known["gain_high"] - known["gain_low"]) / 2
+    return {
+        "label": known["label"],
+        "tokenLabel": known["token_label"],
+        "gainHalf": half if half is None or np.isfinite(half) else None,
+        "scored": [known["n_members_scored"], known["n_documents_scored"]],
+        "nTokens": known["n_tokens"],
+        "occurrences": list(zip(known["token_ids"], known["token_occurrences"], strict=True)),
+    }
+
+
 def _plain(value: float) -> float | None:
     """The number with four significant digits, or nothing where it is missing."""
     return float(f"{value:.4g}") if np.isfinite(value) else None

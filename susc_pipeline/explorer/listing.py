@@ -11,7 +11,15 @@ from susc_pipeline.explorer import payload
 from susc_pipeline.explorer.cards import Cards
 
 RATIOS = ("conductance", "density", "reliability", "agreement", "survival", "deviation", "loss")
-RATIOS += ("tokenShare", "sourceShare", "reproducibility")
+RATIOS += ("tokenShare", "sourceShare", "reproducibility", "gain", "gainLow", "f1", "tokenF1", "precision", "recall")
+SCORES = {
+    "gain": "gain",
+    "gainLow": "gain_low",
+    "f1": "f1",
+    "tokenF1": "token_f1",
+    "precision": "precision",
+    "recall": "recall",
+}
 
 
 class Rows(NamedTuple):
@@ -23,6 +31,7 @@ class Rows(NamedTuple):
 
 def rows(
     table: pl.DataFrame,
+    labels: pl.DataFrame,
     cards: Cards,
     tokens: list[list[tuple[Any, int]]],
     sources: list[list[tuple[Any, int]]],
@@ -32,6 +41,7 @@ def rows(
 
     Args:
         table: as schema.CLUSTERS, of these clusters in order.
+        labels: as schema.LABELS, likewise.
         cards: their numbers.
         tokens: of each the most frequent tokens with their counts, the first of them shown.
         sources: likewise.
@@ -50,6 +60,8 @@ def rows(
         "agreement": cards.measured.agreement,
         "survival": survival,
         "reproducibility": table["reproducibility"].to_numpy(),
+        **{name: labels[column].fill_null(np.nan).to_numpy() for name, column in SCORES.items()},
+        "documents": labels["n_documents"].to_numpy(),
         "deviation": deviation,
         "loss": cards.columns.of(cards.profile, "loss").mean[:, 0],
         "tokenShare": _first(tokens, 1) / np.maximum(size, 1),

@@ -46,7 +46,8 @@ class Site:
     """Everything that the site shows; what there is of each token or edge stays in its files until it is written.
 
     `run` is what is told of the run as it stands (run_page.py); `layout` is of schema.LAYOUT; `members` of schema.MEMBERS,
-    in order of cluster and rank; `texts` is the readable text of each token id; `components` of schema.COMPONENTS.
+    in order of cluster and rank; `labels` of schema.LABELS, a row for each cluster; `texts` is the readable text of each token
+    id; `components` of schema.COMPONENTS.
     """
 
     settings: ExplorerSettings
@@ -58,6 +59,7 @@ class Site:
     graph: StoredGraph
     clusters: pl.DataFrame
     members: pl.LazyFrame
+    labels: pl.DataFrame
     layout: pl.DataFrame
     comparisons: list[Comparison]
     controls: Controls | None = None
@@ -152,6 +154,7 @@ def write_clusters(data: Path, site: Site, corpus: Corpus, found: Gathered, mean
         In which clusters each token is.
     """
     table, index, rows = site.clusters.sort("cluster"), search.empty(), []
+    labels = site.labels.sort("cluster")
     nearest = card_module.nearest_clusters(found.centres)
     sources = pl.DataFrame(
         {"document": range(len(corpus.documents)), "source": [corpus_module.source(d) for d in corpus.documents]},
@@ -164,24 +167,28 @@ def write_clusters(data: Path, site: Site, corpus: Corpus, found: Gathered, mean
         mean_module.put(means, cards)
         index = search.updated(index, lists.counts)
         shown = slice(cards.first, cards.first + gathering.CHUNK)
-        rows.append(listing.rows(table[shown], cards, lists.tokens, lists.sources, survival[shown]))
+        rows.append(listing.rows(table[shown], labels[shown], cards, lists.tokens, lists.sources, survival[shown]))
         _write_cards(data, site, corpus, cards, lists, nearest)
     payload.write(data, "clusters", listing.columns(rows))
     for start in range(0, table.height, PREVIEWS_PER_FILE):
         examples = found.previews[start : start + PREVIEWS_PER_FILE]
         payload.write(data, f"previews/{start // PREVIEWS_PER_FILE:05d}", payload.packed(examples))
+        headings = labels["heading"][start : start + PREVIEWS_PER_FILE].to_list()
+        payload.write(data, f"headings/{start // PREVIEWS_PER_FILE:05d}", headings)
     return index
 
 
 def _write_cards(data: Path, site: Site, corpus: Corpus, cards: Cards, lists: Lists, nearest: Neighbors) -> None:
     table = site.clusters.sort("cluster").slice(cards.first, gathering.CHUNK).to_dicts()
     found_by = control_module.found_by(site.controls, site.clusters.height)[cards.first :]
+    labels = site.labels.sort("cluster").slice(cards.first, gathering.CHUNK).to_dicts()
     values = [
         {
             **{name: known[name] for name in ("volume", "density", "reproducibility")},
             "foundByMembers": known["found_by_members"],
             "parent": [known["parent_size"], known["parent_conductance"]] if known["parent_size"] else None,
             **card_module.card(cards, row, nearest),
+            **card_module.label(labels[row]),
             "tokens": lists.tokens[row],
             "sources": lists.sources[row],
             "documents": [[corpus.documents[d], count] for d, count in lists.documents[row]],

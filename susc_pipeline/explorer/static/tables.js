@@ -19,7 +19,7 @@ explorer.table = (() => {
   }
 
   const saver = (name, columns, rows) =>
-    element("button", { type: "button", class: "quiet", onclick: () => save(`${name}.csv`, csv(columns, rows()), "text/csv") }, "CSV");
+    element("button", { type: "button", class: "quiet", onclick: async () => save(`${name}.csv`, csv(columns, await rows()), "text/csv") }, "CSV");
 
   // columns: [{ name, title, shown }], rows: arrays of values.
   function table(caption, columns, rows, { file = "table", order = null } = {}) {

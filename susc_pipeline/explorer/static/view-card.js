@@ -82,13 +82,13 @@
   }
 
   function tokenHistogram(card, size) {
-    const most = card.tokens[0]?.[1] ?? 1;
+    const most = card.tokens[0]?.[1] ?? 1, occurrences = new Map(card.occurrences);
     const list = element("ul", { class: "bars" }, card.tokens.slice(0, 20).map(([id, count]) => {
       const bar = element("span", { class: "fill" });
       bar.style.width = `${(100 * count) / most}%`;
-      return element("li", {}, element("a", { href: `#/search?q=${encodeURIComponent(explorer.tokenText(id))}` }, element("code", {}, element("bdi", {}, explorer.tokenShown(id)))), element("span", { class: "track" }, bar), element("span", { class: "num" }, number(count)));
+      return element("li", {}, element("a", { href: `#/search?q=${encodeURIComponent(explorer.tokenText(id))}` }, element("code", {}, element("bdi", {}, explorer.tokenShown(id)))), element("span", { class: "track" }, bar), element("span", { class: "num" }, occurrences.has(id) ? `${number(count)} of ${number(occurrences.get(id))}` : number(count)));
     }));
-    return element("section", {}, element("h2", {}, "Tokens"), list, card.tokens.length >= 40 ? element("p", { class: "note" }, "Of more than 40 different tokens the 20 most frequent.") : card.tokens.length > 20 ? element("p", { class: "note" }, `${card.tokens.length} different tokens; the 20 most frequent.`) : null);
+    return element("section", {}, element("h2", {}, "Tokens"), element("p", { class: "note" }, `${number(card.nTokens)} different; members of all occurrences of each.`), list, card.tokens.length >= 40 ? element("p", { class: "note" }, "Of more than 40 different tokens the 20 most frequent.") : card.tokens.length > 20 ? element("p", { class: "note" }, `${card.tokens.length} different tokens; the 20 most frequent.`) : null);
   }
 
   // A cluster's row of the matrices of its file.
@@ -151,12 +151,20 @@
       value("reproducibility", fixed(card.reproducibility), "largest Jaccard index with a cluster by half of the chains alone, the lesser of two halves that share no chain, document or draw; 0.5 or more: found again"),
       value("found by members", fixed(card.foundByMembers), "share of eight members, from core to edge, whose own cut finds the cluster"),
       card.parent ? value("parent", `${number(card.parent[0])} tokens, conductance ${fixed(card.parent[1], 4)}`, "smallest larger set that holds four fifths of the cluster and passes the same rules") : null,
-      value("documents", number(card.nDocuments)), value("mean loss", `${fixed(card.loss[0], 2)}${card.loss[1] === null ? "" : ` ± ${fixed(card.loss[1], 2)}`} nats`, "95 % interval over documents (Student's t)"),
+      value("documents", `${number(card.nDocuments)}; near duplicates as one ${number(table.documents[cluster])}`), value("mean loss", `${fixed(card.loss[0], 2)}${card.loss[1] === null ? "" : ` ± ${fixed(card.loss[1], 2)}`} nats`, "95 % interval over documents (Student's t)"),
       value("measured members", number(card.measured), "members whose susceptibility was sampled"),
       value("agreement", fixed(card.agreement), "r over components of the sampled with the upsampled mean, on the members that have both; from 5 members"),
       value("reliability", fixed(card.reliability), "of the sampled mean, between halves that share no chain, document or draw (Spearman–Brown); from 5 members"),
       card.controls ? value("also found by", explorer.controls.finders(card.controls), "other clusterings of the same tokens with a cluster of Jaccard index 0.5 or more with this one; see Compare") : null,
       survival ? value("without whitening", element("span", {}, `Jaccard ${fixed(survival.jaccard)}`), "best match among the clusters found without whitening") : null);
+    const scored = Number.isNaN(table.gain[cluster]) ? [] : [
+      value("precision", fixed(table.precision[cluster]), "share of the tokens that the label takes that are members, on the half of the documents that it was not learned on"),
+      value("recall", fixed(table.recall[cluster]), "share of the members that the label takes, on the same half"),
+      value("F1", `${fixed(table.f1[cluster])}; by the token's text alone ${fixed(table.tokenF1[cluster])}`, "2 hits / (tokens taken + members), on the same half; beside that of the best label that knows the token's text alone"),
+      value("gain", `${fixed(table.gain[cluster])}${card.gainHalf === null ? "" : ` ± ${fixed(card.gainHalf)}`}`, "F1 less that of the token's text alone; 95 % interval over documents (jackknife). An interval that holds zero: the context says nothing sure beyond the token"),
+      value("scored on", `${number(card.scored[0])} members in ${number(card.scored[1])} documents`)];
+    const label = element("section", { class: "label" }, element("h2", {}, "In words"), element("p", {}, element("bdi", {}, visible(card.label))),
+      card.tokenLabel === null ? null : element("p", { class: "note" }, "By the token's text alone: ", element("bdi", {}, visible(card.tokenLabel))), scored.length ? element("dl", { class: "facts" }, scored) : null);
     const nearest = element("section", {}, element("h2", {}, "Nearest clusters"), element("ul", { class: "near" }, await Promise.all(card.nearest.map(async ([other, distance]) =>
       element("li", {}, element("a", { href: `#/cluster/${other}` }, `${other}`), await explorer.example(other), element("span", { class: "num", title: "distance of mean whitened vectors" }, fixed(distance, 1)))))));
     const sources = element("section", {}, element("h2", {}, "Documents"), element("ul", { class: "plain" }, card.documents.map(([name, count]) =>
@@ -164,7 +172,8 @@
     const pcs = vectors.pcs, names = Array.from(pcs.mean, (_, i) => `PC${i + 1}`);
     view.append(
       element("div", { class: "title" }, element("h1", {}, `Cluster ${cluster}`), element("span", { class: "pager" }, go(cluster - 1, "‹ previous"), go(cluster + 1, "next ›"), element("a", { class: "button", href: `#/map?cluster=${cluster}` }, "on the map"))),
-      facts,
+      element("p", { class: "lead" }, await explorer.heading(cluster)),
+      facts, label,
       element("div", { class: "columns" }, element("div", {}, members.box), element("div", {}, tokenHistogram(card, size), nearest, sources)),
       profileSection(card, vectors, cluster),
       element("section", { class: "pair" },

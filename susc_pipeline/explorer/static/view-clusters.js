@@ -3,7 +3,12 @@
 (() => {
   const { element, number, fixed } = explorer;
   const PAGE = 50;
+  // What is listed, and in which order, unless the address says otherwise: what both halves find, most beyond the token first.
+  const DEFAULTS = { "min-reproducibility": "0.5" }, DEFAULT_SORT = "gain";
   const SORTS = [
+    ["gain", "gain", "F1 of the cluster's label less that of the best label that knows the token's text alone, on the half of the documents that no label was learned on; a dash: too few documents"],
+    ["f1", "label F1", "2 hits / (tokens that the label takes + members) on the half of the documents that it was not learned on"],
+    ["documents", "documents", "documents with members; near duplicates count as one"],
     ["cluster", "number", "by rising conductance"], ["size", "size", "tokens"],
     ["conductance", "conductance", "leaving / (leaving + staying) edge weight"],
     ["reproducibility", "reproducibility", "largest Jaccard index with a cluster by half of the chains alone, the lesser of two halves that share nothing; 0.5 or more: found again"],
@@ -14,19 +19,21 @@
     ["sourceShare", "source", "most frequent source and its share"],
     ["loss", "loss", "mean loss of the members, nats"],
   ];
-  const RANGES = [["size", "size"], ["conductance", "conductance"], ["reproducibility", "reproducibility"], ["reliability", "reliability"], ["survival", "survives"]];
+  const RANGES = [["reproducibility", "reproducibility"], ["gain", "gain"], ["documents", "documents"], ["size", "size"], ["conductance", "conductance"], ["reliability", "reliability"], ["survival", "survives"]];
+
+  const wanted = (query, name) => query.get(name) ?? DEFAULTS[name] ?? "";
 
   function matching(table, query) {
     const { site } = explorer;
-    const limits = RANGES.flatMap(([name]) => [[name, Number(query.get(`min-${name}`) ?? NaN), 1], [name, Number(query.get(`max-${name}`) ?? NaN), -1]])
-      .filter(([name, limit, sign]) => Number.isFinite(limit) && query.get(`${sign > 0 ? "min" : "max"}-${name}`) !== "");
+    const limits = RANGES.flatMap(([name]) => [[name, wanted(query, `min-${name}`), 1], [name, wanted(query, `max-${name}`), -1]])
+      .filter(([, limit]) => limit !== "" && Number.isFinite(Number(limit)));
     const text = (query.get("token") ?? "").replaceAll("·", " ").replaceAll("⏎", "\n").replaceAll("⇥", "\t");
-    const wanted = text ? new Set(site.texts.flatMap((t, id) => ((text.trim() === text ? t.trim() : t).startsWith(text) ? [id] : []))) : null;
+    const tokens = text ? new Set(site.texts.flatMap((t, id) => ((text.trim() === text ? t.trim() : t).startsWith(text) ? [id] : []))) : null;
     const component = explorer.components.numbered(query.get("component"));
     const source = table.sources.indexOf(query.get("source"));
     const found = [];
     for (let i = 0; i < site.clusters; i++) {
-      if (wanted && !wanted.has(table.token[i])) continue;
+      if (tokens && !tokens.has(table.token[i])) continue;
       if (component >= 0 && table.component[i] !== component) continue;
       if (source >= 0 && table.source[i] !== source) continue;
       if (limits.every(([name, limit, sign]) => sign * (table[name][i] - limit) >= 0)) found.push(i);
@@ -64,6 +71,12 @@
       element("mark", {}, element("bdi", {}, explorer.tokenShown(ids[10] - 1))), element("span", { class: "after" }, element("bdi", {}, text(ids.slice(11)))));
   }
 
+  // What the cluster is, in words.
+  async function heading(cluster) {
+    const per = explorer.site.perFile.previews, file = await explorer.numbered("headings", Math.floor(cluster / per));
+    return element("bdi", {}, explorer.visible(file[cluster % per]));
+  }
+
   async function row(cluster, table, order) {
     const { site } = explorer;
     const deviation = table.deviation[cluster], component = site.components[table.shown ?? table.component[cluster]];
@@ -72,7 +85,9 @@
     const ratio = (name, digits = 2) => element("td", { class: "num" }, fixed(table[name][cluster], digits));
     const cells = {
       cluster: element("th", { scope: "row" }, element("a", { href: `#/cluster/${cluster}` }, `${cluster}`)),
+      heading: element("td", { class: "heading" }, await heading(cluster)),
       example: element("td", { class: "wide" }, await example(cluster)),
+      gain: ratio("gain"), f1: ratio("f1"), documents: element("td", { class: "num" }, number(table.documents[cluster])),
       tokenShare: element("td", { class: "nowrap" }, element("code", {}, element("bdi", {}, explorer.tokenShown(table.token[cluster]))), " ", element("small", {}, `${Math.round(100 * table.tokenShare[cluster])} %`)),
       size: element("td", { class: "num" }, number(table.size[cluster])), conductance: ratio("conductance", 3), reproducibility: ratio("reproducibility", 1),
       reliability: ratio("reliability"), survival: ratio("survival"), loss: ratio("loss"),
@@ -83,29 +98,30 @@
   }
 
   explorer.example = example;
+  explorer.heading = heading;
   explorer.views.clusters = async (view, parts, query) => {
     const { site } = explorer, chosen = explorer.components.numbered(query.get("by")), table = await columnsBy(chosen);
-    let page = Math.max(0, Number(query.get("page") ?? 0)), by = query.get("sort") ?? "cluster", falling = query.get("falling") === "1";
+    let page = Math.max(0, Number(query.get("page") ?? 0)), by = query.get("sort") ?? DEFAULT_SORT, falling = query.has("sort") ? query.get("falling") === "1" : true;
     let rows = [], selected = -1;
     const count = element("p", { class: "note", role: "status" });
-    const NUMERIC = new Set(["size", "conductance", "reproducibility", "reliability", "survival", "loss"]);
+    const NUMERIC = new Set(["gain", "f1", "documents", "size", "conductance", "reproducibility", "reliability", "survival", "loss"]);
     const body = element("tbody");
     const head = element("tr");
     // Where there is little room, what says most comes first.
-    const order = innerWidth > 900 ? ["cluster", "example", "tokenShare", "size", "conductance", "reproducibility", "reliability", "survival", "deviation", "loss", "sourceShare"]
-      : ["cluster", "example", ...(chosen < 0 ? ["size", "reproducibility", "deviation"] : ["deviation", "size", "reproducibility"]), "tokenShare", "conductance", "reliability", "survival", "loss", "sourceShare"];
+    const order = innerWidth > 900 ? ["cluster", "heading", "gain", "f1", "reproducibility", "documents", "size", "example", "conductance", "reliability", "survival", "deviation", "loss", "tokenShare", "sourceShare"]
+      : ["cluster", "heading", ...(chosen < 0 ? ["gain", "reproducibility", "size", "deviation"] : ["deviation", "size", "reproducibility", "gain"]), "example", "documents", "f1", "tokenShare", "conductance", "reliability", "survival", "loss", "sourceShare"];
     const heads = order.map((key) => {
-      const [, name, definition] = SORTS.find(([k]) => k === key) ?? [null, "most central member"];
+      const [, name, definition] = SORTS.find(([k]) => k === key) ?? [null, key === "heading" ? "what it is" : "most central member"];
       return element("th", { scope: "col", class: key === "example" ? "wide" : NUMERIC.has(key) ? "num" : "" }, definition ? element("button", { type: "button", data: { definition }, onclick: () => { falling = by === key ? !falling : key !== "cluster" && key !== "conductance"; by = key; page = 0; refresh(); } }, key === "cluster" ? "#" : key === "deviation" && chosen >= 0 ? site.components[chosen].name : name) : name);
     });
     head.append(...heads);
 
-    const set = (name, value) => { if (value === "" || value === null) query.delete(name); else query.set(name, value); page = 0; refresh(); };
+    const set = (name, value) => { if (value === (DEFAULTS[name] ?? "")) query.delete(name); else query.set(name, value); page = 0; refresh(); };
     const field = (name, text, properties = {}) => element("label", {}, element("span", {}, text), element("input", { value: query.get(name) ?? "", oninput: (e) => set(name, e.target.value), ...properties }));
     const choice = (name, text, options) => element("label", {}, element("span", {}, text), element("select", { onchange: (e) => set(name, e.target.value) },
       element("option", { value: "" }, "any"), options.map((o) => element("option", { value: o, selected: o === query.get(name) }, explorer.visible(o)))));
     const range = ([name, text]) => element("fieldset", {}, element("legend", {}, text), ["min", "max"].map((end) =>
-      element("input", { type: "number", step: "any", placeholder: end, "aria-label": `${end} ${text}`, value: query.get(`${end}-${name}`) ?? "", oninput: (e) => set(`${end}-${name}`, e.target.value) })));
+      element("input", { type: "number", step: "any", placeholder: end, "aria-label": `${end} ${text}`, value: wanted(query, `${end}-${name}`), oninput: (e) => set(`${end}-${name}`, e.target.value) })));
     const filters = element("form", { class: "filters", onsubmit: (e) => e.preventDefault() },
       field("token", "dominant token begins", { placeholder: "·self", spellcheck: false }),
       choice("component", "dominant component", explorer.components.names()), choice("source", "source", table.sources.slice(0, 3000)), RANGES.map(range));
@@ -115,7 +131,8 @@
       rows = sorted(matching(table, query), table, by, falling);
       const pages = Math.max(1, Math.ceil(rows.length / PAGE));
       page = Math.min(page, pages - 1);
-      for (const [key, value] of [["sort", by === "cluster" ? null : by], ["falling", falling ? "1" : null], ["page", page || null]]) if (value === null) query.delete(key); else query.set(key, value);
+      const isDefault = by === DEFAULT_SORT && falling;
+      for (const [key, value] of [["sort", isDefault ? null : by], ["falling", falling && !isDefault ? "1" : null], ["page", page || null]]) if (value === null) query.delete(key); else query.set(key, value);
       if (view.isConnected) explorer.remember(query);
       heads.forEach((node, i) => (order[i] === by ? node.setAttribute("aria-sort", falling ? "descending" : "ascending") : node.removeAttribute("aria-sort")));
       const shown = rows.slice(page * PAGE, (page + 1) * PAGE);
@@ -127,9 +144,9 @@
       const turn = (to, text, title) => element("button", { type: "button", "aria-label": title, disabled: to < 0 || to >= pages || to === page, onclick: () => { page = to; refresh(); } }, text);
       pager.replaceChildren(turn(0, "«", "First page"), turn(page - 1, "‹", "Previous page"), element("span", {}, `${page + 1} / ${pages}`), turn(page + 1, "›", "Next page"), turn(pages - 1, "»", "Last page"));
     }
-    const COLUMNS = ["cluster", "size", "conductance", "density", "reproducibility", "reliability", "agreement", "survival", "measured members", "token", "token share", "component", "deviation", "source", "source share", "loss"];
-    const csvRows = () => rows.map((i) => [i, table.size[i], table.conductance[i], table.density[i], table.reproducibility[i], table.reliability[i], table.agreement[i], table.survival[i], table.measured[i], explorer.tokenText(table.token[i]), table.tokenShare[i],
-      site.components[table.shown ?? table.component[i]].name, table.deviation[i], table.sources[table.source[i]], table.sourceShare[i], table.loss[i]]);
+    const COLUMNS = ["cluster", "what it is", "gain", "gain from", "label F1", "token F1", "precision", "recall", "documents", "size", "conductance", "density", "reproducibility", "reliability", "agreement", "survival", "measured members", "token", "token share", "component", "deviation", "source", "source share", "loss"];
+    const csvRows = async () => { const said = await Promise.all(rows.map(async (i) => (await heading(i)).textContent)); return rows.map((i, n) => [i, said[n], table.gain[i], table.gainLow[i], table.f1[i], table.tokenF1[i], table.precision[i], table.recall[i], table.documents[i], table.size[i], table.conductance[i], table.density[i], table.reproducibility[i], table.reliability[i], table.agreement[i], table.survival[i], table.measured[i], explorer.tokenText(table.token[i]), table.tokenShare[i],
+      site.components[table.shown ?? table.component[i]].name, table.deviation[i], table.sources[table.source[i]], table.sourceShare[i], table.loss[i]]); };
     function select(step) {
       const all = [...body.rows];
       all[selected]?.classList.remove("selected");
@@ -146,6 +163,8 @@
     };
     document.addEventListener("shortcut", onkey);
 
+    const choices = element("p", { class: "note choices" }, "Listed: ", element("a", { href: "#/clusters" }, "worth reading first"), " (found again by both halves of the chains, reproducibility 0.5 or more; most gain over the token's text first) · ",
+      element("a", { href: "#/clusters?min-reproducibility=&sort=cluster" }, "all, by conductance"), " · or as filters and column heads say.");
     await refresh();
     const shownBy = element("select", { "aria-label": "Component shown", onchange: () => { if (shownBy.value) { query.set("by", shownBy.value); query.set("sort", "deviation"); } else query.delete("by"); query.delete("page"); explorer.remember(query); explorer.draw(); } },
       element("option", { value: "" }, "the farthest of each cluster"), explorer.components.options());
@@ -153,7 +172,7 @@
     const legend = element("div", { class: "legend" }, element("label", { class: "inline" }, "component shown ", shownBy),
       explorer.charts.colorBar({ limit: table.limit, unit: "mean over the cluster, standard deviations from the mean token" }));
     view.append(explorer.introduction(), element("div", { class: "title" }, element("h1", {}, "Clusters"), explorer.table.saver("clusters", COLUMNS, csvRows)),
-      element("details", { class: "filterbox", open: innerWidth > 900 }, element("summary", {}, "Filters"), filters), legend, element("div", { class: "bar" }, count, pager),
+      element("details", { class: "filterbox", open: innerWidth > 900 }, element("summary", {}, "Filters"), filters), legend, choices, element("div", { class: "bar" }, count, pager),
       element("div", { class: "scroll", tabIndex: 0, role: "region", "aria-label": "Table of clusters" }, element("table", { class: "clusters" }, element("thead", {}, head), body)),
       element("p", { class: "note keys" }, "Keys: j k or ↓ ↑ choose, Enter opens, n p turn the page, / searches, c h t m r o change the view. A dash: fewer than 5 members were measured."));
     return "Clusters";
