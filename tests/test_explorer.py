@@ -360,6 +360,7 @@ def test_a_run_without_clusters_has_a_site_too(made, tmp_path):
         members=made.members.clear(),
         labels=made.labels.clear(),
         comparisons=[none],
+        controls=made.controls._replace(matches=made.controls.matches.clear()),
     )
     site_module.save(empty, tmp_path / "explorer")
     assert read(tmp_path / "explorer", "site")["clusters"] == 0
