@@ -9,7 +9,7 @@ export PYTHONPATH := $(CURDIR)
 # Threads that wait spin for less long: a third faster where other work shares the cores, no slower where none does.
 export GOMP_SPINCOUNT ?= 10000
 
-.PHONY: audit bench-auxiliary bench-bergson bench-clustering bench-explorer bench-kernels bench-llc bench-load bench-partitions bench-repeatability bench-sampling bench-scale bench-scaling bench-truth clean columns controls explore fuzz help install lint lock postgres real run screenshots test test-browser test-engines test-faults test-faults-slow test-peer test-slow tiny-model ui
+.PHONY: audit bench-auxiliary bench-bergson bench-clustering bench-clusters-believable bench-explorer bench-kernels bench-llc bench-load bench-partitions bench-repeatability bench-sampling bench-scale bench-scaling bench-truth clean columns controls explore fuzz help install lint lock postgres real run screenshots test test-browser test-engines test-faults test-faults-slow test-peer test-slow tiny-model ui
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -161,6 +161,9 @@ bench-kernels: run ## Vary the kernel and the neighbours of the graph on the run
 
 bench-auxiliary: run ## Vary the auxiliary model, and time prediction against the bare forward pass
 	$(BIN)/python benchmarks/auxiliary.py
+
+bench-clusters-believable: run ## Halves, labels on other documents, planted truth, order of the tokens (at most 45 minutes)
+	$(BIN)/python -m benchmarks.clusters_believable
 
 bench-clustering: $(VENV)/.clustering-peer ## Measure clustering against planted truth and its peers (an hour; installs them)
 	$(BIN)/python benchmarks/clustering.py

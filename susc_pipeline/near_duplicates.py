@@ -7,6 +7,7 @@ two long documents, such as a licence at their heads, does not join them.
 """
 
 from collections.abc import Iterator
+from typing import cast
 
 import numpy as np
 import polars as pl
@@ -70,7 +71,8 @@ def _near_pairs(signatures: dict[int, MinHash], threshold: float) -> Iterator[tu
     # More weight on what is missed than on what is compared in vain: a candidate costs one comparison.
     index = MinHashLSH(threshold, N_PERMUTATIONS, weights=(0.1, 0.9))
     for number, one in signatures.items():
-        yield from ((number, other) for other in index.query(one) if one.jaccard(signatures[other]) >= threshold)
+        near = cast(list[int], index.query(one))  # the keys that were inserted
+        yield from ((number, other) for other in near if one.jaccard(signatures[other]) >= threshold)
         index.insert(number, one)
 
 

@@ -145,7 +145,7 @@ def test_near_duplicates_count_once_and_stay_on_one_side(world):
     labels = np.where(column(found, "token") == RETURN, 0, -1)
     merged = groups(shards, merged=15)
     row = table.label_clusters(shards, members(keys, labels), merged, TEXTS, seed=0).row(0, named=True)
-    assert row["n_documents"] == 4 and row["gain"] is None and "4 documents" in row["label"]
+    assert row["n_documents"] == 4 and row["gain"] is None and "as one: 4;" in row["label"]
     group = np.random.default_rng(0).integers(0, 30, 500)
     half = tokens.halves(group, np.random.default_rng(0))
     assert set(group[half]).isdisjoint(group[~half]) and len(set(group[half])) == 15

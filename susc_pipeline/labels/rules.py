@@ -49,7 +49,7 @@ class Rows(NamedTuple):
 
     def of(self, chosen: np.ndarray) -> "Rows":
         """Some of the rows."""
-        return Rows(*(column[chosen] for column in self))
+        return Rows(self.features[chosen], self.cluster[chosen], self.weight[chosen], self.document[chosen])
 
 
 class Learned(NamedTuple):
@@ -114,8 +114,8 @@ class Learner:
     def _encoded(self, chosen: np.ndarray, inside: list[np.ndarray], prior: float) -> np.ndarray:
         encoded = self.rows.features[chosen].astype(np.float32)
         for feature, counts in enumerate(inside):
-            without = [each.sum(0) - each for each in (counts, self.totals[feature])]
-            encoded[:, feature] = _rates(*without, prior)[self.fold[chosen], self.codes[chosen, feature]]
+            members, rows = (each.sum(0) - each for each in (counts, self.totals[feature]))  # of the other folds
+            encoded[:, feature] = _rates(members, rows, prior)[self.fold[chosen], self.codes[chosen, feature]]
         return encoded
 
 
@@ -198,7 +198,7 @@ def _rule(cuts: list[_Cut], rates: list[np.ndarray]) -> Rule:
             limit = int(np.floor(cut.limit))
             ranges[cut.feature] = (max(low, limit + 1), high) if cut.is_above else (low, min(high, limit))
     none = np.zeros(0, np.int32)
-    return (*conditions, *(Condition(feature, none, *bounds, True) for feature, bounds in ranges.items()))
+    return (*conditions, *(Condition(feature, none, low, high, True) for feature, (low, high) in ranges.items()))
 
 
 def fulfilled(rule: Rule, features: Int32[np.ndarray, "rows features"]) -> Bool[np.ndarray, " rows"]:

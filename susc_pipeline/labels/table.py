@@ -5,6 +5,7 @@ the gain lies above zero.
 """
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -21,7 +22,9 @@ MIN_DOCUMENTS = 3
 N_TOKENS_LISTED = 20
 N_TOKENS_IN_HEADING = 3
 MOST = 0.9
-TOO_FEW = "no label: its {} documents (near duplicates as one) are too few to learn on one half and score on the other"
+TOO_FEW = (
+    "no label: documents with members, near duplicates as one: {}; too few to learn on one half and score on the other"
+)
 
 
 def label_clusters(
@@ -61,7 +64,7 @@ def label_clusters(
 
 def _rows(
     rows: Rows, to_learn: np.ndarray, counts: Counts, words: Words, n_clusters: int, seed: int
-) -> Iterator[dict[str, object]]:
+) -> Iterator[dict[str, Any]]:
     learner, held_out = Learner(rows.of(to_learn)), rows.of(~to_learn)
     by_cluster = counts.members.partition_by("cluster", as_dict=True)
     n_documents = dict(counts.documents.group_by("cluster").len().iter_rows())
@@ -84,7 +87,7 @@ def _rows(
         yield known | score._asdict() | labels | {"heading": f"{lead}, {rest}" if rest else lead}
 
 
-def _tokens(of_cluster: pl.DataFrame, counts: Counts) -> dict[str, object]:
+def _tokens(of_cluster: pl.DataFrame, counts: Counts) -> dict[str, Any]:
     """How many different tokens a cluster holds; of the most frequent ones their members and occurrences."""
     top = of_cluster.head(N_TOKENS_LISTED)
     return {
