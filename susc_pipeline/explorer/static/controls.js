@@ -3,7 +3,7 @@
 explorer.controls = (() => {
   const { element, fixed, visible } = explorer;
   const percent = (share) => (share === null ? "–" : `${Math.round(100 * share)} %`);
-  const between = (low, high, shown) => (low === null || high === null ? "–" : `${shown(low)} to ${shown(high)}`);
+  const between = (low, high, shown) => (low === null || high === null ? "–" : `${shown(low)}–${shown(high)}`);
   const shares = { shown: percent }, numbers = { shown: (value) => (value === null ? "–" : fixed(value)) };
   const COLUMNS = [
     { name: "control" }, { name: "made of" }, { name: "clusters" }, { name: "tokens in them" },
