@@ -183,7 +183,7 @@ def _labels_in_words(members, shape, texts, rng):
     """Labels of made-up scores and hostile words; every fourth cluster has too few documents for a score."""
     names = ("precision", "recall", "f1", "token_f1")
     scores = rng.uniform(0, 1, (shape.n_clusters, len(names)))
-    rows = []
+    rows, ids = [], list(range(min(20, len(texts))))
     for cluster in range(shape.n_clusters):
         row = {
             "cluster": cluster,
@@ -193,9 +193,9 @@ def _labels_in_words(members, shape, texts, rng):
         row |= {
             "n_documents": 3 + cluster,
             "n_tokens": 1,
-            "token_ids": [0],
-            "token_members": [1],
-            "token_occurrences": [10**6],
+            "token_ids": ids,
+            "token_members": [1] * len(ids),
+            "token_occurrences": [10**6] * len(ids),
         }
         if cluster % 4 != 3:
             row |= dict(zip(names, scores[cluster])) | {
