@@ -128,7 +128,9 @@ def test_the_status_of_a_finished_run_is_current_and_after_a_loss_says_what_is_n
     path = root / "data" / "toy" / "linear_response" / "shard-00001.manifest.json"
     content, program = path.read_bytes(), [sys.executable, "-m", "susc_pipeline", "status", "--experiment", str(toml)]
     whole = subprocess.run(program, cwd=root, env=environment(root), capture_output=True, text=True, timeout=200)
-    assert whole.returncode == 0 and "nothing is to be made" in whole.stdout and not whole.stderr, whole.stderr
+    assert whole.returncode == 0 and "nothing is to be made" in whole.stdout and not whole.stderr, (
+        whole.stdout + whole.stderr
+    )
     path.unlink()
     try:
         lacking = subprocess.run(program, cwd=root, env=environment(root), capture_output=True, text=True, timeout=200)

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from collections import Counter
 
-from assets import status
+from assets import states
 from resources import locks
 from resources.storage import Store
 
@@ -25,6 +25,6 @@ def test_a_lock_is_seen_while_it_is_held_and_not_after_its_holder_was_killed(tmp
 
 
 def test_a_line_counts_states_in_order_and_leaves_out_what_there_is_none_of():
-    line = status.Line("linear_response", Counter({"missing": 2, "current": 20}), 73.4)
-    assert status.written(line).split() == ["linear_response", "20", "current,", "2", "missing", "73", "s"]
-    assert status.written(status.Line("clusters", Counter(missing=1), None)).split() == ["clusters", "1", "missing"]
+    line = states.Line("linear_response", Counter({"missing": 2, "current": 20}), 73.4)
+    assert states.written(line).split() == ["linear_response", "20", "current,", "2", "missing", "73", "s"]
+    assert states.written(states.Line("clusters", Counter(missing=1), None)).split() == ["clusters", "1", "missing"]

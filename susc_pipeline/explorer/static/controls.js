@@ -3,7 +3,7 @@
 explorer.controls = (() => {
   const { element, fixed, visible } = explorer;
   const percent = (share) => (share === null ? "–" : `${Math.round(100 * share)} %`);
-  const between = (low, high, shown) => (low === null || high === null ? "–" : `${shown(low)}–${shown(high)}`);
+  const between = (low, high, shown, unit = "") => (low === null || high === null ? "–" : `${shown(low)}–${shown(high)}${unit}`);
   const shares = { shown: percent }, numbers = { shown: (value) => (value === null ? "–" : fixed(value)) };
   const COLUMNS = [
     { name: "control" }, { name: "made of" }, { name: "clusters" }, { name: "tokens in them" },
@@ -23,7 +23,7 @@ explorer.controls = (() => {
       box.append(element("p", { class: "note" }, "Not measured in this run. ", element("code", {}, "make controls"), " clusters the same tokens by their text, their activations, gradients and other weights, and shows here how many of the clusters these find too."));
       return box;
     }
-    const rows = found.rows.map((row) => [visible(row.control), visible(row.knows), row.clusters, row.clustered_tokens, row.matched, between(row.matched_low, row.matched_high, percent), row.matched_by_chance, row.matched_beyond,
+    const rows = found.rows.map((row) => [visible(row.control), visible(row.knows), row.clusters, row.clustered_tokens, row.matched, between(row.matched_low, row.matched_high, (share) => Math.round(100 * share), " %"), row.matched_by_chance, row.matched_beyond,
       row.information, between(row.information_low, row.information_high, fixed), row.information_by_chance, row.information_beyond]);
     box.append(element("p", {}, visible(found.conclusion)), explorer.table("Controls: other clusterings of the same tokens", COLUMNS, rows, { file: "controls" }));
     return box;
