@@ -8,11 +8,11 @@ explorer.controls = (() => {
   const COLUMNS = [
     { name: "control" }, { name: "made of" }, { name: "clusters" }, { name: "tokens in them" },
     { name: "finds", title: "Share of this run's clusters with a cluster there of Jaccard index 0.5 or more", ...shares },
-    { name: "95 %", title: "Interval over documents" },
+    { name: "95 %", title: "Interval over documents", nowrap: true },
     { name: "by chance", title: "The same after its labels are permuted among the occurrences of each token", ...shares },
     { name: "beyond chance", title: "(finds − by chance) / (1 − by chance); 0 is chance, 1 all", ...numbers },
     { name: "information", title: "Adjusted mutual information over all tokens: 1 for equal clusterings, 0 on average for unrelated ones", ...numbers },
-    { name: "95 % of it", title: "Interval over documents" },
+    { name: "95 % of it", title: "Interval over documents", nowrap: true },
     { name: "its chance", title: "The same after its labels are permuted among the occurrences of each token", ...numbers },
     { name: "information beyond chance", title: "(information − chance) / (1 − chance)", ...numbers },
   ];

@@ -21,13 +21,13 @@ explorer.table = (() => {
   const saver = (name, columns, rows) =>
     element("button", { type: "button", class: "quiet", onclick: async () => save(`${name}.csv`, csv(columns, await rows()), "text/csv") }, "CSV");
 
-  // columns: [{ name, title, shown }], rows: arrays of values.
+  // columns: [{ name, title, shown, nowrap }], rows: arrays of values.
   function table(caption, columns, rows, { file = "table", order = null } = {}) {
     let sorted = rows.slice(), by = -1, falling = false;
     const body = element("tbody");
     const fill = () => body.replaceChildren(...sorted.map((row) => element("tr", {}, columns.map((column, i) => {
       const shown = column.shown ? column.shown(row[i], row) : typeof row[i] === "number" ? explorer.number(row[i]) : explorer.visible(String(row[i] ?? "–"));
-      return element(i ? "td" : "th", { class: typeof row[i] === "number" ? "num" : "", scope: i ? null : "row" }, shown);
+      return element(i ? "td" : "th", { class: typeof row[i] === "number" ? "num" : column.nowrap ? "nowrap" : "", scope: i ? null : "row" }, shown);
     }))));
     const heads = columns.map((column, i) => element("th", { scope: "col", class: typeof rows[0]?.[i] === "number" ? "num" : "" },
       element("button", { type: "button", data: column.title ? { definition: column.title } : {}, onclick: () => sort(i) }, column.name)));
