@@ -277,7 +277,7 @@ def test_sort_filter_and_component_live_in_the_address_from_the_first_page_on(wa
 
 
 def test_back_returns_to_the_place_in_the_list(watched):
-    page = watched.open("#/clusters?sort=size&falling=1")
+    page = watched.open("#/clusters?min-reproducibility=&sort=size&falling=1")
     page.set_viewport_size({"width": 1280, "height": 400})
     link = page.locator("table.clusters tbody tr th a").nth(9)
     link.scroll_into_view_if_needed()
