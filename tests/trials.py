@@ -46,8 +46,8 @@ def units_tried():
 
 
 def edges():
-    """Each asset with each that it reads, not those of which it reads some shards alone."""
-    from assets import definitions
+    """Each asset with each that it reads; not those made on request, nor those of which it reads some shards alone."""
+    from assets import definitions, walk
 
     graph = definitions.defs.resolve_asset_graph()
     keys = sorted(graph.get_all_asset_keys())
@@ -57,6 +57,7 @@ def edges():
         (key.path[-1], parent.path[-1])
         for key, parent in found
         if not isinstance(graph.get(key).partition_mappings.get(parent), some)
+        and not any(walk.is_on_request(graph.get(one).tags) for one in (key, parent))
     ]
 
 
