@@ -129,12 +129,12 @@ def test_the_explorer_is_served_on_loopback_and_nothing_beside_it(explorer):
     assert {address for address, _ in explorer} <= LOOPBACK
     ((_, port),) = explorer
 
-    def fetch(path):
+    def fetch(path, host="127.0.0.1"):
         with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
-            connection.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+            connection.sendall(f"GET {path} HTTP/1.0\r\nHost: {host}:{port}\r\n\r\n".encode())
             return b"".join(iter(lambda: connection.recv(65536), b""))
 
-    assert b"page" in fetch("/index.html")
+    assert b"page" in fetch("/index.html") and b"page" not in fetch("/index.html", host="rebound.example")
     for path in (
         "/../secret",
         "/%2e%2e/secret",
