@@ -1,26 +1,16 @@
 """Says how far an experiment is: `susc-pipeline status`. Sizes of files are compared, not their contents; nothing is written."""
 
-import argparse
-import os
 import sys
 import warnings
 from collections import Counter
 
+from assets import command
 from susc_pipeline.messages import plain
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the state of each computation, what is next, and what to do; 0 where all is current."""
-    parser = argparse.ArgumentParser(prog="susc-pipeline status", description=__doc__)
-    parser.add_argument("--experiment", help="name of an experiment, or the path of a TOML file (default: tiny)")
-    options = parser.parse_args(arguments)
-    if options.experiment:
-        os.environ["SUSC_EXPERIMENT"] = options.experiment
-    try:
-        return status(options.experiment or os.environ.get("SUSC_EXPERIMENT", "tiny"))
-    except (ValueError, OSError) as error:
-        print(f"error: {plain(str(error))}", file=sys.stderr)
-        return 2
+    return command.run(status, "susc-pipeline status", __doc__, arguments, failed=2)
 
 
 def status(experiment: str) -> int:

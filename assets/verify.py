@@ -3,26 +3,16 @@
 Every file is read and its SHA-256 compared: as fast as the disk, or 1.8 GB a second, whichever is less.
 """
 
-import argparse
-import os
 import sys
 import warnings
 
+from assets import command
 from susc_pipeline.messages import plain
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Print what is wrong with a store and what makes it good; 1 if anything is wrong."""
-    parser = argparse.ArgumentParser(prog="susc-pipeline verify", description=__doc__)
-    parser.add_argument("--experiment", help="name of an experiment, or the path of a TOML file (default: tiny)")
-    options = parser.parse_args(arguments)
-    if options.experiment:
-        os.environ["SUSC_EXPERIMENT"] = options.experiment
-    try:
-        return verify(options.experiment or os.environ.get("SUSC_EXPERIMENT", "tiny"))
-    except (ValueError, OSError) as error:
-        print(f"error: {plain(str(error))}", file=sys.stderr)
-        return 1
+    return command.run(verify, "susc-pipeline verify", __doc__, arguments)
 
 
 def verify(experiment: str) -> int:

@@ -12,7 +12,6 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from resources import corpus, language_model, price
 from susc_pipeline import sizes, tokens
@@ -76,22 +75,12 @@ max_epochs = 8
 """
 
 
-class _Counts(NamedTuple):
-    documents: int
-    different: int
-    tokens: int
-
-    def sentence(self) -> str:
-        """The counts in words."""
-        copies = self.documents - self.different
-        return f"{self.documents:,} documents, {copies:,} of them copies of another; {self.tokens:,} tokens"
-
-
 def base(options: argparse.Namespace, loaded: LoadedModel) -> ExperimentConfig:
     """What is not a size: model, corpus, sampler."""
     n_layers, is_embedded = loaded.model.n_layers, options.model == "embedded"
-    quarters = (1, 2, 3, 4) if n_layers == 4 else (max(1, n_layers * quarter // 4) for quarter in (1, 2, 3, 4))
-    source = options.model if is_embedded or not _is_folder(options.model) else _absolute(options.model)
+    quarters = (max(1, n_layers * quarter // 4) for quarter in (1, 2, 3, 4))
+    is_folder = not is_embedded and language_model.folder_of(ModelSettings(source=options.model)).is_dir()
+    source = _absolute(options.model) if is_folder else options.model
     return ExperimentConfig(
         name=options.name or _name(Path(options.corpus)),
         seed=1,
@@ -132,10 +121,6 @@ def _quoted(value: str) -> str:
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _is_folder(source: str) -> bool:
-    return Path(source).expanduser().is_dir()
-
-
 def _absolute(path: str) -> str:
     return str(Path(path).expanduser().absolute())
 
@@ -145,9 +130,10 @@ def _name(place: Path) -> str:
     return cleaned[:100] or "mine"
 
 
-def _counted(documents: Sequence[TokenizedDocument]) -> _Counts:
-    different = {document.token_ids.tobytes() for document in documents}
-    return _Counts(len(documents), len(different), sum(len(document.token_ids) for document in documents))
+def _counts(documents: Sequence[TokenizedDocument]) -> str:
+    n_tokens = sum(len(document.token_ids) for document in documents)
+    n_copies = len(documents) - len({document.token_ids.tobytes() for document in documents})
+    return f"{len(documents):,} documents, {n_copies:,} of them copies of another; {n_tokens:,} tokens"
 
 
 def made(options: argparse.Namespace) -> tuple[ExperimentConfig, str, str]:
@@ -173,7 +159,7 @@ def made(options: argparse.Namespace) -> tuple[ExperimentConfig, str, str]:
         except ValueError as error:
             refused = error
             continue
-        return experiment, _counted(documents).sentence(), price.summary(Plan(loaded.model, chosen, experiment), rate)
+        return experiment, _counts(documents), price.summary(Plan(loaded.model, chosen, experiment), rate)
     raise refused
 
 

@@ -138,12 +138,12 @@ def _files_under(location: Path) -> list[Path]:
 
 def _name(path: Path, root: Path) -> str:
     name = path.relative_to(root).as_posix()
-    if not _is_text(name):
+    if not is_text(name):
         raise ValueError(f"a file below {root} has the name {name!r}, which is not UTF-8; rename it or leave it out")
     return name
 
 
-def _is_text(text: str) -> bool:
+def is_text(text: str) -> bool:
     """Whether it has no half of a surrogate pair, which JSON and names of files may hold but no text can."""
     try:
         text.encode()
@@ -198,7 +198,7 @@ def _text_of(record: object, text_column: str, where: str) -> str:
         raise ValueError(f"{where} has no text under {text_column!r}; set corpus.text_column to the field of the text")
     if len(text) > MAX_DOCUMENT_BYTES:
         raise ValueError(f"{where} has {len(text)} characters, more than {MAX_DOCUMENT_BYTES}; split it")
-    if not _is_text(text):
+    if not is_text(text):
         raise ValueError(f"{where} holds half of a surrogate pair, which is no character; remove it")
     return text
 

@@ -36,21 +36,22 @@ def fitted(
         ValueError: the corpus cannot fill the smallest, or the smallest takes longer.
     """
     refused, least_hours = "", math.inf
-    for one in ladder(base):
+    for filled in ladder(base):
         try:
-            least = tokens.check_sizes(documents, one.tokens, one.seed, n_chains=one.sampling.n_chains)
+            least = tokens.check_sizes(documents, filled.tokens, filled.seed, n_chains=filled.sampling.n_chains)
         except ValueError as error:
             refused = str(error)
             continue
         if least < LEAST_OF_A_PART:
             refused = (
-                f"a chain's part of the population has {least} contexts of {one.tokens.context_length} tokens, and needs "
+                f"a chain's part of the population has {least} contexts of {filled.tokens.context_length} tokens, and needs "
                 f"{LEAST_OF_A_PART}; add text, or lower the length of a context"
             )
             continue
-        least_hours = min(least_hours, hours_of(one))
-        if least_hours <= hours:
-            return one
+        for one in budgeted(filled):
+            least_hours = min(least_hours, hours_of(one))
+            if least_hours <= hours:
+                return one
     if least_hours < math.inf:
         raise ValueError(
             f"the smallest experiment takes about {least_hours:.2g} hours, more than {hours:g}; choose fewer components"
@@ -59,19 +60,23 @@ def fitted(
 
 
 def ladder(base: ExperimentConfig) -> Iterator[ExperimentConfig]:
-    """Experiments from large to small: by tokens of all shards, then by chains, then by contexts of the directions."""
+    """Experiments from large to small: by tokens of all shards, then by chains."""
     sizes = sorted(itertools.product(N_SHARDS, CONTEXTS_PER_SHARD), key=lambda size: -size[0] * size[1])
-    for (n_shards, n_contexts), n_chains, budget in itertools.product(sizes, N_CHAINS, DIRECTION_CONTEXTS):
+    for (n_shards, n_contexts), n_chains in itertools.product(sizes, N_CHAINS):
+        counts = {"n_shards": n_shards, "contexts_per_shard": n_contexts}
         yield dataclasses.replace(
             base,
-            tokens=dataclasses.replace(
-                base.tokens,
-                n_shards=n_shards,
-                contexts_per_shard=n_contexts,
-                n_ground_truth_shards=2,
-                n_validation_shards=1,
-                max_population_contexts=POPULATION_OF_DIRECTIONS * budget,
-            ),
+            tokens=dataclasses.replace(base.tokens, n_ground_truth_shards=2, n_validation_shards=1, **counts),
             sampling=dataclasses.replace(base.sampling, n_chains=n_chains),
-            directions=dataclasses.replace(base.directions, max_contexts=budget),
+        )
+
+
+def budgeted(filled: ExperimentConfig) -> Iterator[ExperimentConfig]:
+    """The experiment with more to fewer contexts of the directions, and of the population behind them."""
+    for budget in DIRECTION_CONTEXTS:
+        n_population = POPULATION_OF_DIRECTIONS * budget
+        yield dataclasses.replace(
+            filled,
+            tokens=dataclasses.replace(filled.tokens, max_population_contexts=n_population),
+            directions=filled.directions.limited(budget),
         )

@@ -21,21 +21,10 @@ N_BEFORE, N_AFTER = 15, 5  # tokens of context around a token that is shown
 KEYS = ["context_id", "position"]
 
 
-@dataclass(frozen=True)
-class Source:
-    """One way in which the vectors of tokens over components are had."""
-
-    asset: str
-    column: str
-    meaning: str
-
-
-SOURCES = {
-    "linear_response": Source("linear_response", "linear_response", "measured at w*, of every token"),
-    "measured": Source("ground_truth_susceptibilities", "susceptibility", "sampled, of ground-truth tokens"),
-    "predicted": Source(
-        "predicted_susceptibilities", "prediction", "from the scores that are clustered, of every token"
-    ),
+SOURCES = {  # asset and column of each way in which the vectors of tokens over components are had
+    "linear_response": ("linear_response", "linear_response"),  # measured at w*, of every token
+    "measured": ("ground_truth_susceptibilities", "susceptibility"),  # sampled, of ground-truth tokens
+    "predicted": ("predicted_susceptibilities", "prediction"),  # from the scores that are clustered, of every token
 }
 
 
@@ -126,7 +115,7 @@ class Store:
             raise ValueError(f"source must be one of {', '.join(SOURCES)}, got {shown(source)}")
         table = self.components()
         numbers = self._numbers(table, components)
-        asset, column = SOURCES[source].asset, SOURCES[source].column
+        asset, column = SOURCES[source]
         keys = self._shards(asset).select(*schema.TOKEN_KEY, column).collect()
         values = schema.matrix(keys[column]).astype(np.float64)
         if source == "predicted":

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from transformers import PreTrainedTokenizerBase
 
+from susc_pipeline import corpus
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.pretrained import LoadedModel
 from susc_pipeline.representation import pca, whitening
@@ -74,7 +75,7 @@ def token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> Int[np.ndarray, 
     """
     if len(text) > MAX_CHARACTERS:
         raise ValueError(f"A text may have {MAX_CHARACTERS:,} characters; this one has {len(text):,}. Shorten it.")
-    if any("\ud800" <= character <= "\udfff" for character in text):
+    if not corpus.is_text(text):
         raise ValueError("The text holds half of a surrogate pair, which is no character. Take it out.")
     try:
         encoded = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
