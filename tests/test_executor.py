@@ -47,7 +47,7 @@ def direction_of(model, component):
     """Something that only this process has, to be handed over with the component."""
     rng = np.random.default_rng(component.layer + 1)
     direction = rng.normal(size=(SETTINGS.n_chains, components.n_parameters(model, component))).astype(np.float32)
-    return tasks.Directed(SETTINGS.localization * (1 + component.layer), direction)
+    return tasks.Directed(SETTINGS.localization * (2 + component.layer), direction)  # of the embedding the layer is -1
 
 
 @pytest.fixture(scope="module")
