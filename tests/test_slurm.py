@@ -6,9 +6,11 @@ import sys
 from pathlib import Path
 
 import conftest
+import dagster as dg
 import pytest
 
-pytestmark = pytest.mark.slow
+from assets import definitions, walk
+
 CHECKOUT = Path(__file__).resolve().parent.parent
 # Runs the tasks of a job in turn, as Slurm would with the same environment, and prints a number that --dependency must name.
 SBATCH = """#!/usr/bin/env bash
@@ -31,6 +33,20 @@ echo "$number" | tee "$STAND_IN/last"
 """
 
 
+def test_each_stage_reads_only_what_it_or_a_stage_before_it_makes():
+    graph, made = definitions.defs.resolve_asset_graph(), set()
+    script = (CHECKOUT / "deploy" / "slurm" / "submit.sh").read_text()
+    for line in (line for line in script.splitlines() if line.startswith("submit ")):
+        nodes = [graph.get(dg.AssetKey(name)) for name in line.split(" -- ")[1].split()]
+        made |= {key for node in nodes for key in node.execution_set_asset_keys}
+        read = {parent for node in nodes for parent in node.parent_keys}
+        early = {key.to_user_string() for key in read - made if not walk.is_on_request(graph.get(key).tags)}
+        assert not early, line
+    wanted = {key for key in graph.get_all_asset_keys() if not walk.is_on_request(graph.get(key).tags)}
+    assert {key.to_user_string() for key in wanted ^ made} == set()
+
+
+@pytest.mark.slow
 def test_the_chain_makes_every_artifact_and_leaves_no_history(toy_folders, tmp_path):
     toml = conftest.write_toml(tmp_path / "toy.toml", *toy_folders)
     (tmp_path / "bin").mkdir()
