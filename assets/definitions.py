@@ -20,6 +20,7 @@ from assets import (  # noqa: E402
     basis,
     checks,
     cluster_controls,
+    cluster_interventions,
     clusters,
     controls,
     corpus,
@@ -34,7 +35,18 @@ from assets import (  # noqa: E402
 from resources import experiment as experiments  # noqa: E402
 from resources.io_manager import ArtifactIOManager  # noqa: E402
 
-MODULES = (corpus, sampling, controls, basis, prediction, clusters, labels, cluster_controls, explorer)
+MODULES = (
+    corpus,
+    sampling,
+    controls,
+    basis,
+    prediction,
+    clusters,
+    labels,
+    cluster_controls,
+    cluster_interventions,
+    explorer,
+)
 
 
 def build_definitions(**overrides: object) -> dg.Definitions:

@@ -177,6 +177,22 @@ def controls(table: pl.DataFrame) -> dg.MarkdownMetadataValue:
     return _png(figure)
 
 
+def interventions(table: pl.DataFrame) -> dg.MarkdownMetadataValue:
+    """For each intervention a point a cluster: difference of the responses, and of the loss changes with its error."""
+    names = table["intervention"].unique(maintain_order=True).to_list()
+    figure = Figure(figsize=(3 * max(1, len(names)), 3), layout="constrained")
+    for panel, name in zip(figure.subplots(1, max(1, len(names)), squeeze=False)[0], names):
+        rows = table.filter(intervention=name).drop_nulls("loss_change_difference_z")
+        x, y = rows["response_difference"].to_numpy(), rows["loss_change_difference_z"].to_numpy()
+        panel.axhline(0, color=GREY, linewidth=0.5)
+        panel.axvline(0, color=GREY, linewidth=0.5)
+        panel.errorbar(x, y, rows["loss_change_error_z"].to_numpy(), fmt="o", color=BLUE, markersize=3, elinewidth=0.7)
+        panel.set_title(name, fontsize=9)
+        panel.set_xlabel("response, members less others (sd)")
+    figure.supylabel("change of loss, the same (sd)", fontsize=9)
+    return _png(figure)
+
+
 def markdown(table: pl.DataFrame) -> dg.MarkdownMetadataValue:
     """A small table as it is, numbers with three digits."""
     shown = [[f"{cell:.3g}" if isinstance(cell, float) else _plain(str(cell)) for cell in row] for row in table.rows()]

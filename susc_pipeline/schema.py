@@ -48,6 +48,7 @@ CLUSTERS = {
     "reproducibility": pl.Float64,  # best Jaccard index with a cluster by half of the chains, the lesser of both halves
     "found_by_members": pl.Float64,  # share of the members asked whose own cut finds the cluster
     "parent_size": pl.Int64,  # of the smallest larger set that holds it; 0 where there is none
+    "pairs": "members, at most 200, each with a token outside the cluster that has the same string and the nearest loss",
     "parent_conductance": pl.Float64,
     "seed_context_id": pl.Int64,
     "seed_position": pl.Int32,
@@ -123,6 +124,17 @@ CLUSTER_CONTROL_MATCHES = {
     "control": pl.String,
     "jaccard": pl.Float64,  # the largest with a cluster of the control
     "partner": pl.Int32,  # that cluster's number in the control; -1 where none overlaps
+}
+CLUSTER_INTERVENTIONS = {
+    "cluster": pl.Int32,
+    "component": pl.String,  # the one to which the cluster's mean response is strongest
+    "intervention": pl.String,
+    "pairs": pl.Int64,  # of a member with a token outside of the same string and the nearest loss
+    "response_difference": pl.Float64,
+    "loss_change_members": pl.Float64,
+    "loss_change_outside": pl.Float64,
+    "loss_change_difference_z": pl.Float64,
+    "loss_change_error_z": pl.Float64,
 }
 NOT_MADE = {"reason": pl.String}  # the one row of a control that could not be made, in place of its members
 LAYOUT = {
@@ -308,6 +320,12 @@ VIEWS = {
         tuple(CLUSTER_CONTROL_MATCHES),
         {"jaccard": "largest Jaccard index of the cluster with one of the control; 1/2 or more: the control finds it"},
     ),
+    "cluster_interventions": View(
+        "What happens to the tokens of a cluster, beside tokens of the same string, when its component is changed; only where "
+        "`make controls` was run.",
+        tuple(CLUSTER_INTERVENTIONS),
+        {"component": "the one to which the cluster's mean response is strongest"},
+    ),
     "document_groups": View("Which documents are near duplicates of each other.", tuple(DOCUMENT_GROUPS)),
     "cluster_labels": View(
         "What each cluster is, in words, with the score of the words on documents that they were not learned on.",
@@ -371,6 +389,7 @@ MEANINGS = {
     "information_by_chance": "the same after the control's labels are permuted among the occurrences of each token",
     "information_high": "upper end of the 95 % interval of information, over documents",
     "information_low": "lower end of the 95 % interval of information, over documents",
+    "intervention": "what is done to the component: its output replaced by its mean, or all its weights times a factor",
     "is_chance": "whether the second's labels are permuted among the occurrences of each token: what chance gives",
     "jaccard": "mean Jaccard index of nearest neighbours with those by activations, 0 to 1",
     "jaccard_chance": "expectation of that index for random neighbours",
@@ -392,6 +411,10 @@ MEANINGS = {
     "loadings": "what a score of one on each principal component adds to the component; standard deviations over tokens",
     "localization": "strength of the Gaussian pull to the trained weights, per squared weight",
     "loss": "of the token at the trained weights, given the tokens before it; nats",
+    "loss_change_difference_z": "members less tokens outside, in standard deviations over the tokens of their contexts",
+    "loss_change_error_z": "standard error of that difference over pairs, clustered by document",
+    "loss_change_members": "mean change of the loss of the members of the pairs; nats",
+    "loss_change_outside": "mean change of the loss of the tokens outside; nats",
     "loss_gradient": "gradient of the token's loss by the last residual of the position before; nats per unit of it",
     "loss_pull": "n_beta curvature / localization: below 1 the Gaussian holds the weights more than the loss, in every direction",
     "low": "lower end of the 95 % interval, over documents for r, over chains for a reliability",
@@ -413,6 +436,7 @@ MEANINGS = {
     "n_weights": "number of weights of the component",
     "name": "of the component or principal component; components in the order of the entries of susceptibility",
     "null_95": "95 % point of r when documents are permuted",
+    "pairs": "members, at most 200, each with a token outside the cluster that has the same string and the nearest loss",
     "parent_conductance": "conductance of the parent: the cluster's surroundings, at the larger scale",
     "parent_size": "tokens of the smallest larger set that holds four fifths of the cluster and passes the same rules; 0: none",
     "partner": "number of the cluster of the control that it matches best; -1 where none overlaps",
@@ -427,6 +451,7 @@ MEANINGS = {
     "r_hat": "split R-hat of the rise of the loss: near 1 where chains agree",
     "rank": "of the member in its cluster; 0 is the most central, by PageRank over degree",
     "reliability": "squared correlation with what endless chains would give, from halves (Spearman-Brown)",
+    "response_difference": "mean linear response of members less that of tokens outside, in standard deviations over all tokens",
     "reliability_high": "upper end of its 95 % interval, over chains",
     "reliability_low": "lower end of its 95 % interval, over chains",
     "reproducibility": "largest Jaccard index with a cluster by half of the chains alone, the lesser of both halves; 0 to 1",

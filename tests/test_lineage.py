@@ -88,6 +88,10 @@ PARENTS = {
     "gradient_cluster_members": {"language_model", "token_shards", "response_directions", "whitened_susceptibilities"},
     "auxiliary_cluster_members": {"auxiliary_predictions", "whitened_susceptibilities"},
     **dict.fromkeys(COMPARED, COMPARED_FROM),
+    "cluster_interventions": {
+        *("language_model", "token_shards", "population_contexts", "linear_response"),
+        *("whitened_susceptibilities", "cluster_members"),
+    },
     "cluster_labels": {"language_model", "token_shards", "cluster_members", "document_groups"},
     "map_layout": {"whitened_susceptibilities", "knn_graph"},
     "component_table": {"language_model", "pca_basis", "reliability", "regime"},

@@ -40,6 +40,7 @@ ONCE += ["clusters", "cluster_members", "unwhitened_cluster_members", "cluster_a
 ONCE += [f"layer_{layer}_cluster_members" for layer in (1, 2, 3)]
 ONCE += ["token_cluster_members", "token_pair_cluster_members", "auxiliary_cluster_members", "gradient_cluster_members"]
 ONCE += ["untrained_cluster_members", "permuted_cluster_members", "cluster_controls", "cluster_control_matches"]
+ONCE += ["cluster_interventions"]
 ONCE += ["document_groups", "cluster_labels", "map_layout", "component_table", "explorer"]
 BY_SHARD = ["token_shards", "linear_response", "activations", "predicted_susceptibilities", "auxiliary_predictions"]
 BY_SHARD += ["half_a_predictions", "half_b_predictions", "whitened_susceptibilities"]

@@ -67,11 +67,11 @@ def prepare(
         read = x if model.parallel_residual else middle
         return ComponentInputs(token_ids, decoder.normalize(read, layer.mlp_norm, model), middle)
     normed = decoder.normalize(x, layer.attention_norm, model)
-    added = _heads(model, component, _full(components.weights(model, component), {}), normed[None])[0]
+    together = added(model, component, normed[None], {})[0]
     if layer.attention_post_norm is not None:
-        return ComponentInputs(token_ids, normed, x, decoder.heads_output(normed, layer, model) - added)
+        return ComponentInputs(token_ids, normed, x, decoder.heads_output(normed, layer, model) - together)
     total = stream[component.layer + 1] if model.parallel_residual else x + decoder.attention(x, layer, model)
-    return ComponentInputs(token_ids, normed, total - added)
+    return ComponentInputs(token_ids, normed, total - together)
 
 
 @torch.no_grad()
@@ -129,11 +129,27 @@ def losses(
         case "embed":
             x = normed + model.embedding_scale * lookup(named["embedding"], chains_ids).to(normed.dtype)
         case "mlp":
-            x = rest + after_mlp(_mlp(model, _full(trained, named), normed), component, model)
+            x = rest + added(model, component, normed, named)
         case _:
-            x = rest + after_heads(_heads(model, component, _full(trained, named), normed), beside, component, model)
+            x = rest + after_heads(added(model, component, normed, named), beside, component, model)
     merged = _run_above(model, component, x.flatten(0, 1)).unflatten(0, x.shape[:2])
     return _end(model, merged, chains_ids, labels, named.get("embedding") if model.description.tied else None)
+
+
+def added(
+    model: Decoder,
+    component: Component,
+    normed: Float[Tensor, "chains_or_one contexts positions hidden"],
+    deltas: Mapping[str, Float[Tensor, "chains *shape"]],
+) -> Float[Tensor, "chains contexts positions hidden"]:
+    """What a layer's MLP, or the heads that the component changes, add to the stream under each chain's perturbation.
+
+    An MLP's is behind the norm that stands behind it, if there is one; that of heads before theirs, which all heads share.
+    """
+    weights = _full(components.weights(model, component), deltas)
+    if component.kind == "mlp":
+        return after_mlp(_mlp(model, weights, normed), component, model)
+    return _heads(model, component, weights, normed)
 
 
 def by_chain(inputs: ComponentInputs) -> ComponentInputs:
@@ -254,7 +270,7 @@ def curvature_step(scores: Float[Tensor, "scores parameters"], *, rise: float = 
     return float((2 * rise / stiffness.clamp_min(torch.finfo(torch.float32).tiny)).sqrt())
 
 
-def _full(trained: dict[str, Tensor], deltas: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor | None]]:
+def _full(trained: Mapping[str, Tensor], deltas: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor | None]]:
     return {name: (weight, deltas.get(name)) for name, weight in trained.items()}
 
 
