@@ -4,11 +4,13 @@ import dagster as dg
 import numpy as np
 import polars as pl
 import torch
+from torch.nn import functional
 
 from assets import plots, pools, progress, sampling
 from assets.cluster_controls import GROUP, SHARDED
 from assets.clusters import ALL_WHITENED
 from assets.partitions import EVERY_SHARD, ON_REQUEST, version
+from resources.component_folder import ComponentFolder
 from resources.language_model import LanguageModelFolder
 from susc_pipeline import schema, seeds
 from susc_pipeline.clustering import interventions, reading
@@ -17,6 +19,7 @@ from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.model import components, intervention
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.decoder import Decoder
+from susc_pipeline.susceptibility import direction_files
 
 N_MEAN_CONTEXTS = 256  # of the population, for the mean output of a component
 
@@ -34,6 +37,7 @@ def cluster_interventions(
     language_model: LanguageModelFolder,
     token_shards: dict[str, pl.LazyFrame],
     population_contexts: pl.LazyFrame,
+    response_directions: ComponentFolder,
     linear_response: dict[str, pl.LazyFrame],
     whitened_susceptibilities: dict[str, pl.LazyFrame],
     cluster_members: pl.DataFrame,
@@ -42,8 +46,8 @@ def cluster_interventions(
     """Causal check of the clusters: a component is ablated by its mean, or its weights scaled by 0.95 and 1.05.
 
     For each of the 50 clusters with the strongest mean response to a component, that component is changed. The change of the
-    members' loss is held against that of tokens outside of the same string and the nearest loss. Ablation by the mean is that of
-    Wang et al. (2023). Differences of response and of loss change are correlated over clusters, beside permuted clusters.
+    members' loss is held against that of tokens outside of the same string and the nearest loss: r of mean(x_in - x_out) with
+    mean(d_in - d_out), d = l_changed - l, x the response, beside permuted clusters (mean ablation: Wang et al. 2022).
     """
     model = language_model.load(experiment.model).model
     chosen = components.chosen(model, experiment.model.components)
@@ -63,14 +67,23 @@ def cluster_interventions(
     for number in sorted({pair.component for pair in pairs}):
         own = [pair for pair in pairs if pair.component == number and len(pair.members)]
         changes = changes_of(context, model, chosen[number], contexts, own, population.parts[0]) if own else {}
+        cosine = cosine_with_weights(model, chosen[number], response_directions)
         for name, values in changes.items():
             described = (chosen[number].name, name, standardized[:, number], values, documents)
-            rows += [interventions.row(pair, *described) for pair in own]
+            rows += [interventions.row(pair, *described, weight_cosine=cosine) for pair in own]
     table = pl.DataFrame(rows, schema=schema.CLUSTER_INTERVENTIONS)
     found = interventions.correlations(table, rng)
     metadata = {"conclusion": interventions.conclusion(found), "dagster/row_count": table.height}
     metadata |= {f"r, {each.intervention}": each.correlation for each in found}
     return dg.MaterializeResult(value=table, metadata={**metadata, "plot": plots.interventions(table)})
+
+
+def cosine_with_weights(model: Decoder, component: Component, folder: ComponentFolder) -> float:
+    """Cosine of the mean response direction with the component's weights."""
+    digest = direction_files.model_digest(model)
+    stored = direction_files.load(folder.whole(component.name), model, component, digest=digest)
+    own = torch.cat([weight.flatten() for weight in components.weights(model, component).values()]).float()
+    return float(functional.cosine_similarity(stored.directions.float().mean(dim=0), own, dim=0))
 
 
 def changes_of(

@@ -135,6 +135,8 @@ CLUSTER_INTERVENTIONS = {
     "loss_change_outside": pl.Float64,
     "loss_change_difference_z": pl.Float64,
     "loss_change_error_z": pl.Float64,
+    "token_correlation": pl.Float64,
+    "weight_cosine": pl.Float64,
 }
 NOT_MADE = {"reason": pl.String}  # the one row of a control that could not be made, in place of its members
 LAYOUT = {
@@ -474,6 +476,7 @@ MEANINGS = {
     "susceptibility": "minus the covariance of the component's loss with the token's, an entry for each component; nats squared",
     "text": "of the token, unreadable bytes as hexadecimal in angle brackets",
     "token": "text of the token",
+    "token_correlation": "Pearson r over tokens of the response to the component with the change of the loss",
     "token_f1": "the same of token_label",
     "token_id": "number of the token in the vocabulary",
     "token_ids": "the tokens of the context, in order",
@@ -481,6 +484,7 @@ MEANINGS = {
     "token_members": "of each of token_ids the number of members",
     "token_occurrences": "of each of token_ids the number of occurrences in all shards",
     "volume": "sum of the members' weighted degrees",
+    "weight_cosine": "cosine of the response direction with the component's weights; above 0 it asks for smaller ones",
     "whitened": "score along each kept direction; standard deviations over tokens",
 }
 

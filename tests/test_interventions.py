@@ -125,7 +125,9 @@ def table_of(world, change):
         assert component == cluster % 5
         pair = interventions.matched(cluster, component, labels, token_ids, token_losses, rng)
         own = responses[:, component]
-        rows.append(interventions.row(pair, f"L{component}H0", "scaled", own, change(own), documents))
+        rows.append(
+            interventions.row(pair, f"L{component}H0", "scaled", own, change(own), documents, weight_cosine=0.5)
+        )
     return pl.DataFrame(rows, schema=schema.CLUSTER_INTERVENTIONS)
 
 
@@ -152,6 +154,7 @@ def test_a_planted_effect_is_found_with_its_sign_and_its_error_covers_it(world):
     (found,) = interventions.correlations(table, rng)
     assert found.clusters == 30 and -1 <= found.correlation < -0.95 and found.p < 1e-3
     assert found.low < found.correlation < found.high and 0.2 < found.null_95 < 0.5
+    assert table["token_correlation"].is_between(-0.6, -0.1).all()
     assert "more than chance" in interventions.conclusion([found])
     expected = -0.3 * table["response_difference"] / np.sqrt(0.3**2 + 1)
     off = (table["loss_change_difference_z"] - expected) / table["loss_change_error_z"]

@@ -90,7 +90,7 @@ PARENTS = {
     **dict.fromkeys(COMPARED, COMPARED_FROM),
     "cluster_interventions": {
         *("language_model", "token_shards", "population_contexts", "linear_response"),
-        *("whitened_susceptibilities", "cluster_members"),
+        *("response_directions", "whitened_susceptibilities", "cluster_members"),
     },
     "cluster_labels": {"language_model", "token_shards", "cluster_members", "document_groups"},
     "map_layout": {"whitened_susceptibilities", "knn_graph"},
@@ -202,6 +202,7 @@ def test_what_runs_the_model_waits_for_a_gpu_and_what_holds_all_tokens_for_memor
     }
     run = {"response_directions", "sgld_samples", "linear_response", "activations"}
     controls = {"regime", "negative_control", "calibration"}
+    controls |= {"cluster_interventions"}
     assert found[pools.GPU] == run | controls | PREDICTIONS | {"aux_model"} | BY_KERNEL
     graphs = {name for name in PARENTS if any("knn_graph" in each for each in {name} | PARENTS[name])}
     searched = LAYERS | {"unwhitened_cluster_members", "auxiliary_cluster_members", "cluster_agreement"}
@@ -212,7 +213,7 @@ def test_a_plain_run_leaves_the_controls_out_and_a_selection_or_a_request_makes_
     def made(selected, **how):
         return {a for unit in walk.units(definitions.defs, selected, None, **how) for a in unit.assets}
 
-    assert made([]) == set(PARENTS) - CONTROLS - COMPARED
+    assert made([]) == set(PARENTS) - CONTROLS - COMPARED - {"cluster_interventions"}
     assert made([], on_request=lambda asset: True) == set(PARENTS)
     assert made(["token_cluster_members"]) == {"token_cluster_members"}
 

@@ -100,6 +100,8 @@ def row(
     standardized: Float[np.ndarray, " tokens"],
     changes: Float[np.ndarray, " tokens"],
     documents: Int[np.ndarray, " tokens"],
+    *,
+    weight_cosine: float,
 ) -> dict[str, object]:
     """One row of schema.CLUSTER_INTERVENTIONS.
 
@@ -110,10 +112,11 @@ def row(
         standardized: each token's response to the component, in standard deviations.
         changes: of each token's loss, in nats; nan where it was not measured.
         documents: the document of each token, by number.
+        weight_cosine: of the component's response direction with its weights.
     """
     members, outside = pair.members, pair.outside
     difference = changes[members] - changes[outside]
-    spread = np.nanstd(changes)
+    spread, known = np.nanstd(changes), ~np.isnan(changes)
     return {
         "cluster": pair.cluster,
         "component": name,
@@ -124,6 +127,8 @@ def row(
         "loss_change_outside": float(changes[outside].mean()),
         "loss_change_difference_z": float(difference.mean() / spread) if spread > 0 else None,
         "loss_change_error_z": float(_error(difference, documents[members]) / spread) if spread > 0 else None,
+        "token_correlation": float(np.corrcoef(standardized[known], changes[known])[0, 1]) if spread > 0 else None,
+        "weight_cosine": weight_cosine,
     }
 
 
