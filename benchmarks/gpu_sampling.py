@@ -16,10 +16,11 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from resources.price import matrix_rate
 from susc_pipeline import price
-from susc_pipeline.config import ExperimentConfig, TokenSettings
+from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.model import components, families, operations, perturbation, tangents
 from susc_pipeline.model.decoder import Decoder
 from susc_pipeline.price import Plan
+from susc_pipeline.tokens import TokenSettings
 
 SHAPES = {
     "pythia-1.4b": {"vocab_size": 50304, "hidden_size": 2048, "num_hidden_layers": 24, "num_attention_heads": 16},

@@ -26,11 +26,12 @@ from scipy import stats
 
 from benchmarks import replicates
 from susc_pipeline import seeds
-from susc_pipeline.config import ExperimentConfig, SamplingSettings
+from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.model import components
 from susc_pipeline.model.decoder import Decoder
 from susc_pipeline.sampling import chains
 from susc_pipeline.sampling.observables import Population
+from susc_pipeline.sampling.posterior import SamplingSettings
 from susc_pipeline.susceptibility import direction_task, estimators
 from susc_pipeline.susceptibility.direction_task import DirectionTask, Rest
 from susc_pipeline.susceptibility.directions import RestGradients

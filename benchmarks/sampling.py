@@ -30,12 +30,13 @@ import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from susc_pipeline import seeds
-from susc_pipeline.config import SamplingSettings, TokenSettings
 from susc_pipeline.model import components, decoder, families, perturbation, pretrained, token_loss
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.decoder import Decoder
 from susc_pipeline.sampling import chains, curvature
 from susc_pipeline.sampling.observables import Population
+from susc_pipeline.sampling.posterior import SamplingSettings
+from susc_pipeline.tokens import TokenSettings
 
 RESULTS = Path(__file__).parent / "results" / "sampling.json"
 EQUAL_WORK = SamplingSettings(

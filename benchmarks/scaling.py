@@ -19,10 +19,10 @@ import numpy as np
 import torch
 
 from susc_pipeline import seeds
-from susc_pipeline.config import SamplingSettings
 from susc_pipeline.model import components, families, tiny
 from susc_pipeline.sampling import chains
 from susc_pipeline.sampling.observables import Population
+from susc_pipeline.sampling.posterior import SamplingSettings
 
 RESULTS = Path(__file__).parent / "results" / "scaling.json"
 AT_REST = {"tokens": 2048, "draws": 32, "components": 2, "layers": 4}

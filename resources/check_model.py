@@ -23,10 +23,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from resources import experiment as experiments
 from resources import language_model
 from resources import price as prices
-from susc_pipeline.config import ExperimentConfig, ModelSettings
+from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.model import checkpoint, components, decoder
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.decoder import Decoder
+from susc_pipeline.model.pretrained import ModelSettings
 from susc_pipeline.price import Plan
 from susc_pipeline.sampling import memory
 

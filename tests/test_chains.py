@@ -8,10 +8,10 @@ import torch
 
 import toys
 from susc_pipeline import seeds
-from susc_pipeline.config import SamplingSettings
 from susc_pipeline.model import components, decoder, families, perturbation
 from susc_pipeline.sampling import chains, curvature, loss_traces, observables
 from susc_pipeline.sampling.observables import Population
+from susc_pipeline.sampling.posterior import SamplingSettings
 from susc_pipeline.sampling.samplers import SAMPLERS
 from susc_pipeline.susceptibility import estimators
 

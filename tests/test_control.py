@@ -9,11 +9,11 @@ import torch
 
 import toys
 from susc_pipeline import schema, seeds
-from susc_pipeline.config import SamplingSettings
 from susc_pipeline.model import components, families
 from susc_pipeline.model.components import Component
 from susc_pipeline.sampling import chains
 from susc_pipeline.sampling.observables import Population
+from susc_pipeline.sampling.posterior import SamplingSettings
 from susc_pipeline.susceptibility import control, directions, estimators
 from susc_pipeline.susceptibility.estimators import ShardEstimates
 

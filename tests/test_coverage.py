@@ -16,11 +16,12 @@ from scipy import stats
 
 import toys
 from susc_pipeline import seeds
-from susc_pipeline.config import DirectionSettings, SamplingSettings
 from susc_pipeline.model import components, families
 from susc_pipeline.sampling import chains, loss_traces
 from susc_pipeline.sampling.observables import Population
+from susc_pipeline.sampling.posterior import SamplingSettings
 from susc_pipeline.susceptibility import directions, estimators, reliability
+from susc_pipeline.susceptibility.directions import DirectionSettings
 from susc_pipeline.susceptibility.estimators.terms import BLOCKS_PER_CHAIN
 
 COMPONENTS = ("L1H0", "L0MLP", "unembed", "embed")

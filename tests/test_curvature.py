@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import toys
-from susc_pipeline.config import SamplingSettings
 from susc_pipeline.model import components, decoder, families, perturbation
 from susc_pipeline.sampling import curvature as curvatures
+from susc_pipeline.sampling.posterior import SamplingSettings
 from susc_pipeline.sampling.samplers import SAMPLERS
 
 SETTINGS = SamplingSettings(n_beta=40.0, localization=10.0)

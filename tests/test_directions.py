@@ -8,12 +8,13 @@ import torch
 
 import toys
 from susc_pipeline import seeds
-from susc_pipeline.config import DirectionSettings, SamplingSettings
 from susc_pipeline.model import components, decoder, families, perturbation
 from susc_pipeline.sampling.diagnostics import Trace
 from susc_pipeline.sampling.observables import Population
+from susc_pipeline.sampling.posterior import SamplingSettings
 from susc_pipeline.susceptibility import direction_files, directions, linear_response, reliability
 from susc_pipeline.susceptibility.direction_files import Diagnostics, StoredDirections
+from susc_pipeline.susceptibility.directions import DirectionSettings
 
 LOCALIZATION = 50.0
 SETTINGS = SamplingSettings(n_chains=4, step_size=1.0, localization=LOCALIZATION, n_beta=5.0, batch_size=2)

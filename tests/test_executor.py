@@ -14,11 +14,12 @@ import toys
 from resources import executor as executors
 from resources.executor import WorkerLostError
 from susc_pipeline import seeds
-from susc_pipeline.config import ExecutionSettings, SamplingSettings
+from susc_pipeline.config import ExecutionSettings
 from susc_pipeline.model import components, decoder, families
 from susc_pipeline.sampling import chains
 from susc_pipeline.sampling import task as tasks
 from susc_pipeline.sampling.observables import Population
+from susc_pipeline.sampling.posterior import SamplingSettings
 
 SETTINGS = SamplingSettings(
     step_size=0.5, n_chains=4, n_draws=3, n_burn_in=1, n_steps_between_draws=1, batch_size=2, localization=50.0

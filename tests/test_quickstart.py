@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from susc_pipeline import config, quickstart, seeds
-from susc_pipeline.config import DirectionSettings, SamplingSettings
 from susc_pipeline.model import components, pretrained
 from susc_pipeline.model.pretrained import LoadedModel
 from susc_pipeline.sampling import chains
 from susc_pipeline.sampling.observables import Population
+from susc_pipeline.sampling.posterior import SamplingSettings
 from susc_pipeline.susceptibility import direction_files, directions, estimators, linear_response, regime
 from susc_pipeline.susceptibility.direction_files import Diagnostics, StoredDirections
+from susc_pipeline.susceptibility.directions import DirectionSettings
 
 QUICK = SamplingSettings(n_chains=4, n_draws=1, n_burn_in=1, batch_size=1, n_reference_contexts=1, step_size=2.0)
 DIRECTIONS = DirectionSettings(max_contexts=32, n_probe_contexts=2)

@@ -8,13 +8,13 @@ import torch
 
 import toys
 from susc_pipeline import schema, seeds
-from susc_pipeline.config import DirectionSettings, SamplingSettings
 from susc_pipeline.model import components, decoder, families
 from susc_pipeline.model.components import Component
 from susc_pipeline.sampling.observables import Population
+from susc_pipeline.sampling.posterior import SamplingSettings
 from susc_pipeline.sampling.samplers import SAMPLERS
 from susc_pipeline.susceptibility import directions, regime
-from susc_pipeline.susceptibility.directions import Rise, Trace
+from susc_pipeline.susceptibility.directions import DirectionSettings, Rise, Trace
 
 SETTINGS = SamplingSettings(n_chains=4, n_draws=2, n_burn_in=2, step_size=2.0, n_beta=5.0, localization=50.0)
 WANTED = DirectionSettings(reliability=0.99, max_contexts=64)

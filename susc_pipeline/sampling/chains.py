@@ -17,7 +17,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from susc_pipeline import seeds
-from susc_pipeline.config import SamplingSettings
 from susc_pipeline.model import components, perturbation, tangents
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.decoder import Decoder
@@ -25,6 +24,7 @@ from susc_pipeline.model.perturbation import ComponentInputs
 from susc_pipeline.sampling import curvature, loss_traces, memory, observables
 from susc_pipeline.sampling.loss_traces import LossTraces
 from susc_pipeline.sampling.observables import Population
+from susc_pipeline.sampling.posterior import SamplingSettings
 from susc_pipeline.sampling.samplers import SAMPLERS, State
 
 MAX_LOSS_IN_UNIFORM_LOSSES = 3.0

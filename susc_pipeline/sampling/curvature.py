@@ -9,11 +9,11 @@ import math
 import numpy as np
 import torch
 
-from susc_pipeline.config import SamplingSettings
 from susc_pipeline.model import components, perturbation
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.decoder import Decoder
 from susc_pipeline.model.perturbation import ComponentInputs
+from susc_pipeline.sampling.posterior import SamplingSettings
 from susc_pipeline.sampling.samplers import SAMPLERS
 
 N_PRODUCTS = 6

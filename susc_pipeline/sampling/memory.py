@@ -7,10 +7,10 @@ is more, and the chains' own weights. It is checked against measured peaks (test
 import psutil
 import torch
 
-from susc_pipeline.config import SamplingSettings
 from susc_pipeline.model import components, layer_tangents, perturbation
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.decoder import Decoder
+from susc_pipeline.sampling.posterior import SamplingSettings
 
 N_IMAGES = 2  # of a chain: itself and its mirror image
 N_TANGENTS = 2  # carried beside an evaluation: along the response direction and along the draw's own

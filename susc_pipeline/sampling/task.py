@@ -12,13 +12,13 @@ import torch
 from jaxtyping import Float, Int
 
 from susc_pipeline import seeds
-from susc_pipeline.config import SamplingSettings
 from susc_pipeline.model import decoder, pretrained
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.decoder import Decoder
 from susc_pipeline.sampling import chains
 from susc_pipeline.sampling.loss_traces import LossTraces
 from susc_pipeline.sampling.observables import Population
+from susc_pipeline.sampling.posterior import SamplingSettings
 
 
 class Directed(NamedTuple):

@@ -17,13 +17,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from susc_pipeline import schema
-from susc_pipeline.config import SamplingSettings
 from susc_pipeline.model import components, perturbation
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.decoder import Decoder
 from susc_pipeline.model.perturbation import ComponentInputs
 from susc_pipeline.sampling import chains
 from susc_pipeline.sampling.observables import Population
+from susc_pipeline.sampling.posterior import SamplingSettings
 from susc_pipeline.sampling.samplers import SAMPLERS
 from susc_pipeline.susceptibility import reliability
 from susc_pipeline.susceptibility.estimators import ShardEstimates

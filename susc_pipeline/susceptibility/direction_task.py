@@ -9,15 +9,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from susc_pipeline import seeds
-from susc_pipeline.config import DirectionSettings, SamplingSettings
 from susc_pipeline.model import decoder, pretrained
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.decoder import Decoder
 from susc_pipeline.sampling import localization as localizations
 from susc_pipeline.sampling.observables import Population
+from susc_pipeline.sampling.posterior import SamplingSettings
 from susc_pipeline.susceptibility import directions, linear_response, reliability
 from susc_pipeline.susceptibility.direction_files import Diagnostics, StoredDirections
-from susc_pipeline.susceptibility.directions import RestGradients
+from susc_pipeline.susceptibility.directions import DirectionSettings, RestGradients
 
 
 class DirectionTask(NamedTuple):

@@ -9,8 +9,10 @@ each term on the same fresh contexts. Context noise and the odd part cancel, so 
 than a plain mean. How token losses change along a direction is in linear_response.py.
 """
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -19,19 +21,42 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from susc_pipeline import seeds
-from susc_pipeline.config import DirectionSettings, SamplingSettings
+from susc_pipeline.messages import require
 from susc_pipeline.model import components, decoder, perturbation, tangents
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.decoder import Decoder
 from susc_pipeline.sampling import chains, observables
 from susc_pipeline.sampling.diagnostics import Trace
 from susc_pipeline.sampling.observables import Population
+from susc_pipeline.sampling.posterior import SamplingSettings
 from susc_pipeline.susceptibility import reliability
 
 LEAST_STEPS = 8
 NAMED_RELIABILITY = 0.9  # at which the table names the contexts that are needed
 REST_BATCH_SIZE = 16
 SMALL_SHARE = 0.2  # of the noise of the gradient at w*: below it more steps of the chains would hardly help
+
+
+@dataclass(frozen=True)
+class DirectionSettings:
+    """How well response directions are determined: chains of a component go on until it is enough."""
+
+    reliability: float = 0.95
+    """Reliability asked for, of linear responses on probe contexts by all chains together."""
+    max_contexts: int = 8192
+    """Population contexts that the chains of one component read, at most, all together."""
+    n_probe_contexts: int = 16
+    """Contexts, of no shard, on whose tokens the reliability is measured."""
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        require(0 < self.reliability < 1, "directions.reliability", self.reliability, "between 0 and 1")
+        require(self.max_contexts >= 1, "directions.max_contexts", self.max_contexts, "at least 1")
+        require(self.n_probe_contexts >= 1, "directions.n_probe_contexts", self.n_probe_contexts, "at least 1")
+
+    def limited(self, max_contexts: int) -> "DirectionSettings":
+        """The same with another budget."""
+        return dataclasses.replace(self, max_contexts=max_contexts)
 
 
 class RestGradients(NamedTuple):

@@ -5,6 +5,7 @@ Even chains make half a, odd ones half b. They share no draw, no context and no 
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ import polars as pl
 from jaxtyping import Float
 
 from susc_pipeline import schema
+from susc_pipeline.messages import require
 from susc_pipeline.sampling import loss_traces
 from susc_pipeline.sampling.loss_traces import LossTraces
 from susc_pipeline.susceptibility.estimators import (
@@ -34,6 +36,20 @@ ESTIMATORS: dict[str, Estimator] = {
     "two_chain": two_chain.ESTIMATOR,
     "influence": influence.ESTIMATOR,
 }
+
+
+@dataclass(frozen=True)
+class SusceptibilitySettings:
+    """How the draws become a number for each token."""
+
+    estimator: str = "gauss_newton"
+    """One of gauss_newton, second_order, first_order, restricted, stein, two_chain, influence; each file of
+    susceptibility/estimators says what it leaves out."""
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        rule = f"one of {tuple(ESTIMATORS)}"
+        require(self.estimator in ESTIMATORS, "susceptibility.estimator", self.estimator, rule)
 
 
 def by_name(kind: str) -> Estimator:
