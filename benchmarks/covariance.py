@@ -18,7 +18,7 @@ from susc_pipeline import seeds
 from susc_pipeline.model import components
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.decoder import Decoder
-from susc_pipeline.sampling import chains
+from susc_pipeline.sampling import token_draws
 from susc_pipeline.sampling.loss_traces import LossTraces
 from susc_pipeline.sampling.observables import Population
 from susc_pipeline.sampling.posterior import SamplingSettings
@@ -55,7 +55,7 @@ def sampled(
     )
     direction = (rest + rise.gradient) / settings.localization
     seed = seeds.sequence(0, *names, "draws")
-    return chains.sample(model, component, settings, shard, everything, seed, direction=direction, own_slopes=True)
+    return token_draws.sample(model, component, settings, shard, everything, seed, direction=direction, own_slopes=True)
 
 
 def compare(traces: LossTraces, kind: str) -> dict[str, float]:

@@ -16,7 +16,7 @@ import standard_library
 
 from susc_pipeline import seeds
 from susc_pipeline.model import components, pretrained
-from susc_pipeline.sampling import chains, diagnostics
+from susc_pipeline.sampling import diagnostics, token_draws
 from susc_pipeline.sampling.observables import Population
 from susc_pipeline.sampling.posterior import SamplingSettings
 from susc_pipeline.tokens import TokenSettings
@@ -47,7 +47,7 @@ def main() -> None:
     for name in NAMES:
         for convention, sampling in CONVENTIONS.items():
             started = time.perf_counter()
-            traces = chains.sample(
+            traces = token_draws.sample(
                 model,
                 components.by_name(model, name),
                 sampling,

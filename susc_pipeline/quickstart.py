@@ -19,7 +19,7 @@ from susc_pipeline.model import components, decoder, pretrained
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.decoder import Decoder
 from susc_pipeline.model.pretrained import LoadedModel
-from susc_pipeline.sampling import chains
+from susc_pipeline.sampling import token_draws
 from susc_pipeline.sampling.loss_traces import LossTraces
 from susc_pipeline.sampling.observables import Population
 from susc_pipeline.sampling.posterior import SamplingSettings
@@ -167,7 +167,7 @@ def _sample(
     rise = response_directions.rise(model, component, settings, wanted, parts.directions, parts.probe, slopes, source)
     along = (rest + rise.gradient) / settings.localization
     source = seeds.sequence(seed, "sgld_samples", component.name)
-    return chains.sample(model, component, settings, shard, parts.draws, source, direction=along, curvatures=True)
+    return token_draws.sample(model, component, settings, shard, parts.draws, source, direction=along, curvatures=True)
 
 
 def _background(

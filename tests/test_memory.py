@@ -38,7 +38,7 @@ small = SamplingSettings(n_chains=4, n_draws=2, batch_size=1, n_reference_contex
 def sample(settings):
     of_chains = Population(population.parts[: settings.n_chains])
     direction = torch.randn(settings.n_chains, components.n_parameters(model, component))
-    chains.sample(model, component, settings, shard, of_chains, seeds.sequence(0), direction=direction, own_slopes=True)
+    token_draws.sample(model, component, settings, shard, of_chains, seeds.sequence(0), direction=direction, own_slopes=True)
 
 sample(small)
 before, seen, done = resident(), [], threading.Event()

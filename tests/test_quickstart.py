@@ -11,7 +11,7 @@ import torch
 from susc_pipeline import config, quickstart, seeds
 from susc_pipeline.model import components, pretrained
 from susc_pipeline.model.pretrained import LoadedModel
-from susc_pipeline.sampling import chains
+from susc_pipeline.sampling import token_draws
 from susc_pipeline.sampling.observables import Population
 from susc_pipeline.sampling.posterior import SamplingSettings
 from susc_pipeline.susceptibility import direction_files, directions, estimators, linear_response, regime
@@ -99,7 +99,7 @@ def test_susceptibilities_are_those_of_the_pipelines_own_steps(loaded):
     rise = directions.rise(model, component, QUICK, DIRECTIONS, for_directions, probe, slopes, source)
     along = (rest + rise.gradient) / 300.0
     shard, source = token_ids[:whole].reshape(-1, LENGTH), seeds.sequence(0, "sgld_samples", "L2H1")
-    traces = chains.sample(model, component, QUICK, shard, for_draws, source, direction=along, curvatures=True)
+    traces = token_draws.sample(model, component, QUICK, shard, for_draws, source, direction=along, curvatures=True)
     expected = estimators.estimate(traces, kind="gauss_newton")
     np.testing.assert_array_equal(found["susceptibility"], expected.value)
     np.testing.assert_array_equal(found["standard_error"], expected.standard_error)

@@ -21,7 +21,7 @@ from scipy import stats
 
 from susc_pipeline import schema, seeds
 from susc_pipeline.messages import require
-from susc_pipeline.model import components, perturbation
+from susc_pipeline.model import components, derivatives, perturbation
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.decoder import Decoder
 from susc_pipeline.model.perturbation import ComponentInputs
@@ -231,11 +231,11 @@ def acceptance(
     options = {name: getattr(settings, name) for name in SETTINGS}
     kept = np.exp(-settings.step_size)
     variance = settings.step_size if settings.sampler == "sgld" else (1 - kept**2) / settings.localization
-    gradient, loss = perturbation.gradients(model, component, contexts, state.delta)
+    gradient, loss = derivatives.gradients(model, component, contexts, state.delta)
     found = []
     for number, push in zip(range(settings.n_burn_in + ACCEPTANCE_STEPS), pushes):
         after = step(state, gradient, push, **options)
-        gradient_after, loss_after = perturbation.gradients(model, component, contexts, after.delta)
+        gradient_after, loss_after = derivatives.gradients(model, component, contexts, after.delta)
         back = step(after, gradient_after, torch.zeros_like(push), **options).delta
         energies = [
             settings.n_beta * level + settings.localization / 2 * (delta.double() ** 2).sum(dim=1)

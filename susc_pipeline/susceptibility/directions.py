@@ -22,7 +22,7 @@ from torch import Tensor
 
 from susc_pipeline import seeds
 from susc_pipeline.messages import require
-from susc_pipeline.model import components, decoder, perturbation, tangents
+from susc_pipeline.model import components, decoder, decoder_weights, derivatives, tangents
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.decoder import Decoder
 from susc_pipeline.sampling import chains, observables
@@ -98,7 +98,7 @@ def at_rest(
         progress: called with contexts done and their number.
     """
     part, chosen = population.parts[chain], chosen or components.enumerate_components(model)
-    every, names = decoder.named_weights(model), components.holders(model, chosen)
+    every, names = decoder_weights.named_weights(model), components.holders(model, chosen)
     total = {name: torch.zeros_like(every[name], dtype=torch.float32) for name in names}
     for first in range(0, len(part), REST_BATCH_SIZE):
         ids = torch.as_tensor(part[first : first + REST_BATCH_SIZE].astype(np.int64)).to(model.device)
@@ -116,7 +116,7 @@ def score_at_rest(
     *,
     chosen: Sequence[Component] = (),
 ) -> dict[str, Float[Tensor, " parameters"]]:
-    """A random vector of each component whose covariance is the Fisher matrix at w*; see perturbation.scores.
+    """A random vector of each component whose covariance is the Fisher matrix at w*; see derivatives.scores.
 
     Args:
         model: at w*.
@@ -140,17 +140,19 @@ def _gradients(
     labels: torch.Generator | None,
 ) -> dict[str, Tensor]:
     """Gradient of the sum of all losses by the named weights."""
-    every = decoder.named_weights(model)
+    every = decoder_weights.named_weights(model)
     named = {name: every[name].detach().requires_grad_() for name in names}
     with torch.enable_grad():
-        loss = decoder.differentiable_losses(decoder.with_weights(model, every | named), token_ids, labels).sum()
+        loss = decoder.differentiable_losses(
+            decoder_weights.with_weights(model, every | named), token_ids, labels
+        ).sum()
         return dict(zip(named, torch.autograd.grad(loss, list(named.values())), strict=True))
 
 
 def _by_component(
     model: Decoder, chosen: Sequence[Component], named: dict[str, Tensor]
 ) -> dict[str, Float[Tensor, " parameters"]]:
-    whole = decoder.with_weights(model, decoder.named_weights(model) | named)
+    whole = decoder_weights.with_weights(model, decoder_weights.named_weights(model) | named)
     return {c.name: components.flatten(components.weights(whole, c)) for c in chosen}
 
 
@@ -205,7 +207,7 @@ def rise(
     n_most = max(LEAST_STEPS, wanted.max_contexts // (n_chains * settings.batch_size))
     steps = chains.run(model, component, settings, start, driving, noise)
     for step, batch in zip(steps, again):
-        gradient, rest_loss = perturbation.gradients(model, component, batch, zero)
+        gradient, rest_loss = derivatives.gradients(model, component, batch, zero)
         losses.append(step.loss.cpu().numpy())
         rest_losses.append(rest_loss.repeat(2).cpu().numpy())
         n_taken = step.number + 1 - settings.n_burn_in

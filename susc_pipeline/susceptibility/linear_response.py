@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from susc_pipeline.messages import require
-from susc_pipeline.model import decoder, perturbation, tangents
+from susc_pipeline.model import decoder, derivatives, perturbation, tangents
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.decoder import Decoder
 from susc_pipeline.model.perturbation import ComponentInputs
@@ -114,8 +114,8 @@ def _curvatures(
 ) -> Float[Tensor, "scores contexts predicted"]:
     """Curvature at w* of each token's loss along each score / localization^2."""
     zeros, here = torch.zeros_like(scores), losses.expand(len(scores), *losses.shape)
-    step = perturbation.curvature_step(scores)
-    return perturbation.curvatures(model, component, inputs, zeros, scores, here, step=step) / localization**2
+    step = derivatives.curvature_step(scores)
+    return derivatives.curvatures(model, component, inputs, zeros, scores, here, step=step) / localization**2
 
 
 def mean_curvatures(

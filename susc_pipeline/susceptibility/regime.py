@@ -18,7 +18,7 @@ from torch import Tensor
 
 from susc_pipeline import schema
 from susc_pipeline.messages import require
-from susc_pipeline.model import components, decoder, perturbation
+from susc_pipeline.model import components, decoder_weights, perturbation
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.decoder import Decoder
 from susc_pipeline.sampling import curvature, diagnostics
@@ -206,10 +206,10 @@ def rescaled(model: Decoder, layer: int, head: int, factor: float) -> Decoder:
     component = Component("head", layer, head)
     shapes = {name: weight.shape for name, weight in components.weights(model, component).items()}
     by_weight = components.unflatten(_factors(model, component, factor)[None], shapes)
-    named = decoder.named_weights(model)
+    named = decoder_weights.named_weights(model)
     fields = {"query_key_value": "query_key_value", "query_key_value_bias": "query_key_value_bias", "output": "dense"}
     changed = {f"{layer}.{fields[name]}": named[f"{layer}.{fields[name]}"].clone() for name in shapes}
-    moved = decoder.with_weights(model, named | changed)
+    moved = decoder_weights.with_weights(model, named | changed)
     for name, weight in components.weights(moved, component).items():  # views of the copies
         weight.mul_(by_weight[name][0].to(weight.dtype))
     return moved
