@@ -53,6 +53,8 @@ def imported(module: Module, names: set[str]) -> set[str]:
     `from package import module` names the module; the package around a module that is named does not count.
     """
     found = set()
+    if "registry.collected(" in module.text:  # it imports what lies beside it
+        found |= {name for name in names if name.rpartition(".")[0] == module.name}
     for node in ast.walk(module.tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}

@@ -2,8 +2,10 @@
 
 Whatever the estimator, chi = -Cov[phi, l_xy - L] (Baker et al. 2025) is what it aims at; each file says what it leaves out.
 Even chains make half a, odd ones half b. They share no draw, no context and no document of the population.
+A new estimator is a file here with a dictionary ESTIMATORS.
 """
 
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -12,30 +14,13 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float
 
-from susc_pipeline import schema
+from susc_pipeline import registry, schema
 from susc_pipeline.messages import require
 from susc_pipeline.sampling import loss_traces
 from susc_pipeline.sampling.loss_traces import LossTraces
-from susc_pipeline.susceptibility.estimators import (
-    first_order,
-    gauss_newton,
-    influence,
-    restricted,
-    second_order,
-    stein,
-    two_chain,
-)
 from susc_pipeline.susceptibility.estimators.terms import Estimator, Susceptibility
 
-ESTIMATORS: dict[str, Estimator] = {
-    "gauss_newton": gauss_newton.ESTIMATOR,
-    "second_order": second_order.ESTIMATOR,
-    "first_order": first_order.ESTIMATOR,
-    "restricted": restricted.ESTIMATOR,
-    "stein": stein.ESTIMATOR,
-    "two_chain": two_chain.ESTIMATOR,
-    "influence": influence.ESTIMATOR,
-}
+ESTIMATORS: dict[str, Estimator] = registry.collected(sys.modules[__name__], "ESTIMATORS")
 
 
 @dataclass(frozen=True)
