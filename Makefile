@@ -9,7 +9,7 @@ export PYTHONPATH := $(CURDIR)
 # Threads that wait spin for less long: a third faster where other work shares the cores, no slower where none does.
 export GOMP_SPINCOUNT ?= 10000
 
-.PHONY: audit bench-auxiliary bench-bergson bench-clustering bench-clusters-believable bench-explorer bench-kernels bench-llc bench-load bench-partitions bench-repeatability bench-sampling bench-scale bench-scaling bench-truth clean columns controls explore fuzz help install lint lock postgres real run screenshots test test-browser test-engines test-faults test-faults-slow test-peer test-slow tiny-model ui
+.PHONY: audit bench-auxiliary bench-bergson bench-clustering bench-clusters-believable bench-explorer bench-kernels bench-llc bench-load bench-partitions bench-repeatability bench-sampling bench-scale bench-scaling bench-truth check-house clean columns controls explore fuzz help install lint lock postgres real run screenshots test test-browser test-engines test-faults test-faults-slow test-peer test-slow tiny-model ui
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -59,7 +59,10 @@ ui: install ## Open the Dagster UI on 127.0.0.1:3000
 explore: install ## Serve the explorer of the experiment on loopback (EXPERIMENT=tiny); LIVE=1 measures text of your own too
 	@$(BIN)/python -m resources.serve --experiment $(EXPERIMENT) $(if $(LIVE),--live)
 
-lint: install ## Check style, types and the import contract
+check-house: install ## Check the length of modules and functions, their names, docstrings and import circles
+	$(BIN)/python .ci/house.py
+
+lint: install check-house ## Check style, types, the import contract and the rules of the house
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright

@@ -12,7 +12,7 @@ from susc_pipeline import schema, seeds
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.model import components
 from susc_pipeline.model.decoder import Decoder
-from susc_pipeline.representation import auxiliary, evaluation, moments, pca
+from susc_pipeline.representation import auxiliary_training, evaluation, moments, pca
 from susc_pipeline.representation.auxiliary import AuxModel
 from susc_pipeline.representation.evaluation import Split
 from susc_pipeline.representation.pca import PCABasis
@@ -151,7 +151,7 @@ def _trained(
     context: dg.AssetExecutionContext, data: Split, model: Decoder, experiment: ExperimentConfig
 ) -> dg.MaterializeResult[AuxModel]:
     width, report = experiment.aux.hidden_multiplier * model.hidden_size, progress.reporter(context, "epochs")
-    training = auxiliary.train(
+    training = auxiliary_training.train(
         data.training.activations,
         data.training.scores,
         stopping_activations=data.stopping.activations,

@@ -10,7 +10,7 @@ import polars as pl
 from matplotlib.figure import Figure
 
 from susc_pipeline.clustering import reading
-from susc_pipeline.representation.auxiliary import History
+from susc_pipeline.representation.auxiliary_training import History
 
 matplotlib.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
 MARKUP = frozenset("&<>\"'\\`*_[]()|#~!{}")

@@ -19,7 +19,7 @@ from resources.language_model import LanguageModelFolder
 from resources.storage import Store
 from susc_pipeline import schema
 from susc_pipeline.config import ExperimentConfig
-from susc_pipeline.model import components, decoder
+from susc_pipeline.model import components, token_activations
 from susc_pipeline.sampling import loss_traces, observables
 from susc_pipeline.sampling import task as tasks
 from susc_pipeline.sampling.observables import Population
@@ -281,7 +281,7 @@ def activations(
     """
     model = language_model.load(experiment.model).model
     ids = schema.token_ids(token_shards)
-    found = decoder.activations(model, ids, layers=experiment.representation.layers)
+    found = token_activations.activations(model, ids, layers=experiment.representation.layers)
     parts = {"activation": found.features, "loss_gradient": found.loss_gradients}
     frame = schema.with_vectors(schema.token_key_frame(token_shards), half_precision=True, **parts)
     metadata = {

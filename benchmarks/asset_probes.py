@@ -15,8 +15,8 @@ from assets.partitions import EXPERIMENT
 from susc_pipeline import schema
 from susc_pipeline.clustering import knn
 from susc_pipeline.clustering.knn import KNNSettings
-from susc_pipeline.model import decoder, families
-from susc_pipeline.representation import auxiliary, moments, whitening
+from susc_pipeline.model import families, token_activations
+from susc_pipeline.representation import auxiliary, auxiliary_training, moments, whitening
 
 N_TOKENS, N_COLUMNS = 50_000, 64
 
@@ -69,7 +69,7 @@ def predicted_susceptibilities(folder: Path, n_shards: int) -> Callable[[], obje
     """The body of the asset for one shard after another, on a toy model: its own loads the model of the store."""
     folder.mkdir(parents=True, exist_ok=True)
     model = families.from_module(toys.toy_module(vocabulary=2000, positions=128, width=64).requires_grad_(False))
-    scorer = auxiliary.initialized(
+    scorer = auxiliary_training.initialized(
         np.random.default_rng(0).standard_normal((100, 4 * 64), dtype=np.float32),
         np.eye(100, 32),
         256,
@@ -79,7 +79,7 @@ def predicted_susceptibilities(folder: Path, n_shards: int) -> Callable[[], obje
     def run() -> None:
         for number in range(n_shards):
             ids = toys.toy_tokens(N_TOKENS // 128, 128, 2000, seed=number)
-            found = decoder.activations(model, ids, layers=(1, 2, 3))
+            found = token_activations.activations(model, ids, layers=(1, 2, 3))
             inputs = np.concatenate([found.features, found.loss_gradients], axis=1)
             np.save(folder / f"{number}.npy", auxiliary.predict(scorer, inputs))
 

@@ -24,8 +24,8 @@ from resources.experiment import load as load_experiment
 from resources.storage import Store
 from susc_pipeline import schema, seeds, tokens
 from susc_pipeline.config import ExperimentConfig
-from susc_pipeline.model import decoder, pretrained
-from susc_pipeline.representation import auxiliary, evaluation, metrics, pca, ridge
+from susc_pipeline.model import pretrained, token_activations
+from susc_pipeline.representation import auxiliary, auxiliary_training, evaluation, metrics, pca, ridge
 from susc_pipeline.representation.auxiliary import AuxSettings
 from susc_pipeline.representation.evaluation import Part, Split
 from susc_pipeline.susceptibility import reliability
@@ -110,7 +110,7 @@ def sweep(data: Split, basis: pca.PCABasis, experiment: ExperimentConfig, width:
     for name, (settings, columns) in variants(experiment, width, n_features).items():
         training, stopping, test = (columns_of(part, columns) for part in data[:3])
         started = time.perf_counter()
-        found = auxiliary.train(
+        found = auxiliary_training.train(
             training.activations,
             training.scores,
             stopping_activations=stopping.activations,
@@ -218,7 +218,7 @@ def throughput(store: Store, experiment: ExperimentConfig) -> None:
             module(input_ids=batch, use_cache=False)
 
     def predict() -> None:
-        found = decoder.activations(model, ids, layers=layers)
+        found = token_activations.activations(model, ids, layers=layers)
         auxiliary.predict(aux, np.concatenate([found.features, found.loss_gradients], axis=1))
 
     times: list[tuple[float, float]] = []

@@ -20,10 +20,10 @@ from bergson.score.output_influence import output_token_influence, query_directi
 from transformers import GPTNeoXForCausalLM
 
 from benchmarks import standard_library
-from susc_pipeline.config import TokenSettings
 from susc_pipeline.model import components, pretrained, tangents
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.decoder import Decoder
+from susc_pipeline.tokens import TokenSettings
 
 RESULTS = Path(__file__).resolve().parent / "results" / "bergson.json"
 MATRICES = {

@@ -15,14 +15,15 @@ import torch
 
 from benchmarks import replicates
 from susc_pipeline import seeds
-from susc_pipeline.config import DirectionSettings, SamplingSettings
 from susc_pipeline.model import components
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.decoder import Decoder
-from susc_pipeline.sampling import chains
+from susc_pipeline.sampling import token_draws
 from susc_pipeline.sampling.loss_traces import LossTraces
 from susc_pipeline.sampling.observables import Population
+from susc_pipeline.sampling.posterior import SamplingSettings
 from susc_pipeline.susceptibility import directions, estimators
+from susc_pipeline.susceptibility.directions import DirectionSettings
 
 NAMES = ("L1H2", "L2MLP", "unembed")
 N_FIXED = 8
@@ -54,7 +55,7 @@ def sampled(
     )
     direction = (rest + rise.gradient) / settings.localization
     seed = seeds.sequence(0, *names, "draws")
-    return chains.sample(model, component, settings, shard, everything, seed, direction=direction, own_slopes=True)
+    return token_draws.sample(model, component, settings, shard, everything, seed, direction=direction, own_slopes=True)
 
 
 def compare(traces: LossTraces, kind: str) -> dict[str, float]:

@@ -17,7 +17,7 @@ from susc_pipeline import seeds
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.model import components
 from susc_pipeline.model.decoder import Decoder
-from susc_pipeline.sampling import chains
+from susc_pipeline.sampling import token_draws
 from susc_pipeline.susceptibility import direction_files, estimators
 
 KINDS = ("gauss_newton", "second_order")
@@ -37,7 +37,7 @@ def measure(store: Store, experiment: ExperimentConfig, model: Decoder, shard: n
         direction = direction_files.load(path, model, component, digest=digest).directions
         seed = seeds.sequence(0, "truth", "estimators", component.name)
         kinds = {"direction": direction, "own_slopes": True, "curvatures": True}
-        traces = chains.sample(model, component, settings, shard[:N_CONTEXTS], population, seed, **kinds)
+        traces = token_draws.sample(model, component, settings, shard[:N_CONTEXTS], population, seed, **kinds)
         ours, other = (estimators.by_chain(traces, kind=kind)[:, :, None] for kind in KINDS)
         first = estimators.by_chain(traces, kind="first_order")[:, :, None]
         row = {"component": component.name, "draws": len(traces.chain), "seconds": time.perf_counter() - started}

@@ -16,10 +16,11 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from resources.price import matrix_rate
 from susc_pipeline import price
-from susc_pipeline.config import ExperimentConfig, TokenSettings
-from susc_pipeline.model import components, families, operations, perturbation, tangents
+from susc_pipeline.config import ExperimentConfig
+from susc_pipeline.model import components, derivatives, families, operations, perturbation, tangents
 from susc_pipeline.model.decoder import Decoder
 from susc_pipeline.price import Plan
+from susc_pipeline.tokens import TokenSettings
 
 SHAPES = {
     "pythia-1.4b": {"vocab_size": 50304, "hidden_size": 2048, "num_hidden_layers": 24, "num_attention_heads": 16},
@@ -79,7 +80,7 @@ def steps(model: Decoder, name: str, device: str, peak: float, positions: int) -
     prepared = perturbation.prepare_tokens(model, component, ids)
     batch = prepared.take(torch.arange(N_CHAINS * BATCH, device=device).view(N_CHAINS, BATCH))
     deltas = 1e-3 * torch.randn(N_CHAINS, components.n_parameters(model, component), device=device)
-    taken = seconds(lambda: perturbation.gradients(model, component, batch, deltas), device)
+    taken = seconds(lambda: derivatives.gradients(model, component, batch, deltas), device)
     count = 3 * ids.numel() * operations.above(model, component, positions)
     rates = {"component": name, "contexts_a_second": len(ids) / taken, "teraflops": count / taken / 1e12}
     return rates | {"share_of_peak": count / taken / peak}

@@ -15,10 +15,11 @@ from pathlib import Path
 import standard_library
 
 from susc_pipeline import seeds
-from susc_pipeline.config import SamplingSettings, TokenSettings
 from susc_pipeline.model import components, pretrained
-from susc_pipeline.sampling import chains, diagnostics
+from susc_pipeline.sampling import diagnostics, token_draws
 from susc_pipeline.sampling.observables import Population
+from susc_pipeline.sampling.posterior import SamplingSettings
+from susc_pipeline.tokens import TokenSettings
 
 RESULTS = Path(__file__).parent / "results" / "llc.json"
 NAMES = ("embed", "L0H0", "L1H2", "L2MLP", "unembed")
@@ -46,7 +47,7 @@ def main() -> None:
     for name in NAMES:
         for convention, sampling in CONVENTIONS.items():
             started = time.perf_counter()
-            traces = chains.sample(
+            traces = token_draws.sample(
                 model,
                 components.by_name(model, name),
                 sampling,

@@ -22,7 +22,7 @@ from susc_pipeline import seeds
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.model import components, perturbation, pretrained
 from susc_pipeline.model.decoder import Decoder
-from susc_pipeline.sampling import chains, localization
+from susc_pipeline.sampling import localization, token_draws
 from susc_pipeline.susceptibility import control, direction_files, direction_task, estimators, linear_response
 from susc_pipeline.susceptibility.direction_task import DirectionTask, Rest
 
@@ -48,7 +48,7 @@ def measure(
     found, diagnostics = direction_task.finder(task)(component, rest)
     seed = seeds.sequence(experiment.seed, "localization", name)
     drawn = {"direction": found.directions, "curvatures": True}
-    traces = chains.sample(model, component, settings, shard, parts[1], seed, **drawn)
+    traces = token_draws.sample(model, component, settings, shard, parts[1], seed, **drawn)
     by_chain = estimators.by_chain(traces, kind="gauss_newton")
     sampled = np.stack([by_chain[::2].mean(axis=0), by_chain[1::2].mean(axis=0)])
     means = torch.stack([found.directions[rank::2].mean(dim=0) for rank in (0, 1)])

@@ -13,8 +13,8 @@ from datasets import Dataset
 from devinterp.slt.sampling import sample
 from devinterp.slt.weight_restrictions import create_param_masks
 
-from susc_pipeline.config import SamplingSettings
 from susc_pipeline.model.components import Component
+from susc_pipeline.sampling.posterior import SamplingSettings
 
 METHODS = {"sgld": "sgmcmc_sgld", "rmsprop_sgld_devinterp": "rmsprop_sgld"}
 

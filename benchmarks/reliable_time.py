@@ -26,11 +26,12 @@ from scipy import stats
 
 from benchmarks import replicates
 from susc_pipeline import seeds
-from susc_pipeline.config import ExperimentConfig, SamplingSettings
+from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.model import components
 from susc_pipeline.model.decoder import Decoder
-from susc_pipeline.sampling import chains
+from susc_pipeline.sampling import token_draws
 from susc_pipeline.sampling.observables import Population
+from susc_pipeline.sampling.posterior import SamplingSettings
 from susc_pipeline.susceptibility import direction_task, estimators
 from susc_pipeline.susceptibility.direction_task import DirectionTask, Rest
 from susc_pipeline.susceptibility.directions import RestGradients
@@ -94,7 +95,7 @@ def ours(
     started = time.perf_counter()
     along, _ = direction_task.finder(task)(component, rest)
     seed = seeds.sequence(experiment.seed, "truth", name)
-    traces = chains.sample(
+    traces = token_draws.sample(
         model, component, settings, shard, on_draws, seed, direction=along.directions, curvatures=True
     )
     found = estimators.by_chain(traces, kind="gauss_newton")

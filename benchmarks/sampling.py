@@ -30,12 +30,13 @@ import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from susc_pipeline import seeds
-from susc_pipeline.config import SamplingSettings, TokenSettings
 from susc_pipeline.model import components, decoder, families, perturbation, pretrained, token_loss
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.decoder import Decoder
-from susc_pipeline.sampling import chains, curvature
+from susc_pipeline.sampling import curvature, token_draws
 from susc_pipeline.sampling.observables import Population
+from susc_pipeline.sampling.posterior import SamplingSettings
+from susc_pipeline.tokens import TokenSettings
 
 RESULTS = Path(__file__).parent / "results" / "sampling.json"
 EQUAL_WORK = SamplingSettings(
@@ -72,7 +73,7 @@ def pythia_14m_shape() -> tuple[GPTNeoXForCausalLM, peer.Tokens]:
 def ours(model: Decoder, found: list[Component], data: peer.Tokens, settings: SamplingSettings) -> list:
     """All traces of some components, residual streams included; the population is what the reference's minibatches are."""
     everything = Population(tuple(data.minibatch.reshape(settings.n_chains, -1, data.minibatch.shape[1])))
-    return [chains.sample(model, c, settings, data.shard, everything, seeds.sequence(0, c.name)) for c in found]
+    return [token_draws.sample(model, c, settings, data.shard, everything, seeds.sequence(0, c.name)) for c in found]
 
 
 def theirs(module: GPTNeoXForCausalLM, found: list[Component], data: peer.Tokens, settings: SamplingSettings) -> list:

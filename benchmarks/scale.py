@@ -9,9 +9,13 @@ from pathlib import Path
 
 from resources import price as reports
 from susc_pipeline import price
-from susc_pipeline.config import DirectionSettings, ExperimentConfig, ModelSettings, SamplingSettings, TokenSettings
+from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.model import components
+from susc_pipeline.model.pretrained import ModelSettings
 from susc_pipeline.price import Plan
+from susc_pipeline.sampling.posterior import SamplingSettings
+from susc_pipeline.susceptibility.directions import DirectionSettings
+from susc_pipeline.tokens import TokenSettings
 
 SEARCH_TOKENS_A_SECOND = 3_590  # 100,584 tokens in 28.0 s: clusters and how often they are found again, 2 cores (tiny)
 GRAPH_TOKENS_A_SECOND = 9_800  # 100,584 tokens in 10.3 s, 22 dimensions, 2 cores (tiny)

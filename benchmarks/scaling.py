@@ -19,10 +19,10 @@ import numpy as np
 import torch
 
 from susc_pipeline import seeds
-from susc_pipeline.config import SamplingSettings
 from susc_pipeline.model import components, families, tiny
-from susc_pipeline.sampling import chains
+from susc_pipeline.sampling import token_draws
 from susc_pipeline.sampling.observables import Population
+from susc_pipeline.sampling.posterior import SamplingSettings
 
 RESULTS = Path(__file__).parent / "results" / "scaling.json"
 AT_REST = {"tokens": 2048, "draws": 32, "components": 2, "layers": 4}
@@ -40,7 +40,7 @@ def sample(tokens: int, draws: int, n_components: int, layers: int) -> tuple[flo
     started = time.perf_counter()
     population = Population(tuple(ids[:40].reshape(N_CHAINS, -1, POSITIONS)))
     for component in found:
-        chains.sample(model, component, settings, ids[40:], population, seeds.sequence(0, component.name))
+        token_draws.sample(model, component, settings, ids[40:], population, seeds.sequence(0, component.name))
     return time.perf_counter() - started, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
 
 

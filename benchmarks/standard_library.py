@@ -7,8 +7,8 @@ import numpy as np
 import polars as pl
 
 from susc_pipeline import corpus, schema, tokens
-from susc_pipeline.config import TokenSettings
 from susc_pipeline.sampling.observables import Population
+from susc_pipeline.tokens import TokenSettings
 
 
 def contexts(

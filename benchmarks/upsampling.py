@@ -27,7 +27,7 @@ from benchmarks import replicates, stored
 from resources.storage import Store
 from susc_pipeline import schema, seeds
 from susc_pipeline.config import ExperimentConfig
-from susc_pipeline.model import components, perturbation, tangents
+from susc_pipeline.model import components, derivatives, perturbation, tangents
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.decoder import Decoder
 from susc_pipeline.representation.pca import PCABasis
@@ -183,7 +183,7 @@ def seconds_a_thousand(store: Store, model: Decoder, shard: str) -> tuple[float,
     for component, value in noise.items():
         inputs = perturbation.prepare_tokens(model, component, ids)
         here = tangents.losses_and_slopes(model, component, inputs, value[0], value[:1]).losses
-        perturbation.curvatures(model, component, inputs, value[0], value[1], here, step=1.0)
+        derivatives.curvatures(model, component, inputs, value[0], value[1], here, step=1.0)
     thousands = ids[:, 1:].numel() / 1000
     return (between - started) / thousands, (time.perf_counter() - between) / thousands
 

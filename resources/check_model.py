@@ -23,10 +23,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from resources import experiment as experiments
 from resources import language_model
 from resources import price as prices
-from susc_pipeline.config import ExperimentConfig, ModelSettings
-from susc_pipeline.model import checkpoint, components, decoder
+from susc_pipeline.config import ExperimentConfig
+from susc_pipeline.model import checkpoint, components, decoder, decoder_weights
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.decoder import Decoder
+from susc_pipeline.model.pretrained import ModelSettings
 from susc_pipeline.price import Plan
 from susc_pipeline.sampling import memory
 
@@ -137,7 +138,7 @@ def report(source: str, revision: str, text: str, experiment: ExperimentConfig) 
     shape, chosen = model.description, components.enumerate_components(model)
     found = compare(folder, model, contexts(tokenizer, text, model))
     kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
-    n_weights = sum(weight.numel() for weight in decoder.named_weights(model).values())
+    n_weights = sum(weight.numel() for weight in decoder_weights.named_weights(model).values())
     is_equal = found.difference <= MAX_DIFFERENCE
     lines = [
         f"family {kind}: {model.n_layers} layers of {shape.n_heads} heads on {shape.n_groups} keys and values, width "

@@ -9,7 +9,7 @@ HEAD = """# Columns of the warehouse
 
 The views of `data/<experiment>/warehouse.duckdb`, which stand for Parquet files; the same words are comments in it
 (`select column_name, comment from duckdb_columns() where table_name = 'clusters'`). A token is keyed by `context_id` and
-`position`. Written from `susc_pipeline/schema.py` by `python -m resources.columns`.
+`position`. Written from `susc_pipeline/schema/` by `python -m resources.columns`.
 """
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from resources import language_model
 from susc_pipeline import corpus, tokens
-from susc_pipeline.config import CorpusSettings, ModelSettings
-from susc_pipeline.corpus import Document
+from susc_pipeline.corpus import CorpusSettings, Document
+from susc_pipeline.model.pretrained import ModelSettings
 from susc_pipeline.tokens import TokenizedDocument
 
 

@@ -20,7 +20,8 @@ from typing import Any, Protocol, TypeVar, cast
 
 import torch
 
-from susc_pipeline.config import ExecutionSettings, ModelSettings
+from susc_pipeline.config import ExecutionSettings
+from susc_pipeline.model.pretrained import ModelSettings
 
 MAX_LOSSES = 3
 Item = TypeVar("Item", bound=Hashable)

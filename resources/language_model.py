@@ -4,9 +4,8 @@ import functools
 from dataclasses import dataclass
 from pathlib import Path
 
-from susc_pipeline.config import ModelSettings
 from susc_pipeline.model import pretrained
-from susc_pipeline.model.pretrained import LoadedModel
+from susc_pipeline.model.pretrained import LoadedModel, ModelSettings
 
 PATTERNS = ("*.json", "*.safetensors", "README.md")
 

@@ -15,26 +15,21 @@ from pathlib import Path
 
 from resources import corpus, language_model, price
 from susc_pipeline import sizes, tokens
-from susc_pipeline.config import (
-    AuxSettings,
-    CorpusSettings,
-    DirectionSettings,
-    ExperimentConfig,
-    ModelSettings,
-    RepresentationSettings,
-    SamplingSettings,
-    TokenSettings,
-)
+from susc_pipeline.config import AuxSettings, ExperimentConfig
+from susc_pipeline.corpus import CorpusSettings
 from susc_pipeline.messages import plain
 from susc_pipeline.model import components
-from susc_pipeline.model.pretrained import LoadedModel
+from susc_pipeline.model.pretrained import LoadedModel, ModelSettings
 from susc_pipeline.price import Plan
-from susc_pipeline.tokens import TokenizedDocument
+from susc_pipeline.representation.pca import RepresentationSettings
+from susc_pipeline.sampling.posterior import SamplingSettings
+from susc_pipeline.susceptibility.directions import DirectionSettings
+from susc_pipeline.tokens import TokenizedDocument, TokenSettings
 
 MAX_DOCUMENT_CHARACTERS = (8_000, 4_000, 2_000)  # the first that gives documents enough
 TARGET_RISE = 0.05  # nats; the embedded model keeps the localization that was chosen for it
 TEMPLATE = """\
-# {model_name} on {corpus_name}; written by `susc-pipeline init`. Every key: susc_pipeline/config.py.
+# {model_name} on {corpus_name}; written by `susc-pipeline init`. Every key: the dataclasses named in susc_pipeline/config.py.
 # The corpus: {counts}.
 # Price: {price}.
 name = {name}

@@ -17,8 +17,9 @@ import torch
 from resources import experiment as experiments
 from resources import language_model
 from susc_pipeline import price
-from susc_pipeline.config import ExperimentConfig, ModelSettings
+from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.model import components, pretrained
+from susc_pipeline.model.pretrained import ModelSettings
 from susc_pipeline.price import Plan, Price
 
 SHARE = 0.3  # of the rate of a large matrix product

@@ -1,4 +1,4 @@
-"""Stored tables: Parquet files, written whole and read without trust. Their columns are in susc_pipeline/schema.py."""
+"""Stored tables: Parquet files, written whole and read without trust. Their columns are in susc_pipeline/schema/."""
 
 from pathlib import Path
 

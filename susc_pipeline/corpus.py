@@ -9,18 +9,50 @@ import json
 import os
 import tokenize
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import polars as pl
 
 from susc_pipeline import lines, parquet_texts, schema
+from susc_pipeline.messages import require
 
 TEXT_SUFFIXES = (".txt", ".md", ".py")
 RECORD_SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 LEFT_OUT_FOLDERS = frozenset({"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"})
 HELD_OUT_ONE_IN = 10
 MAX_DOCUMENT_BYTES = lines.MAX_LINE_BYTES
+
+
+@dataclass(frozen=True)
+class CorpusSettings:
+    """Which text."""
+
+    kind: str = "python_standard_library"
+    """`python_standard_library`, `files` or `hub`."""
+    path: str = ""
+    """For `files`: a file or folder. For `hub`: the dataset's name."""
+    text_column: str = "text"
+    """Field of a record that holds the text (JSON lines, Parquet, Hub)."""
+    revision: str = "main"
+    """Hub revision of the data set."""
+    split: str = "train"
+    """Hub split."""
+    max_documents: int = 100_000
+    """Documents read from a Hub stream, at most."""
+    max_document_characters: int = 0
+    """For `files`: a longer text is split at blank lines into documents of at most so many characters; 0 splits none."""
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        kinds = ("python_standard_library", "files", "hub")
+        require(self.kind in kinds, "corpus.kind", self.kind, f"one of {kinds}")
+        needs_path = self.kind != "python_standard_library"
+        require(bool(self.path) or not needs_path, "corpus.path", self.path, f"given for corpus.kind {self.kind!r}")
+        require(self.max_documents >= 1, "corpus.max_documents", self.max_documents, "at least 1")
+        longest = self.max_document_characters
+        require(longest >= 0, "corpus.max_document_characters", longest, "zero (no text is split) or more")
 
 
 class Document(NamedTuple):

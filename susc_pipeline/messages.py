@@ -1,7 +1,7 @@
 """What a message may show of outside data: a little of it, nothing that a terminal obeys, and no credentials.
 
 A user or password in a URL, `scheme://user:password@host`, would go on into logs, metadata and the explorer. It belongs
-into the environment.
+into the environment. `require` words the refusal of a setting.
 """
 
 import re
@@ -35,3 +35,9 @@ def shown(value: object) -> str:
         return without_credentials(form.repr(value))
     except ValueError:  # Python writes no integer of more than 4300 digits
         return f"a {type(value).__name__} of many digits"
+
+
+def require(condition: bool, name: str, value: object, rule: str) -> None:
+    """Raise a ValueError that names the setting, its value and the rule, unless the condition holds."""
+    if not condition:
+        raise ValueError(f"{name} must be {rule}, got {shown(value)}; change it in the experiment's TOML file")

@@ -13,7 +13,7 @@ import torch
 from susc_pipeline import tokens
 from susc_pipeline.clustering.knn import BYTES_OF_A_NEIGHBOR
 from susc_pipeline.config import ExperimentConfig
-from susc_pipeline.model import components, decoder, families, operations, pretrained
+from susc_pipeline.model import components, decoder_weights, families, operations, pretrained
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.decoder import Decoder
 from susc_pipeline.sampling import memory
@@ -69,7 +69,7 @@ class Plan(NamedTuple):
     @property
     def n_weights(self) -> int:
         """Weights of the model."""
-        return sum(weight.numel() for weight in decoder.named_weights(self.model).values())
+        return sum(weight.numel() for weight in decoder_weights.named_weights(self.model).values())
 
     @property
     def n_parameters(self) -> int:

@@ -15,17 +15,18 @@ from jaxtyping import Float, Int
 from transformers import PreTrainedTokenizerBase
 
 from susc_pipeline import seeds
-from susc_pipeline.config import DirectionSettings, SamplingSettings
 from susc_pipeline.model import components, decoder, pretrained
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.decoder import Decoder
 from susc_pipeline.model.pretrained import LoadedModel
-from susc_pipeline.sampling import chains
+from susc_pipeline.sampling import token_draws
 from susc_pipeline.sampling.loss_traces import LossTraces
 from susc_pipeline.sampling.observables import Population
+from susc_pipeline.sampling.posterior import SamplingSettings
 from susc_pipeline.susceptibility import direction_files, estimators
 from susc_pipeline.susceptibility import directions as response_directions
 from susc_pipeline.susceptibility import linear_response as responses
+from susc_pipeline.susceptibility.directions import DirectionSettings
 
 SETTINGS = SamplingSettings(step_size=2.0, n_chains=4, batch_size=1, n_reference_contexts=1)
 DIRECTIONS = DirectionSettings(max_contexts=512, n_probe_contexts=4)
@@ -166,7 +167,7 @@ def _sample(
     rise = response_directions.rise(model, component, settings, wanted, parts.directions, parts.probe, slopes, source)
     along = (rest + rise.gradient) / settings.localization
     source = seeds.sequence(seed, "sgld_samples", component.name)
-    return chains.sample(model, component, settings, shard, parts.draws, source, direction=along, curvatures=True)
+    return token_draws.sample(model, component, settings, shard, parts.draws, source, direction=along, curvatures=True)
 
 
 def _background(

@@ -6,6 +6,7 @@ a document share activations and draws, so any finer split would leak. Only the 
 
 import hashlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -14,10 +15,51 @@ from jaxtyping import Int
 from transformers import PreTrainedTokenizerBase
 
 from susc_pipeline import schema, seeds
-from susc_pipeline.config import TokenSettings
 from susc_pipeline.corpus import Document
+from susc_pipeline.messages import require
 
 ROLE_WEIGHTS = {"directions": 5, "draws": 1}  # contexts of a chain's roles, as a ratio
+
+
+@dataclass(frozen=True)
+class TokenSettings:
+    """How documents become contexts and contexts become shards."""
+
+    context_length: int = 128
+    """Tokens of a context; the loss of every token but the first is measured."""
+    contexts_per_shard: int = 32
+    """Contexts of a token shard."""
+    max_contexts_per_document: int = 8
+    """Contexts that a shard takes from one document, at most; keeps one long file from filling a shard."""
+    n_shards: int = 26
+    """Token shards; every one is predicted and clustered."""
+    n_ground_truth_shards: int = 3
+    """Leading shards whose susceptibilities are sampled, the withheld ones among them."""
+    n_validation_shards: int = 1
+    """Last ground-truth shards, withheld from the PCA basis and the auxiliary model's training."""
+    population_share: float = 0.5
+    """Share of the corpus's documents reserved for the population loss; no shard takes them."""
+    max_population_contexts_per_document: int = 64
+    """Contexts that the population takes from one document, at most; keeps one long file from being a chain's population."""
+    max_population_contexts: int = 0
+    """Contexts of the population, at most, over all chains; 0 keeps all that its documents give."""
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        require(self.context_length >= 2, "tokens.context_length", self.context_length, "at least 2")
+        require(self.contexts_per_shard >= 1, "tokens.contexts_per_shard", self.contexts_per_shard, "at least 1")
+        require(1 <= self.n_shards <= 10_000, "tokens.n_shards", self.n_shards, "between 1 and 10000")
+        ground_truth, validation = self.n_ground_truth_shards, self.n_validation_shards
+        rule = f"between 2 and tokens.n_shards ({self.n_shards})"
+        require(2 <= ground_truth <= self.n_shards, "tokens.n_ground_truth_shards", ground_truth, rule)
+        rule = f"between 1 and tokens.n_ground_truth_shards - 1 ({ground_truth - 1})"
+        require(1 <= validation < ground_truth, "tokens.n_validation_shards", validation, rule)
+        per_document, total = self.max_contexts_per_document, self.max_population_contexts
+        require(per_document >= 1, "tokens.max_contexts_per_document", per_document, "at least 1")
+        per_document = self.max_population_contexts_per_document
+        require(per_document >= 1, "tokens.max_population_contexts_per_document", per_document, "at least 1")
+        require(0 < self.population_share < 1, "tokens.population_share", self.population_share, "between 0 and 1")
+        require(total >= 0, "tokens.max_population_contexts", total, "zero (all of them) or more")
 
 
 class TokenizedDocument(NamedTuple):

@@ -20,7 +20,7 @@ from susc_pipeline import arrays, corpus
 from susc_pipeline.clustering import knn
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.model import pretrained, tiny
-from susc_pipeline.representation import auxiliary, moments, pca, whitening
+from susc_pipeline.representation import auxiliary, auxiliary_training, moments, pca, whitening
 
 RECORDS = b'{"text": "plain"}\n{"text": "\xc2\xab\xc3\xa9\xc2\xbb"}\n'
 MANIFEST = Manifest(
@@ -60,7 +60,7 @@ def make_graph(folder: Path) -> None:
 
 
 def make_auxiliary(folder: Path) -> None:
-    auxiliary.save(auxiliary.initialized(np.ones((4, 3)), np.eye(4, 2), 2, np.random.default_rng(0)), folder)
+    auxiliary.save(auxiliary_training.initialized(np.ones((4, 3)), np.eye(4, 2), 2, np.random.default_rng(0)), folder)
 
 
 def parquet(frame: pl.DataFrame) -> bytes:

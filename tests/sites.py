@@ -9,7 +9,6 @@ from scipy import sparse
 
 from susc_pipeline import schema
 from susc_pipeline.clustering import knn
-from susc_pipeline.config import SamplingSettings
 from susc_pipeline.explorer import comparison, component_table, run_page
 from susc_pipeline.explorer.controls import Controls
 from susc_pipeline.explorer.corpus import Shards
@@ -18,6 +17,7 @@ from susc_pipeline.explorer.site import Site
 from susc_pipeline.model.components import Component
 from susc_pipeline.representation.pca import PCABasis
 from susc_pipeline.sampling.diagnostics import Trace
+from susc_pipeline.sampling.posterior import SamplingSettings
 from susc_pipeline.susceptibility.direction_files import Diagnostics
 
 SAMPLING = SamplingSettings()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 
-from susc_pipeline.representation import auxiliary, metrics, ridge
+from susc_pipeline.representation import auxiliary, auxiliary_training, metrics, ridge
 from susc_pipeline.representation.auxiliary import AuxSettings
 
 N_TRAINING, N_STOPPING, N_FEATURES, N_PCS, HIDDEN_WIDTH = 2000, 400, 16, 4, 128
@@ -47,9 +47,9 @@ def withheld(world: World) -> World:
     return World(*(array[N_TRAINING + N_STOPPING :] for array in world))
 
 
-def trained(world: World, *, settings: AuxSettings = SETTINGS, seed: int = 0) -> auxiliary.Training:
+def trained(world: World, *, settings: AuxSettings = SETTINGS, seed: int = 0) -> auxiliary_training.Training:
     rng = np.random.default_rng(seed)
-    return auxiliary.train(**split(world), settings=settings, hidden_width=HIDDEN_WIDTH, rng=rng)
+    return auxiliary_training.train(**split(world), settings=settings, hidden_width=HIDDEN_WIDTH, rng=rng)
 
 
 def model_correlation(model: auxiliary.AuxModel, world: World) -> float:
@@ -121,7 +121,7 @@ def test_the_best_epoch_is_kept_and_training_stops_after_patience():
 def test_progress_is_called_after_each_epoch():
     calls: list[tuple[int, float]] = []
     world, settings = planted("linear"), dataclasses.replace(SETTINGS, max_epochs=3)
-    training = auxiliary.train(
+    training = auxiliary_training.train(
         **split(world),
         settings=settings,
         hidden_width=8,
@@ -152,8 +152,8 @@ def test_units_of_activations_and_of_targets_do_not_matter():
 
 def test_decay_per_epoch_does_not_depend_on_the_number_of_steps():
     for n_steps in (8, 800):
-        model = auxiliary.initialized(*planted("linear")[:2], HIDDEN_WIDTH, np.random.default_rng(0))
-        optimizer = auxiliary.build_optimizer(model, AuxSettings(weight_decay=0.5), n_steps_per_epoch=n_steps)
+        model = auxiliary_training.initialized(*planted("linear")[:2], HIDDEN_WIDTH, np.random.default_rng(0))
+        optimizer = auxiliary_training.build_optimizer(model, AuxSettings(weight_decay=0.5), n_steps_per_epoch=n_steps)
         norm = float(model.encoder.weight.detach().norm())
         for parameter in model.parameters():
             parameter.grad = torch.zeros_like(parameter)
@@ -164,7 +164,7 @@ def test_decay_per_epoch_does_not_depend_on_the_number_of_steps():
 
 def test_predictions_do_not_depend_on_the_batch_size():
     world = planted("nonlinear")
-    model = auxiliary.initialized(*world[:2], HIDDEN_WIDTH, np.random.default_rng(0))
+    model = auxiliary_training.initialized(*world[:2], HIDDEN_WIDTH, np.random.default_rng(0))
     whole = auxiliary.predict(model, world.activations)
     np.testing.assert_allclose(auxiliary.predict(model, world.activations, batch_size=77), whole, rtol=1e-4, atol=1e-5)
     assert auxiliary.predict(model, world.activations[:0]).shape == (0, N_PCS)
@@ -254,15 +254,15 @@ def test_settings_out_of_range_are_named(field, value):
 def test_bad_training_sets_are_refused():
     activations, targets = np.ones((5, 3), np.float16), np.arange(10.0).reshape(5, 2)
     with pytest.raises((ValueError, TypeCheckError)):
-        auxiliary.check_training_set(activations[:4], targets)
+        auxiliary_training.check_training_set(activations[:4], targets)
     with pytest.raises(ValueError, match="at least 2 tokens, got 1 activations and 1 targets"):
-        auxiliary.check_training_set(activations[:1], targets[:1])
+        auxiliary_training.check_training_set(activations[:1], targets[:1])
     with pytest.raises(ValueError, match="targets must be finite, got 2"):
-        auxiliary.check_training_set(activations, np.where(targets > 7, np.nan, targets))
+        auxiliary_training.check_training_set(activations, np.where(targets > 7, np.nan, targets))
     with pytest.raises(ValueError, match="targets must vary"):
-        auxiliary.check_training_set(activations, np.ones((5, 2)))
+        auxiliary_training.check_training_set(activations, np.ones((5, 2)))
     with pytest.raises(ValueError, match="activations must be finite"):
-        auxiliary.check_training_set(activations * np.float16(np.inf), targets)
+        auxiliary_training.check_training_set(activations * np.float16(np.inf), targets)
 
 
 def test_divergence_names_the_learning_rate():
@@ -284,7 +284,7 @@ def test_chains_shared_with_training_inflate_the_correlation():
     signal, of_shared, of_own = (x @ rng.standard_normal((N_FEATURES, N_PCS)) for _ in range(3))
     shared, own = signal + of_shared, signal + of_own
     training, stopping, test = slice(0, 2000), slice(2000, 2400), slice(2400, None)
-    trained = auxiliary.train(
+    trained = auxiliary_training.train(
         x[training],
         shared[training],
         stopping_activations=x[stopping],

@@ -9,10 +9,11 @@ import torch
 
 import toys
 from susc_pipeline import seeds
-from susc_pipeline.config import CalibrationSettings, SamplingSettings
 from susc_pipeline.model import components, decoder, families, perturbation
 from susc_pipeline.sampling import calibration, chains, diagnostics, memory
+from susc_pipeline.sampling.calibration import CalibrationSettings
 from susc_pipeline.sampling.observables import Population
+from susc_pipeline.sampling.posterior import SamplingSettings
 from susc_pipeline.susceptibility import directions
 
 SAMPLING = SamplingSettings(n_chains=4, n_burn_in=2, batch_size=2, localization=50.0, n_beta=5.0)

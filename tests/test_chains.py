@@ -8,10 +8,10 @@ import torch
 
 import toys
 from susc_pipeline import seeds
-from susc_pipeline.config import SamplingSettings
-from susc_pipeline.model import components, decoder, families, perturbation
-from susc_pipeline.sampling import chains, curvature, loss_traces, observables
+from susc_pipeline.model import components, decoder, derivatives, families, perturbation
+from susc_pipeline.sampling import chains, curvature, loss_traces, observables, token_draws
 from susc_pipeline.sampling.observables import Population
+from susc_pipeline.sampling.posterior import SamplingSettings
 from susc_pipeline.sampling.samplers import SAMPLERS
 from susc_pipeline.susceptibility import estimators
 
@@ -32,11 +32,11 @@ def directions_of(model, component, *, n_chains=4, seed=0):
     ids = torch.as_tensor(toys.toy_tokens(2 * n_chains, seed=40 + seed)).unflatten(0, (n_chains, 2))
     zero = torch.zeros(n_chains, components.n_parameters(model, component))
     inputs = observables.inputs(model, component, ids.numpy())
-    return perturbation.gradients(model, component, inputs, zero)[0] / SETTINGS.localization
+    return derivatives.gradients(model, component, inputs, zero)[0] / SETTINGS.localization
 
 
 def sampled(model, component, seed, *, settings=SETTINGS, shard=SHARD, population=POPULATION, **options):
-    return chains.sample(model, component, settings, shard, population, seed, **options)
+    return token_draws.sample(model, component, settings, shard, population, seed, **options)
 
 
 def test_restricted_chains_move_nothing_else_bitwise():
@@ -98,7 +98,7 @@ def test_mirror_images_read_the_same_contexts_and_change_no_chain():
 def contexts_read(model, settings, population, seed, n_steps):
     """Token ids of each chain's contexts, step by step: (chains, steps x contexts) tuples."""
     component = components.by_name(model, "embed")
-    found = zip(range(n_steps), chains.fresh_batches(model, component, settings, population, seed))
+    found = zip(range(n_steps), token_draws.fresh_batches(model, component, settings, population, seed))
     steps = [torch.cat([part.token_ids for part in pair], dim=1) for _, pair in found]
     return [[tuple(row.tolist()) for row in of_chain] for of_chain in torch.cat(steps, dim=1)]
 
@@ -139,7 +139,7 @@ def steps_of(model, component, settings, seed, *, paired=True):
     """All steps of the chains, without what is measured at them."""
     n_weights = components.n_parameters(model, component)
     pushes = chains.noise(seed, n_weights, n_chains=settings.n_chains, mirrored=paired, device=model.device)
-    batches = (batch for batch, _ in chains.fresh_batches(model, component, settings, POPULATION, seed))
+    batches = (batch for batch, _ in token_draws.fresh_batches(model, component, settings, POPULATION, seed))
     driving = (chains.doubled(batch) if paired else batch for batch in batches)
     n_steps = settings.n_burn_in + settings.n_draws * settings.n_steps_between_draws + 1
     steps = chains.run(model, component, settings, chains.start(settings, next(pushes)), driving, pushes)
@@ -233,7 +233,7 @@ def test_slopes_are_gradients_times_the_direction(name):
         np.testing.assert_allclose(traces.mean_slope[rows], along, rtol=1e-4, atol=1e-6)
         score = SETTINGS.localization * (both * step.delta).sum(dim=1) + SETTINGS.n_beta * along
         np.testing.assert_allclose(traces.score[rows], score, rtol=1e-4, atol=1e-4)
-        gradient = perturbation.gradients(model, component, shard, step.delta)[0]  # of the shard's mean loss
+        gradient = derivatives.gradients(model, component, shard, step.delta)[0]  # of the shard's mean loss
         slope = (both * gradient).sum(dim=1)
         np.testing.assert_allclose(traces.token_slopes[rows].mean(axis=1), slope, rtol=1e-3, atol=1e-5)
         chain, image = step.gradient.chunk(2)
@@ -252,20 +252,20 @@ def test_curvatures_are_second_derivatives_along_the_score_of_another_chain_of_t
     traces = sampled(model, component, seed, settings=settings, population=population, curvatures=True)
     assert not traces.own_slopes.size
     rows = of_draw(traces, 0)
-    fresh = chains.fresh_batches(model, component, settings, population, seed)
+    fresh = token_draws.fresh_batches(model, component, settings, population, seed)
     batches = [batch for _, (batch, _) in zip(range(n_steps), fresh)]
-    read = (chains.doubled(chains.first_contexts(batch, settings.batch_size)) for batch in batches)
+    read = (chains.doubled(token_draws.first_contexts(batch, settings.batch_size)) for batch in batches)
     n_weights = components.n_parameters(model, component)
     pushes = chains.noise(seed, n_weights, n_chains=4, mirrored=True, device=model.device)
     delta = list(chains.run(model, component, settings, chains.start(settings, next(pushes)), read, pushes))[-1].delta
-    labels, batch = chains._labels(seed, settings.n_chains, model.device), batches[-1]
-    scores = perturbation.scores(model, component, chains.doubled(batch), delta, labels)
+    labels, batch = token_draws._labels(seed, settings.n_chains, model.device), batches[-1]
+    scores = derivatives.scores(model, component, chains.doubled(batch), delta, labels)
     shard = perturbation.prepare_tokens(model, component, torch.as_tensor(SHARD))
     here = perturbation.losses(model, component, shard, delta)
     others = [2, 3, 0, 1, 6, 7, 4, 5]  # of the mirror images in the same order
 
     def along(order):
-        bent = perturbation.curvatures(model, component, shard, delta, scores[order], here, step=0.02)
+        bent = derivatives.curvatures(model, component, shard, delta, scores[order], here, step=0.02)
         return bent.flatten(1).numpy() / settings.localization**2
 
     for found, wanted, own in zip(traces.curvatures[rows], along(others), along(range(8)), strict=True):
@@ -344,7 +344,7 @@ def test_first_order_and_covariance_agree_where_losses_are_linear():
     zero = torch.zeros(1, components.n_parameters(model, component))
     tight = dataclasses.replace(SETTINGS, localization=1e5, n_beta=0.0, n_draws=300, n_chains=8, step_size=3.0)
     tight = dataclasses.replace(tight, n_burn_in=0, batch_size=3, n_reference_contexts=3)
-    direction = perturbation.gradients(model, component, inputs, zero)[0].expand(8, -1) / tight.localization
+    direction = derivatives.gradients(model, component, inputs, zero)[0].expand(8, -1) / tight.localization
     options = {"settings": tight, "population": population, "direction": direction, "shard": SHARD[:2]}
     traces = sampled(model, component, seeds.sequence(3), **options)
     first, plain = (estimators.estimate(traces, kind=kind) for kind in ("first_order", "restricted"))

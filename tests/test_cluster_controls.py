@@ -17,7 +17,7 @@ from susc_pipeline.clustering import controls, reading, reproducibility
 from susc_pipeline.clustering.controls import SUSCEPTIBILITIES, Control
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.explorer import controls as shown
-from susc_pipeline.model import components, decoder, families, randomized
+from susc_pipeline.model import components, decoder, decoder_weights, families, randomized
 from susc_pipeline.schema import StackedTokens
 from susc_pipeline.susceptibility import gradient_kernel
 
@@ -153,12 +153,12 @@ def test_the_gradient_kernel_is_the_product_of_the_gradients_and_its_mean_their_
     kernel = gradient_kernel.gradient_kernel(model, ids, gradients, contexts_at_once=2)
     squares = [float(gradients[component].square().sum()) for component in chosen]
     np.testing.assert_allclose(kernel.mean(axis=0), squares, rtol=2e-4)
-    token, named = 9, decoder.named_weights(model)
+    token, named = 9, decoder_weights.named_weights(model)
     leaves = {name: weight.clone().requires_grad_() for name, weight in named.items()}
-    losses = decoder.differentiable_losses(decoder.with_weights(model, leaves), torch.as_tensor(ids), None)
+    losses = decoder.differentiable_losses(decoder_weights.with_weights(model, leaves), torch.as_tensor(ids), None)
     of_token = torch.autograd.grad(losses.flatten()[token], list(leaves.values()), allow_unused=True)
     filled = {n: torch.zeros_like(w) if g is None else g for (n, w), g in zip(named.items(), of_token, strict=True)}
-    whole = decoder.with_weights(model, filled)
+    whole = decoder_weights.with_weights(model, filled)
     products = [float(gradients[c] @ components.flatten(components.weights(whole, c))) for c in chosen]
     np.testing.assert_allclose(kernel[token], products, rtol=1e-3, atol=1e-5 * np.abs(products).max())
 
@@ -166,8 +166,10 @@ def test_the_gradient_kernel_is_the_product_of_the_gradients_and_its_mean_their_
 @pytest.mark.parametrize("alter", [randomized.untrained, randomized.permuted])
 def test_altered_models_keep_every_shape_and_come_again_from_their_seed(alter):
     model = families.from_module(toys.toy_module())
-    first, again, other = (decoder.named_weights(alter(model, torch.Generator().manual_seed(s))) for s in (0, 0, 1))
-    for name, weight in decoder.named_weights(model).items():
+    first, again, other = (
+        decoder_weights.named_weights(alter(model, torch.Generator().manual_seed(s))) for s in (0, 0, 1)
+    )
+    for name, weight in decoder_weights.named_weights(model).items():
         assert first[name].shape == weight.shape and torch.equal(first[name], again[name])
         if weight.ndim > 1:
             assert not torch.equal(first[name], weight) and not torch.equal(first[name], other[name])
@@ -179,7 +181,7 @@ def test_an_untrained_model_knows_no_more_than_the_uniform_distribution_and_a_pe
     torch.testing.assert_close(
         decoder.token_losses(fresh, ids).mean(), torch.tensor(np.log(50.0)).float(), atol=0.05, rtol=0
     )
-    shuffled = decoder.named_weights(randomized.permuted(model, torch.Generator().manual_seed(0)))
-    for name, weight in decoder.named_weights(model).items():
+    shuffled = decoder_weights.named_weights(randomized.permuted(model, torch.Generator().manual_seed(0)))
+    for name, weight in decoder_weights.named_weights(model).items():
         assert torch.equal(shuffled[name].flatten().sort()[0], weight.flatten().sort()[0])
         assert weight.ndim > 1 or torch.equal(shuffled[name], weight)

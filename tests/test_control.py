@@ -9,11 +9,11 @@ import torch
 
 import toys
 from susc_pipeline import schema, seeds
-from susc_pipeline.config import SamplingSettings
 from susc_pipeline.model import components, families
 from susc_pipeline.model.components import Component
-from susc_pipeline.sampling import chains
+from susc_pipeline.sampling import chains, token_draws
 from susc_pipeline.sampling.observables import Population
+from susc_pipeline.sampling.posterior import SamplingSettings
 from susc_pipeline.susceptibility import control, directions, estimators
 from susc_pipeline.susceptibility.estimators import ShardEstimates
 
@@ -78,7 +78,7 @@ def test_a_gradient_at_rest_changes_nothing_where_each_step_reads_the_whole_popu
 def test_differences_are_n_beta_times_second_order_susceptibilities(model):
     rest = torch.stack([directions.at_rest(model, POPULATION, chain).gradient["L1H0"] for chain in range(4)])
     settings = dataclasses.replace(SETTINGS, n_draws=50, n_beta=1.0)
-    traces = chains.sample(
+    traces = token_draws.sample(
         model, HEAD, settings, CONTEXTS, POPULATION, seeds.sequence(2), direction=rest / 50.0, own_slopes=True
     )
     one = estimators.estimate_component(traces, kind="second_order")
@@ -99,7 +99,7 @@ def test_a_quadratic_response_is_exact_at_any_step(model, monkeypatch):
         own = (deltas**2).sum(dim=1) / 2 if len(inputs.token_ids.shape) == 2 else torch.zeros(len(deltas))
         return own[:, None, None].expand(-1, 1, 1)
 
-    batch = next(chains.fresh_batches(model, HEAD, SETTINGS, POPULATION, seeds.sequence(0)))
+    batch = next(token_draws.fresh_batches(model, HEAD, SETTINGS, POPULATION, seeds.sequence(0)))
     monkeypatch.setattr(control.chains, "fresh_batches", lambda *_: itertools.repeat(batch))
     monkeypatch.setattr(control.perturbation, "gradients", gradients)
     monkeypatch.setattr(control.perturbation, "losses", losses)

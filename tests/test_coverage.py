@@ -16,11 +16,12 @@ from scipy import stats
 
 import toys
 from susc_pipeline import seeds
-from susc_pipeline.config import DirectionSettings, SamplingSettings
 from susc_pipeline.model import components, families
-from susc_pipeline.sampling import chains, loss_traces
+from susc_pipeline.sampling import loss_traces, token_draws
 from susc_pipeline.sampling.observables import Population
+from susc_pipeline.sampling.posterior import SamplingSettings
 from susc_pipeline.susceptibility import directions, estimators, reliability
+from susc_pipeline.susceptibility.directions import DirectionSettings
 from susc_pipeline.susceptibility.estimators.terms import BLOCKS_PER_CHAIN
 
 COMPONENTS = ("L1H0", "L0MLP", "unembed", "embed")
@@ -60,7 +61,7 @@ def repetitions(name):
         direction = (rest + risen.gradient) / SETTINGS.localization
         seed = seeds.sequence(first, "coverage", name)
         kinds = {"direction": direction, "own_slopes": True, "curvatures": True}
-        traces = chains.sample(model, component, SETTINGS, measured, of_draws, seed, **kinds)
+        traces = token_draws.sample(model, component, SETTINGS, measured, of_draws, seed, **kinds)
         found += [loss_traces.take(traces, traces.chain // N_CHAINS == number) for number in range(AT_ONCE)]
     return found
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import toys
-from susc_pipeline.config import SamplingSettings
-from susc_pipeline.model import components, decoder, families, perturbation
+from susc_pipeline.model import components, decoder, derivatives, families, perturbation
 from susc_pipeline.sampling import curvature as curvatures
+from susc_pipeline.sampling.posterior import SamplingSettings
 from susc_pipeline.sampling.samplers import SAMPLERS
 
 SETTINGS = SamplingSettings(n_beta=40.0, localization=10.0)
@@ -24,7 +24,7 @@ def test_curvature_is_the_largest_eigenvalue_of_the_dense_hessian_from_below(nam
     zero = torch.zeros(1, components.n_parameters(model, component))
     eye = torch.eye(zero.shape[1])
     step = 1e-2
-    columns = [perturbation.gradients(model, component, inputs, sign * step * eye)[0] for sign in (1, -1)]
+    columns = [derivatives.gradients(model, component, inputs, sign * step * eye)[0] for sign in (1, -1)]
     hessian = (columns[0] - columns[1]) / (2 * step)
     exact = torch.linalg.eigvalsh((hessian + hessian.T) / 2).max().item()
     found = curvatures.largest_curvature(model, component, inputs)

@@ -8,12 +8,13 @@ import torch
 
 import toys
 from susc_pipeline import seeds
-from susc_pipeline.config import DirectionSettings, SamplingSettings
-from susc_pipeline.model import components, decoder, families, perturbation
+from susc_pipeline.model import components, decoder, derivatives, families, perturbation
 from susc_pipeline.sampling.diagnostics import Trace
 from susc_pipeline.sampling.observables import Population
+from susc_pipeline.sampling.posterior import SamplingSettings
 from susc_pipeline.susceptibility import direction_files, directions, linear_response, reliability
 from susc_pipeline.susceptibility.direction_files import Diagnostics, StoredDirections
+from susc_pipeline.susceptibility.directions import DirectionSettings
 
 LOCALIZATION = 50.0
 SETTINGS = SamplingSettings(n_chains=4, step_size=1.0, localization=LOCALIZATION, n_beta=5.0, batch_size=2)
@@ -33,7 +34,7 @@ def resting(model):
 
 def gradient_at(model, component, contexts, delta):
     inputs = perturbation.prepare_tokens(model, component, torch.as_tensor(contexts))
-    return perturbation.gradients(model, component, inputs, delta)[0]
+    return derivatives.gradients(model, component, inputs, delta)[0]
 
 
 def risen(model, component, *, settings=SETTINGS, population=POPULATION, rest=None, **wanted):
@@ -185,9 +186,9 @@ def test_the_second_term_is_half_the_curvature_along_the_scores_of_either_half(m
     inputs = perturbation.prepare_tokens(model, component, torch.as_tensor(shard))
     zeros, step = torch.zeros_like(found.scores), 2e-3
     here = perturbation.losses(model, component, inputs, zeros)
-    ends = [perturbation.gradients(model, component, inputs, h * found.scores)[0] for h in (-step, step)]
+    ends = [derivatives.gradients(model, component, inputs, h * found.scores)[0] for h in (-step, step)]
     mean = ((ends[1] - ends[0]) * found.scores).sum(dim=1).numpy() / (2 * step) / LOCALIZATION**2
-    token = perturbation.curvatures(model, component, inputs, zeros, found.scores, here, step=0.02).flatten(1).numpy()
+    token = derivatives.curvatures(model, component, inputs, zeros, found.scores, here, step=0.02).flatten(1).numpy()
     for rank, half in enumerate(("half_a", "half_b")):
         second = getattr(bent, half)[:, 0] - getattr(plain, half)[:, 0]
         expected = -(mean - found.mean_curvatures)[rank::2].mean() / 2
@@ -204,6 +205,6 @@ def test_scores_at_rest_are_those_of_each_component_alone(model):
     labels = torch.Generator().manual_seed(int(seeds.sequence(3).generate_state(1, np.uint64)[0] >> 1))
     inputs = perturbation.prepare_tokens(model, component, torch.as_tensor(POPULATION.parts[1]))
     batch = perturbation.by_chain(inputs)
-    exact = perturbation.scores(model, component, batch, torch.zeros(1, found["unembed"].numel()), labels)[0]
+    exact = derivatives.scores(model, component, batch, torch.zeros(1, found["unembed"].numel()), labels)[0]
     torch.testing.assert_close(found["unembed"], exact, atol=1e-5, rtol=1e-3)
     assert set(found) == {one.name for one in components.enumerate_components(model)}

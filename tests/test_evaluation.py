@@ -11,7 +11,7 @@ import pytest
 
 import shards
 from susc_pipeline import schema
-from susc_pipeline.representation import auxiliary, evaluation, moments, pca, ridge, spool
+from susc_pipeline.representation import auxiliary, auxiliary_training, evaluation, moments, pca, ridge, spool
 from susc_pipeline.representation.auxiliary import AuxSettings
 from susc_pipeline.susceptibility import reliability
 
@@ -43,7 +43,7 @@ def stacked(made_up, names, column="linear_response"):
 
 
 def trained(training, stopping):
-    return auxiliary.train(
+    return auxiliary_training.train(
         *training[:2],
         stopping_activations=stopping[0],
         stopping_targets=stopping[1],
@@ -160,7 +160,7 @@ data = evaluation.split(*frames[:2], withheld, basis, folder=Path(sys.argv[1]))
 settings = auxiliary.AuxSettings(max_epochs=1)
 stopping = {"stopping_activations": data.stopping.activations, "stopping_targets": data.stopping.scores}
 rng = np.random.default_rng(0)
-auxiliary.train(*data.training[:2], **stopping, settings=settings, hidden_width=64, rng=rng)
+auxiliary_training.train(*data.training[:2], **stopping, settings=settings, hidden_width=64, rng=rng)
 of_model = max(seen)
 ridge.fit(*data.training[:2], **stopping)
 done.set()

@@ -14,11 +14,12 @@ import toys
 from resources import executor as executors
 from resources.executor import WorkerLostError
 from susc_pipeline import seeds
-from susc_pipeline.config import ExecutionSettings, SamplingSettings
-from susc_pipeline.model import components, decoder, families
-from susc_pipeline.sampling import chains
+from susc_pipeline.config import ExecutionSettings
+from susc_pipeline.model import components, decoder_weights, families
+from susc_pipeline.sampling import chains, token_draws
 from susc_pipeline.sampling import task as tasks
 from susc_pipeline.sampling.observables import Population
+from susc_pipeline.sampling.posterior import SamplingSettings
 
 SETTINGS = SamplingSettings(
     step_size=0.5, n_chains=4, n_draws=3, n_burn_in=1, n_steps_between_draws=1, batch_size=2, localization=50.0
@@ -105,7 +106,7 @@ def test_a_task_samples_what_its_seed_and_contexts_say(task):
     settings = dataclasses.replace(SETTINGS, localization=directed.localization)
     seed = seeds.sequence(7, "sgld_samples", "shard-00000", "L1H0")
     options = {"direction": torch.as_tensor(directed.direction), "own_slopes": True, "curvatures": True}
-    by_hand = chains.sample(model, component, settings, task.shard, task.population, seed, **options)
+    by_hand = token_draws.sample(model, component, settings, task.shard, task.population, seed, **options)
     by_task = tasks.sampler(task)(component, directed)
     assert all(np.array_equal(a, b) for a, b in zip(by_hand, by_task, strict=True))
 
@@ -116,10 +117,15 @@ def test_chains_of_all_weights_have_no_mirror_images(task):
 
 
 def test_a_moved_model_has_all_its_weights_there_and_none_is_copied_without_need(task):
-    names = decoder.named_weights(task.model).keys()
-    moved, stayed = decoder.named_weights(decoder.to(task.model, "meta")), decoder.to(task.model, "cpu")
+    names = decoder_weights.named_weights(task.model).keys()
+    moved, stayed = (
+        decoder_weights.named_weights(decoder_weights.to(task.model, "meta")),
+        decoder_weights.to(task.model, "cpu"),
+    )
     assert moved.keys() == names and {weight.device.type for weight in moved.values()} == {"meta"}
-    assert all(decoder.named_weights(stayed)[name] is decoder.named_weights(task.model)[name] for name in names)
+    assert all(
+        decoder_weights.named_weights(stayed)[name] is decoder_weights.named_weights(task.model)[name] for name in names
+    )
 
 
 @pytest.mark.slow

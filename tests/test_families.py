@@ -11,7 +11,16 @@ from safetensors.torch import load_file, save_file
 from transformers.activations import ACT2FN
 
 import variants
-from susc_pipeline.model import checkpoint, components, decoder, families, perturbation, tangents
+from susc_pipeline.model import (
+    checkpoint,
+    components,
+    decoder,
+    decoder_weights,
+    derivatives,
+    families,
+    perturbation,
+    tangents,
+)
 from susc_pipeline.model.nonlinearity import NONLINEARITIES
 from susc_pipeline.model.rotary import SCALINGS
 
@@ -91,11 +100,11 @@ def test_gradients_are_the_mean_slopes_and_scores_are_finite(variant):
     for component in components.enumerate_components(model):
         inputs, deltas, directions = made(model, component, ids)
         own = inputs.take(torch.tensor([[0, 1], [2, 0]]))
-        gradient, losses = perturbation.gradients(model, component, own, deltas)
+        gradient, losses = derivatives.gradients(model, component, own, deltas)
         expected = tangents.losses_and_slopes(model, component, own, deltas, directions)
         torch.testing.assert_close(losses, expected.losses.mean((1, 2)), atol=1e-5, rtol=1e-5)
         torch.testing.assert_close((directions * gradient).sum(2), expected.slopes.mean((2, 3)), atol=1e-4, rtol=1e-4)
-        scores = perturbation.scores(model, component, inputs, deltas, torch.Generator().manual_seed(0))
+        scores = derivatives.scores(model, component, inputs, deltas, torch.Generator().manual_seed(0))
         assert scores.isfinite().all() and scores.abs().max() > 0
 
 
@@ -112,7 +121,9 @@ def test_all_weights_hold_every_parameter_of_the_module_once(variant):
 @ONE_OF_EACH
 def test_bfloat16_is_the_same_to_rounding(variant):
     _, rounded = variants.of(variant, dtype=torch.bfloat16)
-    exact = decoder.with_weights(rounded, {n: w.float() for n, w in decoder.named_weights(rounded).items()})
+    exact = decoder_weights.with_weights(
+        rounded, {n: w.float() for n, w in decoder_weights.named_weights(rounded).items()}
+    )
     ids = variants.token_ids()
     for component in components.enumerate_components(rounded):
         inputs, deltas, directions = made(rounded, component, ids, scale=0.03)
@@ -126,7 +137,7 @@ def test_bfloat16_is_the_same_to_rounding(variant):
 
 
 def same(one, other):
-    one, other = decoder.named_weights(one), decoder.named_weights(other)
+    one, other = decoder_weights.named_weights(one), decoder_weights.named_weights(other)
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 

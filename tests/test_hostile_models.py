@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, GPTNeoXForCausalLM
 from hostile import mutated, obeys
 from susc_pipeline import tokens
 from susc_pipeline.corpus import Document
-from susc_pipeline.model import decoder, families, pretrained
+from susc_pipeline.model import decoder, decoder_weights, families, pretrained
 
 ODD_NUMBERS = [0, -1, 1, 2**31, 10**12, 10**400, 1.5, 1e400, float("nan"), True, None, "", "16", [], {}]
 JSON = st.recursive(
@@ -135,10 +135,10 @@ def test_weights_and_tokens_are_those_that_the_library_reads(folder, tmp_path):
         save_file(half, copied / f"model-{number + 1:05d}-of-00002.safetensors")
     module = GPTNeoXForCausalLM.from_pretrained(folder, local_files_only=True).requires_grad_(False)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    library = decoder.named_weights(families.from_module(module))
+    library = decoder_weights.named_weights(families.from_module(module))
     for place in (folder, copied):
         loaded = pretrained.load(place, device="cpu")
-        ours = decoder.named_weights(loaded.model)
+        ours = decoder_weights.named_weights(loaded.model)
         assert ours.keys() == library.keys() and all(torch.equal(ours[name], library[name]) for name in ours)
         text = "if x: «é» 🙂\n\0 <|endoftext|>"
         assert np.array_equal(*(t(text, add_special_tokens=False)["input_ids"] for t in (loaded.tokenizer, tokenizer)))

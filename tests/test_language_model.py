@@ -15,8 +15,8 @@ from transformers import AutoTokenizer, GPTNeoXForCausalLM
 
 from resources import language_model
 from susc_pipeline import corpus
-from susc_pipeline.config import ModelSettings
 from susc_pipeline.model import pretrained, tiny
+from susc_pipeline.model.pretrained import ModelSettings
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import torch
 
 import toys
 from susc_pipeline import seeds
-from susc_pipeline.config import SamplingSettings
 from susc_pipeline.model import components, families, perturbation
 from susc_pipeline.sampling import localization
+from susc_pipeline.sampling.posterior import SamplingSettings
 
 SETTINGS = SamplingSettings(localization=300.0, target_rise=0.01)
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 import toys
-from susc_pipeline.config import SamplingSettings
 from susc_pipeline.model import components, families
 from susc_pipeline.sampling import memory
+from susc_pipeline.sampling.posterior import SamplingSettings
 
 SETTINGS = SamplingSettings(n_chains=4, n_draws=2, batch_size=1, n_burn_in=0, n_steps_between_draws=1)
 PROBE = """
@@ -19,7 +19,7 @@ import dataclasses, psutil, sys, threading, time
 import torch
 import toys
 from susc_pipeline import seeds
-from susc_pipeline.config import SamplingSettings
+from susc_pipeline.sampling.posterior import SamplingSettings
 from susc_pipeline.model import components, families
 from susc_pipeline.sampling import chains, memory
 from susc_pipeline.sampling.observables import Population
@@ -38,7 +38,7 @@ small = SamplingSettings(n_chains=4, n_draws=2, batch_size=1, n_reference_contex
 def sample(settings):
     of_chains = Population(population.parts[: settings.n_chains])
     direction = torch.randn(settings.n_chains, components.n_parameters(model, component))
-    chains.sample(model, component, settings, shard, of_chains, seeds.sequence(0), direction=direction, own_slopes=True)
+    token_draws.sample(model, component, settings, shard, of_chains, seeds.sequence(0), direction=direction, own_slopes=True)
 
 sample(small)
 before, seen, done = resident(), [], threading.Event()

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from resources import corpus, language_model, new_experiment
 from susc_pipeline import corpus as corpora
 from susc_pipeline import sizes, tokens
-from susc_pipeline.config import CorpusSettings, ExperimentConfig, SamplingSettings
-from susc_pipeline.corpus import Document
+from susc_pipeline.config import ExperimentConfig
+from susc_pipeline.corpus import CorpusSettings, Document
+from susc_pipeline.sampling.posterior import SamplingSettings
 
 WORDS = "the shaken weights of one component move and every token of this line answers with its loss".split()
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import toys
-from susc_pipeline.config import SamplingSettings
 from susc_pipeline.model import components, decoder, families, perturbation
 from susc_pipeline.sampling import chains, observables
+from susc_pipeline.sampling.posterior import SamplingSettings
 
 pytest.importorskip("devinterp", reason="install the extra `peer` to compare with the reference library")
 from benchmarks import peer

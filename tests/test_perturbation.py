@@ -7,7 +7,16 @@ from torch.nn import functional
 from transformers import MambaConfig, MambaForCausalLM
 
 import toys
-from susc_pipeline.model import components, decoder, families, perturbation, token_loss
+from susc_pipeline.model import (
+    components,
+    decoder,
+    decoder_weights,
+    derivatives,
+    families,
+    perturbation,
+    token_activations,
+    token_loss,
+)
 from susc_pipeline.model.components import Component
 
 
@@ -113,7 +122,7 @@ def test_unknown_components_and_layers_are_named():
     with pytest.raises(ValueError, match="no component"):
         components.weights(model, Component("head", 7, 0))
     with pytest.raises(ValueError, match="representation.layers.*between 1 and 3"):
-        decoder.activations(model, toys.toy_tokens(), layers=(1, 4))
+        token_activations.activations(model, toys.toy_tokens(), layers=(1, 4))
 
 
 def test_foreign_models_and_tokens_are_refused():
@@ -130,7 +139,7 @@ def test_foreign_models_and_tokens_are_refused():
 def test_activations_are_the_hidden_states_at_the_tokens_own_position():
     module = toys.toy_module()
     token_ids = toys.toy_tokens()
-    ours = decoder.activations(families.from_module(module), token_ids, layers=(1, 2), batch_size=2)
+    ours = token_activations.activations(families.from_module(module), token_ids, layers=(1, 2), batch_size=2)
     with torch.no_grad():
         hidden = module(input_ids=torch.as_tensor(token_ids), output_hidden_states=True).hidden_states
     expected = torch.cat([hidden[1][:, 1:], hidden[2][:, 1:]], dim=-1).flatten(0, 1)
@@ -143,7 +152,7 @@ def test_loss_gradients_are_those_of_autograd():
     stream = decoder.residual_stream(model, token_ids)
     normed = decoder.normalize(stream[-1], model.final_norm, model).requires_grad_()
     token_loss.cross_entropy(normed, token_ids, model.unembedding).sum().backward()
-    ours = decoder.activations(model, token_ids.numpy(), layers=(1,), batch_size=2).loss_gradients
+    ours = token_activations.activations(model, token_ids.numpy(), layers=(1,), batch_size=2).loss_gradients
     np.testing.assert_allclose(ours, normed.grad[:, :-1].flatten(0, 1), atol=1e-5)
 
 
@@ -164,10 +173,7 @@ def test_scores_have_the_gauss_newton_matrix_as_their_covariance(kind):
     delta = 0.05 * torch.randn(1, n_weights, generator=generator)
     along = torch.randn(5, n_weights, generator=generator)
     found = torch.cat(
-        [
-            perturbation.scores(model, component, inputs, delta.expand(200, -1), generator)
-            for _ in range(n_scores // 200)
-        ]
+        [derivatives.scores(model, component, inputs, delta.expand(200, -1), generator) for _ in range(n_scores // 200)]
     )
     precise = in_float64(model)
     exact = perturbation.prepare_tokens(precise, component, token_ids)
@@ -180,7 +186,9 @@ def test_scores_have_the_gauss_newton_matrix_as_their_covariance(kind):
 
 
 def in_float64(model):
-    return decoder.with_weights(model, {name: w.double() for name, w in decoder.named_weights(model).items()})
+    return decoder_weights.with_weights(
+        model, {name: w.double() for name, w in decoder_weights.named_weights(model).items()}
+    )
 
 
 def all_logits(model, component, inputs, delta):
@@ -210,7 +218,7 @@ def test_curvatures_are_second_derivatives(kind):
     delta, along = 0.05 * torch.randn(2, 1, components.n_parameters(model, component), generator=generator)
     inputs = perturbation.prepare_tokens(model, component, token_ids)
     here = perturbation.losses(model, component, inputs, delta)
-    found = perturbation.curvatures(model, component, inputs, delta, along, here, step=0.03)
+    found = derivatives.curvatures(model, component, inputs, delta, along, here, step=0.03)
     exact = perturbation.prepare_tokens(precise, component, token_ids)
 
     def second(h):
@@ -236,12 +244,12 @@ def test_gradients_and_scores_do_not_depend_on_how_many_chains_are_taken_at_once
 
     def found():
         labels = torch.Generator().manual_seed(1)
-        return *perturbation.gradients(model, component, batch, delta), perturbation.scores(
+        return *derivatives.gradients(model, component, batch, delta), derivatives.scores(
             model, component, batch, delta, labels
         )
 
     together = found()
-    monkeypatch.setattr(perturbation, "KEPT_BYTES", 1)
-    assert perturbation.chains_at_once(model, component, 2, 12) == 1
+    monkeypatch.setattr(derivatives, "KEPT_BYTES", 1)
+    assert derivatives.chains_at_once(model, component, 2, 12) == 1
     for apart, whole in zip(found(), together, strict=True):
         torch.testing.assert_close(apart, whole, atol=1e-6, rtol=1e-4)

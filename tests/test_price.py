@@ -14,8 +14,9 @@ import variants
 from resources import experiment as experiments
 from resources import price as reports
 from susc_pipeline import price
-from susc_pipeline.config import ExperimentConfig, TokenSettings
+from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.model import components, decoder, families, operations, perturbation
+from susc_pipeline.tokens import TokenSettings
 
 VARIANTS = ("gpt_neox", "llama, grouped, tied", "gpt2", "qwen3")
 

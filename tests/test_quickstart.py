@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from susc_pipeline import config, quickstart, seeds
-from susc_pipeline.config import DirectionSettings, SamplingSettings
 from susc_pipeline.model import components, pretrained
 from susc_pipeline.model.pretrained import LoadedModel
-from susc_pipeline.sampling import chains
+from susc_pipeline.sampling import token_draws
 from susc_pipeline.sampling.observables import Population
+from susc_pipeline.sampling.posterior import SamplingSettings
 from susc_pipeline.susceptibility import direction_files, directions, estimators, linear_response, regime
 from susc_pipeline.susceptibility.direction_files import Diagnostics, StoredDirections
+from susc_pipeline.susceptibility.directions import DirectionSettings
 
 QUICK = SamplingSettings(n_chains=4, n_draws=1, n_burn_in=1, batch_size=1, n_reference_contexts=1, step_size=2.0)
 DIRECTIONS = DirectionSettings(max_contexts=32, n_probe_contexts=2)
@@ -98,7 +99,7 @@ def test_susceptibilities_are_those_of_the_pipelines_own_steps(loaded):
     rise = directions.rise(model, component, QUICK, DIRECTIONS, for_directions, probe, slopes, source)
     along = (rest + rise.gradient) / 300.0
     shard, source = token_ids[:whole].reshape(-1, LENGTH), seeds.sequence(0, "sgld_samples", "L2H1")
-    traces = chains.sample(model, component, QUICK, shard, for_draws, source, direction=along, curvatures=True)
+    traces = token_draws.sample(model, component, QUICK, shard, for_draws, source, direction=along, curvatures=True)
     expected = estimators.estimate(traces, kind="gauss_newton")
     np.testing.assert_array_equal(found["susceptibility"], expected.value)
     np.testing.assert_array_equal(found["standard_error"], expected.standard_error)

@@ -8,13 +8,13 @@ import torch
 
 import toys
 from susc_pipeline import schema, seeds
-from susc_pipeline.config import DirectionSettings, SamplingSettings
-from susc_pipeline.model import components, decoder, families
+from susc_pipeline.model import components, decoder, decoder_weights, families
 from susc_pipeline.model.components import Component
 from susc_pipeline.sampling.observables import Population
+from susc_pipeline.sampling.posterior import SamplingSettings
 from susc_pipeline.sampling.samplers import SAMPLERS
 from susc_pipeline.susceptibility import directions, regime
-from susc_pipeline.susceptibility.directions import Rise, Trace
+from susc_pipeline.susceptibility.directions import DirectionSettings, Rise, Trace
 
 SETTINGS = SamplingSettings(n_chains=4, n_draws=2, n_burn_in=2, step_size=2.0, n_beta=5.0, localization=50.0)
 WANTED = DirectionSettings(reliability=0.99, max_contexts=64)
@@ -107,17 +107,17 @@ def test_a_rescaled_head_is_the_same_function(parallel, bias):
     model = families.from_module(toys.toy_module(parallel=parallel, bias=bias))
     if bias:  # zero as made, which any factor leaves alone
         model.layers[1].query_key_value_bias.normal_(generator=torch.Generator().manual_seed(1))
-    before = {name: weight.clone() for name, weight in decoder.named_weights(model).items()}
+    before = {name: weight.clone() for name, weight in decoder_weights.named_weights(model).items()}
     ids = torch.as_tensor(PROBE)
     moved = regime.rescaled(model, 1, 1, 3.0)
     torch.testing.assert_close(decoder.token_losses(moved, ids), decoder.token_losses(model, ids), atol=1e-5, rtol=0)
-    for name, weight in decoder.named_weights(model).items():
+    for name, weight in decoder_weights.named_weights(model).items():
         assert torch.equal(weight, before[name])  # the model itself stays
-    changed = {n for n, weight in decoder.named_weights(moved).items() if not torch.equal(weight, before[n])}
+    changed = {n for n, weight in decoder_weights.named_weights(moved).items() if not torch.equal(weight, before[n])}
     expected = {"1.query_key_value", "1.dense"} | ({"1.query_key_value_bias"} if bias else set())
     assert changed == expected
     back = regime.rescaled(moved, 1, 1, 1 / 3.0)
-    for name, weight in decoder.named_weights(back).items():
+    for name, weight in decoder_weights.named_weights(back).items():
         torch.testing.assert_close(weight, before[name])
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from susc_pipeline.config import SamplingSettings
 from susc_pipeline.sampling import diagnostics
+from susc_pipeline.sampling.posterior import SamplingSettings
 from susc_pipeline.sampling.samplers import SAMPLERS, State
 
 LOCALIZATION, N_BETA = 4.0, 3.0

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 
 import toys
-from susc_pipeline.model import components, decoder, families, perturbation, tangents
+from susc_pipeline.model import components, decoder, decoder_weights, derivatives, families, perturbation, tangents
 from susc_pipeline.model.components import Component
 
 EVERY_MODEL = pytest.mark.parametrize(
@@ -135,8 +135,8 @@ def test_chains_with_contexts_of_their_own_equal_chains_run_alone():
 @pytest.mark.parametrize("parallel", [True, False])
 def test_bfloat16_slopes_are_those_of_the_same_weights_to_rounding(parallel):
     rounded, token_ids, made = world(dtype=torch.bfloat16, parallel=parallel)
-    named = {name: weight.float() for name, weight in decoder.named_weights(rounded).items()}
-    exact = decoder.with_weights(rounded, named)
+    named = {name: weight.float() for name, weight in decoder_weights.named_weights(rounded).items()}
+    exact = decoder_weights.with_weights(rounded, named)
     stream = decoder.residual_stream(exact, token_ids)
     for component, (inputs, deltas, directions) in made.items():
         ours = tangents.losses_and_slopes(rounded, component, inputs, deltas, directions)
@@ -152,7 +152,7 @@ def test_the_mean_slope_is_the_gradient_times_the_direction(parallel, bias):
     model, _, made = world(parallel=parallel, bias=bias)
     for component, (inputs, deltas, directions) in made.items():
         slopes = tangents.losses_and_slopes(model, component, inputs, deltas, directions).slopes
-        gradient, _ = perturbation.gradients(model, component, inputs, deltas)
+        gradient, _ = derivatives.gradients(model, component, inputs, deltas)
         torch.testing.assert_close(slopes.mean((2, 3)), (directions * gradient).sum(2), atol=1e-4, rtol=1e-4)
 
 

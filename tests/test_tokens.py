@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from susc_pipeline import schema, tokens
-from susc_pipeline.config import TokenSettings
+from susc_pipeline.tokens import TokenSettings
 
 SETTINGS = TokenSettings(
     context_length=8,

@@ -7,7 +7,7 @@ import transformers
 from torch import Tensor
 from torch.nn import functional
 
-from susc_pipeline.model import components, decoder, families
+from susc_pipeline.model import components, decoder, decoder_weights, families
 
 VOCABULARY, POSITIONS = 40, 32
 SIZES = {"vocab_size": VOCABULARY, "hidden_size": 16, "intermediate_size": 24, "max_position_embeddings": POSITIONS}
@@ -214,13 +214,15 @@ def of(variant, **options):
 
 
 def in_float64(model):
-    return decoder.with_weights(model, {name: w.double() for name, w in decoder.named_weights(model).items()})
+    return decoder_weights.with_weights(
+        model, {name: w.double() for name, w in decoder_weights.named_weights(model).items()}
+    )
 
 
 def exact_losses(model, component, ids, change):
     """In float64, all logits at once, with the component's weights changed by a flat vector."""
-    named = {name: weight.clone() for name, weight in decoder.named_weights(model).items()}
-    moved = decoder.with_weights(model, named)
+    named = {name: weight.clone() for name, weight in decoder_weights.named_weights(model).items()}
+    moved = decoder_weights.with_weights(model, named)
     views = components.weights(moved, component)
     changes = components.unflatten(change[None], {name: view.shape for name, view in views.items()})
     for name, view in views.items():

@@ -6,8 +6,8 @@ from typing import Any
 
 import polars as pl
 
-from susc_pipeline.config import SamplingSettings
 from susc_pipeline.sampling import diagnostics
+from susc_pipeline.sampling.posterior import SamplingSettings
 from susc_pipeline.susceptibility import regime
 from susc_pipeline.susceptibility.direction_files import Diagnostics
 

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from susc_pipeline.model import decoder
+from susc_pipeline.model import decoder_weights
 from susc_pipeline.model.decoder import Decoder
 
 OF_ATTENTION = ("head", "key_value")
@@ -130,7 +130,7 @@ def weights(model: Decoder, component: Component) -> dict[str, Tensor]:
         ValueError: the component is none of this model.
     """
     if component == ALL_WEIGHTS:
-        return decoder.named_weights(model)
+        return decoder_weights.named_weights(model)
     if not _belongs(model, component):
         raise ValueError(
             f"the model has no component {component.name!r}: {model.n_layers} layers x {model.n_heads} heads"
@@ -208,12 +208,12 @@ def _blocks(edges: Edges, size: int) -> Blocks:
 
 
 def holders(model: Decoder, chosen: Sequence[Component]) -> list[str]:
-    """Names, as `decoder.named_weights` gives them, of the matrices and biases that hold the components' weights."""
+    """Names, as `weights.named_weights` gives them, of the matrices and biases that hold the components' weights."""
     wanted = set()
     for c in chosen:
         of_layer = {f"{c.layer}.{field}" for field in MATRICES_OF.get(c.kind, ())}
         wanted |= of_layer or {f"{c.kind}ding"}
-    return [name for name in decoder.named_weights(model) if name in wanted]
+    return [name for name in decoder_weights.named_weights(model) if name in wanted]
 
 
 def n_parameters(model: Decoder, component: Component) -> int:

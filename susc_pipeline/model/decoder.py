@@ -5,13 +5,11 @@ float rounding. The switches of its blocks are in description.py, the way from t
 the way from a checkpoint's names to weights in families/, reading files in checkpoint.py.
 """
 
-import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -116,50 +114,6 @@ class Decoder:
     def embedding_scale(self) -> float:
         """What the embedding is multiplied with, rounded to the type of the weights."""
         return float(torch.tensor(self.description.embedding_scale, dtype=self.embedding.dtype))
-
-
-def named_weights(model: Decoder) -> dict[str, Tensor]:
-    """Every weight of the model under a name of its own, in a fixed order; tied ends are one weight, `embedding`."""
-    ends = {"embedding": model.embedding, "unembedding": model.unembedding, "positions": model.positions}
-    tied = {"unembedding"} if model.description.tied else set()
-    named = {name: weight for name, weight in ends.items() if weight is not None and name not in tied}
-    for number, layer in enumerate(model.layers):
-        pairs = ((field, getattr(layer, field)) for field in MATRICES)
-        named |= {f"{number}.{field}": weight for field, weight in pairs if weight is not None}
-    return named | _named_norms(model)
-
-
-def _named_norms(model: Decoder) -> dict[str, Tensor]:
-    norms = {"final_norm": model.final_norm}
-    norms |= {
-        f"{number}.{field}": getattr(layer, field) for number, layer in enumerate(model.layers) for field in NORMS
-    }
-    parts = ((name, norm._asdict()) for name, norm in norms.items() if norm is not None)
-    return {f"{name}.{part}": value for name, norm in parts for part, value in norm.items() if value is not None}
-
-
-def with_weights(model: Decoder, named: dict[str, Tensor]) -> Decoder:
-    """The same model with other weights, under the names that `named_weights` gives."""
-
-    def norm(name: str) -> Norm | None:
-        return Norm(named[f"{name}.scale"], named.get(f"{name}.shift")) if f"{name}.scale" in named else None
-
-    layers = tuple(
-        layer._replace(
-            **{field: named.get(f"{number}.{field}") for field in MATRICES},
-            **{field: norm(f"{number}.{field}") for field in NORMS},
-        )
-        for number, layer in enumerate(model.layers)
-    )
-    ends = {"unembedding": named["embedding"], "positions": None} | {
-        name: named[name] for name in ("embedding", "unembedding", "positions") if name in named
-    }
-    return dataclasses.replace(model, layers=layers, final_norm=norm("final_norm"), **ends)
-
-
-def to(model: Decoder, device: torch.device | str) -> Decoder:
-    """The same model on a device."""
-    return with_weights(model, {name: weight.to(device) for name, weight in named_weights(model).items()})
 
 
 def normalize(x: Float[Tensor, "*batch width"], norm: Norm | None, model: Decoder) -> Float[Tensor, "*batch width"]:
@@ -319,48 +273,6 @@ def token_losses(
     """Loss of each token but the first at the trained weights, in nats."""
     check_tokens(model, token_ids)
     return torch.cat([differentiable_losses(model, batch.to(model.device)) for batch in token_ids.split(batch_size)])
-
-
-class Activations(NamedTuple):
-    """What one forward pass says of each predicted token: a row is a token, contexts one after another."""
-
-    features: Float[np.ndarray, "tokens features"]
-    """Residual stream at the token's own position, after each chosen layer, concatenated."""
-    loss_gradients: Float[np.ndarray, "tokens hidden"]
-    """Gradient of the token's loss by the last residual stream, as normed, of the position before."""
-    losses: Float[np.ndarray, " tokens"]
-    """Loss of the token, in nats."""
-
-
-@torch.no_grad()
-def activations(
-    model: Decoder, token_ids: Int[np.ndarray, "contexts positions"], *, layers: tuple[int, ...], batch_size: int = 16
-) -> Activations:
-    """Residual stream after `layers` (1 = after the first), loss and its gradient, of every token but a context's first.
-
-    The stream is read at the position where the token is the input, not where it is predicted: the susceptibility of
-    (x, y) depends on y, which the model has not seen one position earlier.
-
-    Raises:
-        ValueError: a layer that the model has not.
-    """
-    if not set(layers) <= set(range(1, model.n_layers + 1)):
-        raise ValueError(
-            f"representation.layers must lie between 1 and {model.n_layers}, got {list(layers)}; correct it"
-        )
-    parts = zip(*(_activations(model, batch, layers) for batch in torch.as_tensor(token_ids).split(batch_size)))
-    return Activations(*(torch.cat(part).float().cpu().numpy() for part in parts))
-
-
-def _activations(
-    model: Decoder, token_ids: Int[Tensor, "contexts positions"], layers: tuple[int, ...]
-) -> tuple[Tensor, Tensor, Tensor]:
-    token_ids = token_ids.to(model.device)
-    stream = residual_stream(model, token_ids)
-    ends = normalize(stream[-1], model.final_norm, model), token_ids, model.unembedding
-    chosen = torch.cat([stream[layer][:, 1:] for layer in layers], dim=-1)
-    losses, gradients = token_loss.losses_and_gradients(*ends, cap=model.description.final_cap)
-    return chosen.flatten(0, 1), gradients.flatten(0, 1), losses.flatten()
 
 
 def check_tokens(model: Decoder, token_ids: Int[Tensor, "contexts positions"]) -> None:

@@ -5,7 +5,6 @@ The queries of heads that share a key stand one below another, so that a group i
 """
 
 import math
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -14,80 +13,12 @@ from torch.nn import functional
 
 from susc_pipeline.model import decoder, token_loss
 from susc_pipeline.model.decoder import Decoder, Layer, Norm
+from susc_pipeline.model.layer_primal import MLP, Attention, Bent, Normed, Primal, Top
 from susc_pipeline.model.nonlinearity import NONLINEARITIES
 from susc_pipeline.model.rotary import Rotary, cosines_and_sines, rotate
 
 # Positions, of chains or of directions, that pass through a layer at once: on a CPU their activations stay in the cache.
 ROWS_AT_ONCE = {"cpu": 1 << 10, "cuda": 1 << 17}
-
-
-class Normed(NamedTuple):
-    """A norm's input, output, mean (of a layer norm) and what it divides by, inverted; without a norm, both are absent."""
-
-    read: Tensor
-    normed: Tensor
-    mean: Tensor | None = None
-    inverse: Tensor | None = None
-
-
-class Attention(NamedTuple):
-    """Of shape (contexts groups rows ...), a row for each head of the group and position; the query is scaled."""
-
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    query_reads: Normed
-    key_reads: Normed
-    scores: Tensor
-    """Before the soft cap and the mask."""
-    probabilities: Tensor
-    weights: Tensor
-    """Derivative of a tangent's weighted scores: the probabilities, times the derivative of the soft cap."""
-    mixed: Float[Tensor, "contexts positions heads size"]
-
-
-class Bent(NamedTuple):
-    """The outputs of an MLP's first matrices, and what its last matrix reads."""
-
-    hidden: Tensor
-    gate: Tensor | None
-    opened: Tensor | None
-    """The gate after the nonlinearity."""
-    active: Tensor
-    """What the last matrix reads."""
-
-
-class MLP(NamedTuple):
-    """What an MLP reads, computes and gives."""
-
-    reads: Normed
-    bent: Bent
-    lifted: Normed
-    """What the MLP gives, and after the norm behind it."""
-
-
-class Primal(NamedTuple):
-    """What a layer computes; `middle` is the stream after attention, `end` after the MLP."""
-
-    reads: Normed
-    attention: Attention
-    attended: Normed
-    """What the heads give, and after the norm behind them."""
-    middle: Tensor
-    mlp: MLP
-    end: Tensor
-
-
-class Top(NamedTuple):
-    """The last layer, the losses, and the gradient of each loss by activations at its own position."""
-
-    losses: Tensor
-    primal: Primal
-    of_read: Tensor
-    of_attended: Tensor
-    of_lifted: Tensor
-    of_mixed: Tensor
-    of_scores: Tensor
 
 
 def attend(stacked: Float[Tensor, "contexts positions groups width"], layer: Layer, model: Decoder) -> Attention:

@@ -6,6 +6,7 @@ Where the folder comes from is not decided here.
 import json
 import re
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from susc_pipeline.messages import require
 from susc_pipeline.model import checkpoint, tiny
 from susc_pipeline.model.decoder import Decoder
 
@@ -22,6 +24,29 @@ MAX_TOKENIZER_BYTES = 1 << 27
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 FALLBACK = re.compile("<0x([0-9A-Fa-f]{2})>")
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+DEVICE = re.compile(r"auto|cpu|(cuda|mps|xpu)(:\d{1,3})?")
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Which language model, and how it is held in memory."""
+
+    source: str = "embedded"
+    """`embedded`, a local folder in Hugging Face format, or a Hub name."""
+    revision: str = "main"
+    """Hub revision (branch, tag or commit); not used for a local folder."""
+    dtype: str = "float32"
+    """Floating-point type of the weights: float32 or bfloat16."""
+    device: str = "auto"
+    """Torch device; `auto` takes the first GPU, else the CPU."""
+    components: tuple[str, ...] = ()
+    """Patterns of the components to measure, such as "L*H*", "L12MLP", "embed"; none named: all of the model's."""
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        require(self.dtype in ("float32", "bfloat16"), "model.dtype", self.dtype, "float32 or bfloat16")
+        rule = "auto, cpu, or cuda, mps or xpu, if need be with a number such as cuda:1"
+        require(DEVICE.fullmatch(self.device) is not None, "model.device", self.device, rule)
 
 
 class LoadedModel(NamedTuple):

@@ -6,7 +6,7 @@ Shapes, names and everything but the numbers stay. What is measured of these mod
 import torch
 from torch import Tensor
 
-from susc_pipeline.model import decoder
+from susc_pipeline.model import decoder_weights
 from susc_pipeline.model.decoder import Decoder
 
 INITIAL_DEVIATION = 0.02  # of a matrix's entries before training: `initializer_range` of transformers' decoders
@@ -26,7 +26,9 @@ def untrained(model: Decoder, generator: torch.Generator) -> Decoder:
         normal = torch.randn(weight.shape, generator=generator, device=weight.device)
         return (INITIAL_DEVIATION * normal).to(weight.dtype)
 
-    return decoder.with_weights(model, {name: drawn(name, w) for name, w in decoder.named_weights(model).items()})
+    return decoder_weights.with_weights(
+        model, {name: drawn(name, w) for name, w in decoder_weights.named_weights(model).items()}
+    )
 
 
 def permuted(model: Decoder, generator: torch.Generator) -> Decoder:
@@ -41,4 +43,6 @@ def permuted(model: Decoder, generator: torch.Generator) -> Decoder:
         order = torch.randperm(weight.numel(), generator=generator, device=weight.device)
         return weight.flatten()[order].view(weight.shape)
 
-    return decoder.with_weights(model, {name: shuffled(w) for name, w in decoder.named_weights(model).items()})
+    return decoder_weights.with_weights(
+        model, {name: shuffled(w) for name, w in decoder_weights.named_weights(model).items()}
+    )

@@ -1,7 +1,7 @@
 """Slopes of token losses along directions in one component's weights: forward-mode derivatives beside the activations.
 
 A tangent is the derivative of an activation along a direction (a JVP); the tangents of all directions share one primal
-pass. How they pass through a layer is in layer_tangents.py. Gradients by the weights are in perturbation.py.
+pass. How they pass through a layer is in layer_tangents.py. Gradients by the weights are in derivatives.py.
 """
 
 import functools
@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from susc_pipeline.model import components, decoder, layer_tangents, perturbation, token_loss
+from susc_pipeline.model import components, decoder, layer_primal, layer_tangents, perturbation, token_loss
 from susc_pipeline.model.components import Component, Part
 from susc_pipeline.model.decoder import Decoder, Layer
 from susc_pipeline.model.perturbation import ComponentInputs
@@ -89,7 +89,7 @@ def slopes_at_rest(
             out.copy_(of_one[1][:, 0])
         return tangents.flatten(0, 1)
 
-    def begin_layer(number: int, primal: layer_tangents.Primal) -> tuple[Tensor, Tensor]:
+    def begin_layer(number: int, primal: layer_primal.Primal) -> tuple[Tensor, Tensor]:
         heads = [begin(kind, number, primal.reads.normed) for kind in components.OF_ATTENTION]
         return torch.cat(heads), begin("mlp", number, primal.mlp.reads.normed)
 

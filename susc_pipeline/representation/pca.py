@@ -10,11 +10,42 @@ from jaxtyping import Bool, Float, Float64
 from safetensors.numpy import save_file
 
 from susc_pipeline import folders
+from susc_pipeline.messages import require
 from susc_pipeline.representation import moments as moments_module
 from susc_pipeline.representation.moments import Moments
 
 KIND = "pca_basis"
 AXES = {"mean": "components", "scale": "components", "components": "pcs components", "explained_variance": "pcs"}
+UPSAMPLINGS = ("linear_response", "auxiliary")
+
+
+@dataclass(frozen=True)
+class RepresentationSettings:
+    """Residual-stream inputs, PCA and whitening."""
+
+    upsampling: str = "linear_response"
+    """Where the vectors of all tokens come from: `linear_response`, measured at the trained weights, or `auxiliary`, predicted
+    from activations by the auxiliary model."""
+    layers: tuple[int, ...] = (1, 2, 3, 4)
+    """Residual stream after these layers (1 = after the first) is the auxiliary model's input."""
+    n_components: int = 0
+    """Principal components considered; 0 considers one per model component."""
+    min_reliability: float = 0.5
+    """Split-half reliability below which a principal component is dropped: at 1/2 it is half noise, and whitening would
+    give that noise the weight of a signal. A component of little variance that is reliable stays."""
+    whitening_floor: float = 1e-3
+    """Principal components with less than this share of the largest predicted variance are dropped."""
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        rule = f"one of {UPSAMPLINGS}"
+        require(self.upsampling in UPSAMPLINGS, "representation.upsampling", self.upsampling, rule)
+        require(len(self.layers) >= 1, "representation.layers", self.layers, "at least one layer")
+        require(min(self.layers) >= 1, "representation.layers", self.layers, "numbers from 1")
+        require(len(set(self.layers)) == len(self.layers), "representation.layers", self.layers, "different layers")
+        require(self.n_components >= 0, "representation.n_components", self.n_components, "zero or more")
+        require(self.min_reliability < 1, "representation.min_reliability", self.min_reliability, "below 1")
+        require(0 <= self.whitening_floor < 1, "representation.whitening_floor", self.whitening_floor, "in [0, 1)")
 
 
 @dataclass(frozen=True, eq=False)

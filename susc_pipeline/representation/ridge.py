@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float64
 
-from susc_pipeline.representation import auxiliary, metrics, moments
+from susc_pipeline.representation import auxiliary, auxiliary_training, metrics, moments
 
 PENALTIES = tuple(10.0**power for power in range(-4, 4))
 
@@ -32,8 +32,8 @@ def fit(
     weights = (Z'Z / count + penalty I)^-1 Z'Y / count on z-scored activations Z (Hoerl and Kennard 1970); one
     eigendecomposition serves all penalties. Tokens are read a block at a time, so that both may be memory maps.
     """
-    auxiliary.check_training_set(activations, targets)
-    auxiliary.check_training_set(stopping_activations, stopping_targets)
+    auxiliary_training.check_training_set(activations, targets)
+    auxiliary_training.check_training_set(stopping_activations, stopping_targets)
     mean, deviation = moments.column_statistics(activations)
     scale = np.where(deviation > 0, deviation, 1.0)
     centre = moments.column_statistics(targets).mean

@@ -10,6 +10,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -19,15 +20,17 @@ from jaxtyping import Float, Int
 from scipy import stats
 
 from susc_pipeline import schema, seeds
-from susc_pipeline.config import CalibrationSettings, DirectionSettings, SamplingSettings
-from susc_pipeline.model import components, perturbation
+from susc_pipeline.messages import require
+from susc_pipeline.model import components, derivatives, perturbation
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.decoder import Decoder
 from susc_pipeline.model.perturbation import ComponentInputs
 from susc_pipeline.sampling import chains, curvature, diagnostics, memory
 from susc_pipeline.sampling.observables import Population
+from susc_pipeline.sampling.posterior import SamplingSettings
 from susc_pipeline.sampling.samplers import SAMPLERS
 from susc_pipeline.susceptibility import directions
+from susc_pipeline.susceptibility.directions import DirectionSettings
 
 DRIFT_LEVEL = 0.995
 ACCEPTANCE_STEPS = 4
@@ -38,6 +41,36 @@ VERDICTS = {
     chains.ChainDivergedError: "diverged",
     memory.BatchTooLargeError: "too large",
 }
+
+
+@dataclass(frozen=True)
+class CalibrationSettings:
+    """The sweep that shows which sampler settings are sound; nothing else reads its result."""
+
+    enabled: bool = False
+    """Whether to make the sweep; without it the table is empty."""
+    step_sizes: tuple[float, ...] = (1.0, 2.0)
+    """Step sizes tried."""
+    n_betas: tuple[float, ...] = (10.0, 30.0, 100.0)
+    """Weights of the mean loss tried."""
+    localizations: tuple[float, ...] = (100.0, 300.0, 1000.0)
+    """Pulls to the trained weights tried."""
+    components: tuple[str, ...] = ()
+    """Components tried; none named: one of each kind, those of a layer from the middle one."""
+    n_contexts: int = 4
+    """Contexts whose token losses are measured."""
+    n_draws: int = 8
+    """Draws of each chain."""
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        for name in ("step_sizes", "n_betas", "localizations"):
+            require(len(getattr(self, name)) >= 1, f"calibration.{name}", getattr(self, name), "at least one value")
+        require(min(self.step_sizes) > 0, "calibration.step_sizes", self.step_sizes, "positive")
+        require(min(self.n_betas) >= 0, "calibration.n_betas", self.n_betas, "zero or more")
+        require(min(self.localizations) > 0, "calibration.localizations", self.localizations, "positive")
+        require(self.n_contexts >= 1, "calibration.n_contexts", self.n_contexts, "at least 1")
+        require(self.n_draws >= 4, "calibration.n_draws", self.n_draws, "at least 4, for R-hat")
 
 
 class Sweep(NamedTuple):
@@ -198,11 +231,11 @@ def acceptance(
     options = {name: getattr(settings, name) for name in SETTINGS}
     kept = np.exp(-settings.step_size)
     variance = settings.step_size if settings.sampler == "sgld" else (1 - kept**2) / settings.localization
-    gradient, loss = perturbation.gradients(model, component, contexts, state.delta)
+    gradient, loss = derivatives.gradients(model, component, contexts, state.delta)
     found = []
     for number, push in zip(range(settings.n_burn_in + ACCEPTANCE_STEPS), pushes):
         after = step(state, gradient, push, **options)
-        gradient_after, loss_after = perturbation.gradients(model, component, contexts, after.delta)
+        gradient_after, loss_after = derivatives.gradients(model, component, contexts, after.delta)
         back = step(after, gradient_after, torch.zeros_like(push), **options).delta
         energies = [
             settings.n_beta * level + settings.localization / 2 * (delta.double() ** 2).sum(dim=1)

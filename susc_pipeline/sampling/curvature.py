@@ -9,11 +9,11 @@ import math
 import numpy as np
 import torch
 
-from susc_pipeline.config import SamplingSettings
-from susc_pipeline.model import components, perturbation
+from susc_pipeline.model import components, derivatives
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.decoder import Decoder
 from susc_pipeline.model.perturbation import ComponentInputs
+from susc_pipeline.sampling.posterior import SamplingSettings
 from susc_pipeline.sampling.samplers import SAMPLERS
 
 N_PRODUCTS = 6
@@ -38,11 +38,11 @@ def largest_curvature(model: Decoder, component: Component, contexts: ComponentI
     """
     contexts = contexts.take(slice(0, MAX_CONTEXTS))
     zero = torch.zeros(1, components.n_parameters(model, component), device=model.device)
-    at_rest = perturbation.gradients(model, component, contexts, zero)[0]
+    at_rest = derivatives.gradients(model, component, contexts, zero)[0]
     basis = [at_rest / at_rest.norm()]  # the gradient leans to the directions of large curvature
     of_basis = np.zeros((N_PRODUCTS, N_PRODUCTS))
     for number in range(N_PRODUCTS):
-        moved = perturbation.gradients(model, component, contexts, DIFFERENCE * basis[number])[0]
+        moved = derivatives.gradients(model, component, contexts, DIFFERENCE * basis[number])[0]
         product = (moved - at_rest) / DIFFERENCE
         # All of them, not the last two: rounding would let the first come back.
         for earlier, vector in enumerate(basis):

@@ -13,11 +13,11 @@ import torch
 from jaxtyping import Int
 
 from susc_pipeline import seeds
-from susc_pipeline.config import SamplingSettings
 from susc_pipeline.model import components, perturbation
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.decoder import Decoder
 from susc_pipeline.model.perturbation import ComponentInputs
+from susc_pipeline.sampling.posterior import SamplingSettings
 
 N_CONTEXTS, N_PAIRS = 4, 2
 TOLERANCE = 0.1  # of the rise, relative

@@ -7,10 +7,10 @@ is more, and the chains' own weights. It is checked against measured peaks (test
 import psutil
 import torch
 
-from susc_pipeline.config import SamplingSettings
-from susc_pipeline.model import components, layer_tangents, perturbation
+from susc_pipeline.model import components, derivatives, layer_tangents
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.decoder import Decoder
+from susc_pipeline.sampling.posterior import SamplingSettings
 
 N_IMAGES = 2  # of a chain: itself and its mirror image
 N_TANGENTS = 2  # carried beside an evaluation: along the response direction and along the draw's own
@@ -31,13 +31,13 @@ def needed_bytes(
     A step takes gradients of all images, and then, without them, those of the chains at w*: the first need more. `device` is
     the kind of device that the chains will run on, where the model lies elsewhere.
     """
-    kept = perturbation.kept_numbers(model, component)
+    kept = derivatives.kept_numbers(model, component)
     item, n_images = model.embedding.element_size(), N_IMAGES * settings.n_chains
     n_most = max(settings.batch_size, settings.draw_batch_size)
     n_read = settings.n_chains * (n_most + settings.n_reference_contexts)
-    in_preparation = n_read * perturbation.kept_numbers(model, Component("embed"), n_layers=1)
-    in_step = min(n_images, perturbation.chains_at_once(model, component, n_most, n_positions)) * n_most * kept
-    of_context = perturbation.kept_numbers(model, component, n_layers=1)
+    in_preparation = n_read * derivatives.kept_numbers(model, Component("embed"), n_layers=1)
+    in_step = min(n_images, derivatives.chains_at_once(model, component, n_most, n_positions)) * n_most * kept
+    of_context = derivatives.kept_numbers(model, component, n_layers=1)
     each = max(
         1, settings.evaluation_batch_size // n_images
     )  # contexts of a chain; tangents take a few chains at a time

@@ -12,13 +12,13 @@ import torch
 from jaxtyping import Float, Int
 
 from susc_pipeline import seeds
-from susc_pipeline.config import SamplingSettings
-from susc_pipeline.model import decoder, pretrained
+from susc_pipeline.model import decoder_weights, pretrained
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.decoder import Decoder
-from susc_pipeline.sampling import chains
+from susc_pipeline.sampling import token_draws
 from susc_pipeline.sampling.loss_traces import LossTraces
 from susc_pipeline.sampling.observables import Population
+from susc_pipeline.sampling.posterior import SamplingSettings
 
 
 class Directed(NamedTuple):
@@ -52,14 +52,14 @@ class SamplingTask(NamedTuple):
 
 def sampler(task: SamplingTask) -> Callable[[Component, Directed | None], LossTraces]:
     """A function of a component, and of what its directions say, once the model lies on the device."""
-    model = decoder.to(task.model, pretrained.torch_device(task.device))
+    model = decoder_weights.to(task.model, pretrained.torch_device(task.device))
 
     def sample(component: Component, directed: Directed | None) -> LossTraces:
         settings, direction = task.settings, None
         if directed is not None:
             settings = dataclasses.replace(settings, localization=directed.localization)
             direction = directed.direction
-        return chains.sample(
+        return token_draws.sample(
             model,
             component,
             settings,

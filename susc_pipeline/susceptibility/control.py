@@ -17,13 +17,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from susc_pipeline import schema
-from susc_pipeline.config import SamplingSettings
-from susc_pipeline.model import components, perturbation
+from susc_pipeline.model import components, derivatives, perturbation
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.decoder import Decoder
 from susc_pipeline.model.perturbation import ComponentInputs
-from susc_pipeline.sampling import chains
+from susc_pipeline.sampling import chains, token_draws
 from susc_pipeline.sampling.observables import Population
+from susc_pipeline.sampling.posterior import SamplingSettings
 from susc_pipeline.sampling.samplers import SAMPLERS
 from susc_pipeline.susceptibility import reliability
 from susc_pipeline.susceptibility.estimators import ShardEstimates
@@ -178,12 +178,12 @@ def _coupled(
     pushes = chains.noise(seed, n_weights, n_chains=settings.n_chains, mirrored=True, device=model.device)
     here = there = chains.start(settings, next(pushes))
     zero = torch.zeros(settings.n_chains, n_weights, device=model.device)
-    batches = chains.fresh_batches(model, component, settings, population, seed)
+    batches = token_draws.fresh_batches(model, component, settings, population, seed)
     for number, ((batch, reference), push) in enumerate(zip(batches, pushes)):
-        gradient, loss = perturbation.gradients(model, component, chains.doubled(batch), here.delta)
+        gradient, loss = derivatives.gradients(model, component, chains.doubled(batch), here.delta)
         chains.check_losses(loss, component, number, model, settings)
         if rest is not None:
-            gradient = gradient + (rest - perturbation.gradients(model, component, batch, zero)[0]).repeat(2, 1)
+            gradient = gradient + (rest - derivatives.gradients(model, component, batch, zero)[0]).repeat(2, 1)
         before, unmoved = here.delta - there.delta, there.delta
         here = step(here, gradient, push, n_beta=settings.n_beta, **force)
         there = step(there, gradient, push, n_beta=0.0, **force)

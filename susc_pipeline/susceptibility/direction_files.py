@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from susc_pipeline.messages import shown
-from susc_pipeline.model import components, decoder
+from susc_pipeline.model import components, decoder_weights
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.decoder import Decoder
 from susc_pipeline.sampling.diagnostics import Trace
@@ -71,7 +71,7 @@ NUMBERS = ("n_contexts", "n_rest_contexts", "reliability", "n_contexts_needed", 
 def model_digest(model: Decoder) -> str:
     """Sixteen hexadecimal digits that change with any weight."""
     digest = hashlib.sha256()
-    for name, weight in decoder.named_weights(model).items():
+    for name, weight in decoder_weights.named_weights(model).items():
         digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
         digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]

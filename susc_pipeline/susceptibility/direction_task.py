@@ -9,15 +9,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from susc_pipeline import seeds
-from susc_pipeline.config import DirectionSettings, SamplingSettings
-from susc_pipeline.model import decoder, pretrained
+from susc_pipeline.model import decoder_weights, pretrained
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.decoder import Decoder
 from susc_pipeline.sampling import localization as localizations
 from susc_pipeline.sampling.observables import Population
+from susc_pipeline.sampling.posterior import SamplingSettings
 from susc_pipeline.susceptibility import directions, linear_response, reliability
 from susc_pipeline.susceptibility.direction_files import Diagnostics, StoredDirections
-from susc_pipeline.susceptibility.directions import RestGradients
+from susc_pipeline.susceptibility.directions import DirectionSettings, RestGradients
 
 
 class DirectionTask(NamedTuple):
@@ -50,7 +50,7 @@ class Rest(NamedTuple):
 
 def rest_finder(task: DirectionTask) -> Callable[[int, None], tuple[RestGradients, dict[str, Tensor]]]:
     """A function of the number of a chain that gives the gradients at w* of its documents and, of the first chains, scores."""
-    model = decoder.to(task.model, pretrained.torch_device(task.device))
+    model = decoder_weights.to(task.model, pretrained.torch_device(task.device))
 
     def find(chain: int, _: None) -> tuple[RestGradients, dict[str, Tensor]]:
         found, score = directions.at_rest(model, task.population, chain, chosen=task.chosen), {}
@@ -65,7 +65,7 @@ def rest_finder(task: DirectionTask) -> Callable[[int, None], tuple[RestGradient
 
 def finder(task: DirectionTask) -> Callable[[Component, Rest], tuple[StoredDirections, Diagnostics]]:
     """A function of a component and its gradients at w* that gives the component's directions."""
-    model = decoder.to(task.model, pretrained.torch_device(task.device))
+    model = decoder_weights.to(task.model, pretrained.torch_device(task.device))
 
     def find(component: Component, rest: Rest) -> tuple[StoredDirections, Diagnostics]:
         source = seeds.sequence(task.seed, "localization", component.name)

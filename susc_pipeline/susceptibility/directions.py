@@ -9,8 +9,10 @@ each term on the same fresh contexts. Context noise and the odd part cancel, so 
 than a plain mean. How token losses change along a direction is in linear_response.py.
 """
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -19,19 +21,42 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from susc_pipeline import seeds
-from susc_pipeline.config import DirectionSettings, SamplingSettings
-from susc_pipeline.model import components, decoder, perturbation, tangents
+from susc_pipeline.messages import require
+from susc_pipeline.model import components, decoder, decoder_weights, derivatives, tangents
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.decoder import Decoder
 from susc_pipeline.sampling import chains, observables
 from susc_pipeline.sampling.diagnostics import Trace
 from susc_pipeline.sampling.observables import Population
+from susc_pipeline.sampling.posterior import SamplingSettings
 from susc_pipeline.susceptibility import reliability
 
 LEAST_STEPS = 8
 NAMED_RELIABILITY = 0.9  # at which the table names the contexts that are needed
 REST_BATCH_SIZE = 16
 SMALL_SHARE = 0.2  # of the noise of the gradient at w*: below it more steps of the chains would hardly help
+
+
+@dataclass(frozen=True)
+class DirectionSettings:
+    """How well response directions are determined: chains of a component go on until it is enough."""
+
+    reliability: float = 0.95
+    """Reliability asked for, of linear responses on probe contexts by all chains together."""
+    max_contexts: int = 8192
+    """Population contexts that the chains of one component read, at most, all together."""
+    n_probe_contexts: int = 16
+    """Contexts, of no shard, on whose tokens the reliability is measured."""
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        require(0 < self.reliability < 1, "directions.reliability", self.reliability, "between 0 and 1")
+        require(self.max_contexts >= 1, "directions.max_contexts", self.max_contexts, "at least 1")
+        require(self.n_probe_contexts >= 1, "directions.n_probe_contexts", self.n_probe_contexts, "at least 1")
+
+    def limited(self, max_contexts: int) -> "DirectionSettings":
+        """The same with another budget."""
+        return dataclasses.replace(self, max_contexts=max_contexts)
 
 
 class RestGradients(NamedTuple):
@@ -73,7 +98,7 @@ def at_rest(
         progress: called with contexts done and their number.
     """
     part, chosen = population.parts[chain], chosen or components.enumerate_components(model)
-    every, names = decoder.named_weights(model), components.holders(model, chosen)
+    every, names = decoder_weights.named_weights(model), components.holders(model, chosen)
     total = {name: torch.zeros_like(every[name], dtype=torch.float32) for name in names}
     for first in range(0, len(part), REST_BATCH_SIZE):
         ids = torch.as_tensor(part[first : first + REST_BATCH_SIZE].astype(np.int64)).to(model.device)
@@ -91,7 +116,7 @@ def score_at_rest(
     *,
     chosen: Sequence[Component] = (),
 ) -> dict[str, Float[Tensor, " parameters"]]:
-    """A random vector of each component whose covariance is the Fisher matrix at w*; see perturbation.scores.
+    """A random vector of each component whose covariance is the Fisher matrix at w*; see derivatives.scores.
 
     Args:
         model: at w*.
@@ -115,17 +140,19 @@ def _gradients(
     labels: torch.Generator | None,
 ) -> dict[str, Tensor]:
     """Gradient of the sum of all losses by the named weights."""
-    every = decoder.named_weights(model)
+    every = decoder_weights.named_weights(model)
     named = {name: every[name].detach().requires_grad_() for name in names}
     with torch.enable_grad():
-        loss = decoder.differentiable_losses(decoder.with_weights(model, every | named), token_ids, labels).sum()
+        loss = decoder.differentiable_losses(
+            decoder_weights.with_weights(model, every | named), token_ids, labels
+        ).sum()
         return dict(zip(named, torch.autograd.grad(loss, list(named.values())), strict=True))
 
 
 def _by_component(
     model: Decoder, chosen: Sequence[Component], named: dict[str, Tensor]
 ) -> dict[str, Float[Tensor, " parameters"]]:
-    whole = decoder.with_weights(model, decoder.named_weights(model) | named)
+    whole = decoder_weights.with_weights(model, decoder_weights.named_weights(model) | named)
     return {c.name: components.flatten(components.weights(whole, c)) for c in chosen}
 
 
@@ -180,7 +207,7 @@ def rise(
     n_most = max(LEAST_STEPS, wanted.max_contexts // (n_chains * settings.batch_size))
     steps = chains.run(model, component, settings, start, driving, noise)
     for step, batch in zip(steps, again):
-        gradient, rest_loss = perturbation.gradients(model, component, batch, zero)
+        gradient, rest_loss = derivatives.gradients(model, component, batch, zero)
         losses.append(step.loss.cpu().numpy())
         rest_losses.append(rest_loss.repeat(2).cpu().numpy())
         n_taken = step.number + 1 - settings.n_burn_in

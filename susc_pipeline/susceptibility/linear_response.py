@@ -8,6 +8,7 @@ two Hermite terms at w*: estimators/gauss_newton.py has them as means over draws
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -15,11 +16,26 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from susc_pipeline.model import decoder, perturbation, tangents
+from susc_pipeline.messages import require
+from susc_pipeline.model import decoder, derivatives, perturbation, tangents
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.decoder import Decoder
 from susc_pipeline.model.perturbation import ComponentInputs
 from susc_pipeline.susceptibility.direction_files import StoredDirections
+
+
+@dataclass(frozen=True)
+class LinearResponseSettings:
+    """How far the response at the trained weights goes."""
+
+    n_scores: int = 0
+    """Scores along which the second-order term is measured, two forward passes each; even, and at most sampling.n_chains. 0
+    leaves that term out."""
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        rule = "even, for half of them belong to either half of the chains, and not negative"
+        require(self.n_scores >= 0 and self.n_scores % 2 == 0, "linear_response.n_scores", self.n_scores, rule)
 
 
 class LinearResponse(NamedTuple):
@@ -98,8 +114,8 @@ def _curvatures(
 ) -> Float[Tensor, "scores contexts predicted"]:
     """Curvature at w* of each token's loss along each score / localization^2."""
     zeros, here = torch.zeros_like(scores), losses.expand(len(scores), *losses.shape)
-    step = perturbation.curvature_step(scores)
-    return perturbation.curvatures(model, component, inputs, zeros, scores, here, step=step) / localization**2
+    step = derivatives.curvature_step(scores)
+    return derivatives.curvatures(model, component, inputs, zeros, scores, here, step=step) / localization**2
 
 
 def mean_curvatures(

@@ -7,6 +7,7 @@ function is written in them: `rescaled` writes one head otherwise. How direction
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -16,17 +17,18 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from susc_pipeline import schema
-from susc_pipeline.config import DirectionSettings, SamplingSettings
-from susc_pipeline.model import components, decoder, perturbation
+from susc_pipeline.messages import require
+from susc_pipeline.model import components, decoder_weights, perturbation
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.decoder import Decoder
 from susc_pipeline.sampling import curvature, diagnostics
 from susc_pipeline.sampling.diagnostics import Estimate
 from susc_pipeline.sampling.observables import Population
+from susc_pipeline.sampling.posterior import SamplingSettings
 from susc_pipeline.susceptibility import control, directions
 from susc_pipeline.susceptibility.control import Agreement
 from susc_pipeline.susceptibility.direction_files import Diagnostics
-from susc_pipeline.susceptibility.directions import Rise
+from susc_pipeline.susceptibility.directions import DirectionSettings, Rise
 
 MEANING = (
     "A susceptibility says how a token's loss changes, relative to the mean loss, when round Gaussian noise on one "
@@ -35,6 +37,24 @@ MEANING = (
     "derivative, but no map of the basin that the loss carves, and no property of the function alone: the same function "
     "written with other weights has other susceptibilities."
 )
+
+
+@dataclass(frozen=True)
+class RegimeSettings:
+    """For which components it is tried where the loss begins to decide."""
+
+    components: tuple[str, ...] = ()
+    """Components whose n_beta is swept; none named: none."""
+    n_betas: tuple[float, ...] = (30.0, 300.0)
+    """Weights of the mean loss, each compared with zero."""
+    max_contexts: int = 512
+    """Population contexts that the chains read at each n_beta, at most."""
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        require(len(self.n_betas) >= 1, "regime.n_betas", self.n_betas, "at least one value")
+        require(min(self.n_betas, default=0) >= 0, "regime.n_betas", self.n_betas, "zero or more")
+        require(self.max_contexts >= 1, "regime.max_contexts", self.max_contexts, "at least 1")
 
 
 class Chains(NamedTuple):
@@ -186,10 +206,10 @@ def rescaled(model: Decoder, layer: int, head: int, factor: float) -> Decoder:
     component = Component("head", layer, head)
     shapes = {name: weight.shape for name, weight in components.weights(model, component).items()}
     by_weight = components.unflatten(_factors(model, component, factor)[None], shapes)
-    named = decoder.named_weights(model)
+    named = decoder_weights.named_weights(model)
     fields = {"query_key_value": "query_key_value", "query_key_value_bias": "query_key_value_bias", "output": "dense"}
     changed = {f"{layer}.{fields[name]}": named[f"{layer}.{fields[name]}"].clone() for name in shapes}
-    moved = decoder.with_weights(model, named | changed)
+    moved = decoder_weights.with_weights(model, named | changed)
     for name, weight in components.weights(moved, component).items():  # views of the copies
         weight.mul_(by_weight[name][0].to(weight.dtype))
     return moved

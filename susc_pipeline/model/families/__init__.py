@@ -1,8 +1,9 @@
 """Families of models, a file each: how config.json describes a decoder, and how a checkpoint names its weights.
 
-A new family is a file with a table FAMILIES and its name below. Reading files is in checkpoint.py.
+A new family is a file here with a dictionary FAMILIES. Reading files is in checkpoint.py.
 """
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,22 +11,14 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from susc_pipeline import registry
 from susc_pipeline.messages import shown
 from susc_pipeline.model.decoder import Decoder
 from susc_pipeline.model.description import Description
-from susc_pipeline.model.families import gemma, gpt2, gpt_neo, gpt_neox, llama, olmo2, qwen
 from susc_pipeline.model.families.family import Family, build, resolved, shapes
 from susc_pipeline.model.families.values import Values
 
-FAMILIES: dict[str, Family] = {
-    **gpt_neox.FAMILIES,
-    **gpt2.FAMILIES,
-    **gpt_neo.FAMILIES,
-    **llama.FAMILIES,
-    **qwen.FAMILIES,
-    **olmo2.FAMILIES,
-    **gemma.FAMILIES,
-}
+FAMILIES: dict[str, Family] = registry.collected(sys.modules[__name__], "FAMILIES")
 """By model_type of config.json."""
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 UNKNOWN_FEATURES = {**dict.fromkeys(EXPERTS, "a mixture of experts"), "is_encoder_decoder": "an encoder"}

@@ -5,7 +5,7 @@ import math
 from jaxtyping import Float
 from torch import Tensor
 
-from susc_pipeline.sampling.samplers.state import State
+from susc_pipeline.sampling.samplers.state import Sampler, State
 
 
 def init(noise: Float[Tensor, "chains parameters"], *, localization: float) -> State:
@@ -31,3 +31,6 @@ def largest_step(*, force: float, localization: float, inflation: float) -> floa
     """A variance is too large by 1 / (1 - f), f = force/localization tanh(step_size / 2); infinite where f cannot be reached."""
     f, ratio = 1 - 1 / inflation, force / localization
     return math.inf if ratio <= f else 2 * math.atanh(f / ratio)
+
+
+SAMPLERS = {"exponential": Sampler(init, step, largest_step)}

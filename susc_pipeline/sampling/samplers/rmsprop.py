@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from susc_pipeline.sampling.samplers.state import State
+from susc_pipeline.sampling.samplers.state import Sampler, State
 
 DECAY = 0.99
 STABILITY = 0.1
@@ -59,3 +59,9 @@ def _step(
 def largest_step(*, force: float, localization: float, inflation: float) -> float:
     """The bound of SGLD for the smallest preconditioner, hence on the safe side."""
     return (1 - 1 / inflation) * 4 * STABILITY / (force + localization)
+
+
+SAMPLERS = {
+    "rmsprop_sgld_paper": Sampler(init_paper, step_paper, largest_step),
+    "rmsprop_sgld_devinterp": Sampler(init_devinterp, step_devinterp, largest_step),
+}

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from susc_pipeline.sampling.samplers.state import State
+from susc_pipeline.sampling.samplers.state import Sampler, State
 
 
 def init(noise: Float[Tensor, "chains parameters"], *, localization: float) -> State:
@@ -30,3 +30,6 @@ def largest_step(*, force: float, localization: float, inflation: float) -> floa
     All the prior's directions count, so the step is bounded even where the force is zero.
     """
     return (1 - 1 / inflation) * 4 / (force + localization)
+
+
+SAMPLERS = {"sgld": Sampler(init, step, largest_step)}

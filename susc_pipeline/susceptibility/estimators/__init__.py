@@ -2,38 +2,39 @@
 
 Whatever the estimator, chi = -Cov[phi, l_xy - L] (Baker et al. 2025) is what it aims at; each file says what it leaves out.
 Even chains make half a, odd ones half b. They share no draw, no context and no document of the population.
+A new estimator is a file here with a dictionary ESTIMATORS.
 """
 
+import sys
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 from jaxtyping import Float
 
-from susc_pipeline import schema
+from susc_pipeline import registry, schema
+from susc_pipeline.messages import require
 from susc_pipeline.sampling import loss_traces
 from susc_pipeline.sampling.loss_traces import LossTraces
-from susc_pipeline.susceptibility.estimators import (
-    first_order,
-    gauss_newton,
-    influence,
-    restricted,
-    second_order,
-    stein,
-    two_chain,
-)
 from susc_pipeline.susceptibility.estimators.terms import Estimator, Susceptibility
 
-ESTIMATORS: dict[str, Estimator] = {
-    "gauss_newton": gauss_newton.ESTIMATOR,
-    "second_order": second_order.ESTIMATOR,
-    "first_order": first_order.ESTIMATOR,
-    "restricted": restricted.ESTIMATOR,
-    "stein": stein.ESTIMATOR,
-    "two_chain": two_chain.ESTIMATOR,
-    "influence": influence.ESTIMATOR,
-}
+ESTIMATORS: dict[str, Estimator] = registry.collected(sys.modules[__name__], "ESTIMATORS")
+
+
+@dataclass(frozen=True)
+class SusceptibilitySettings:
+    """How the draws become a number for each token."""
+
+    estimator: str = "gauss_newton"
+    """One of gauss_newton, second_order, first_order, restricted, stein, two_chain, influence; each file of
+    susceptibility/estimators says what it leaves out."""
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        rule = f"one of {tuple(ESTIMATORS)}"
+        require(self.estimator in ESTIMATORS, "susceptibility.estimator", self.estimator, rule)
 
 
 def by_name(kind: str) -> Estimator:

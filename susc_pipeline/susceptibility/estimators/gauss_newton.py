@@ -26,4 +26,4 @@ def estimate(traces: LossTraces, all_weights: LossTraces | None = None) -> Susce
     return terms.mean_and_error(-found, traces.chain)
 
 
-ESTIMATOR = Estimator(estimate, needs_direction=True, needs_curvatures=True)
+ESTIMATORS = {"gauss_newton": Estimator(estimate, needs_direction=True, needs_curvatures=True)}

@@ -12,4 +12,4 @@ def estimate(traces: LossTraces, all_weights: LossTraces | None = None) -> Susce
     return terms.mean_and_error(-found, terms.blocks(traces))
 
 
-ESTIMATOR = Estimator(estimate, is_covariance=True)
+ESTIMATORS = {"influence": Estimator(estimate, is_covariance=True)}

@@ -18,4 +18,4 @@ def estimate(traces: LossTraces, all_weights: LossTraces | None = None) -> Susce
     return terms.mean_and_error(of_mean - of_tokens, terms.blocks(traces))
 
 
-ESTIMATOR = Estimator(estimate, is_covariance=True)
+ESTIMATORS = {"restricted": Estimator(estimate, is_covariance=True)}

@@ -25,4 +25,4 @@ def estimate(traces: LossTraces, all_weights: LossTraces | None = None) -> Susce
     return Susceptibility(found.value, np.hypot(found.standard_error, phi.mean() * reference.standard_error))
 
 
-ESTIMATOR = Estimator(estimate, needs_all_weights=True, is_covariance=True)
+ESTIMATORS = {"two_chain": Estimator(estimate, needs_all_weights=True, is_covariance=True)}
