@@ -1,7 +1,7 @@
 """Auxiliary model: residual-stream activations to PC scores, one hidden layer, with its prediction and storage.
 
-Training (auxiliary_training.py), reading activations, splitting documents, the linear baseline (ridge.py) and judging
-predictions (metrics.py) stay out.
+Training (auxiliary_training.py), reading activations, splitting documents, the linear baseline (ridge.py) and judging predictions
+(metrics.py) stay out.
 
 Susceptibilities are mostly sampling noise, and their tokens few: what matters is that the model does not learn the
 noise. Hence strong weight decay, averaged weights, a decoder that starts near zero, and stopping on withheld documents.
