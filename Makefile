@@ -53,8 +53,8 @@ test-faults-slow: install ## The same at 20 moments for each asset, counted in t
 	FAULT_MOMENTS=20 FAULT_RESULTS=tests/faults/results.json $(TWO_AT_A_TIME) -m faults tests/faults
 
 ui: install ## Open the Dagster UI on 127.0.0.1:3000
-	@mkdir -p $(DAGSTER_HOME) && (grep -q '^storage:' $(DAGSTER_HOME)/dagster.yaml 2>/dev/null || cp dagster.yaml $(DAGSTER_HOME)/dagster.yaml)
-	SUSC_EXPERIMENT=$(EXPERIMENT) $(BIN)/dagster dev -w workspace.yaml -h 127.0.0.1 -p 3000
+	@mkdir -p $(DAGSTER_HOME) && (grep -q '^storage:' $(DAGSTER_HOME)/dagster.yaml 2>/dev/null || cp deploy/dagster.yaml $(DAGSTER_HOME)/dagster.yaml)
+	SUSC_EXPERIMENT=$(EXPERIMENT) $(BIN)/dg dev -w workspace.yaml -h 127.0.0.1 -p 3000
 
 explore: install ## Serve the explorer of the experiment on loopback (EXPERIMENT=tiny); LIVE=1 measures text of your own too
 	@$(BIN)/python -m resources.serve --experiment $(EXPERIMENT) $(if $(LIVE),--live)

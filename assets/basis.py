@@ -18,7 +18,7 @@ from susc_pipeline.representation.evaluation import Split
 from susc_pipeline.representation.pca import PCABasis
 from susc_pipeline.susceptibility import reliability as reliabilities
 
-GROUP = "c_basis"
+GROUP = "4_basis"
 
 
 @dg.asset(
@@ -43,7 +43,11 @@ def pca_basis(
     found = reliabilities.split_half_scores(halves, considered).reliability
     basis = pca.select(considered, found >= experiment.representation.min_reliability)
     picture = plots.explained_variance(basis.explained_variance_ratio)
-    counts = {"tokens": basis.count, "dropped_as_unreliable": len(found) - len(basis.components)}
+    counts = {
+        "tokens": basis.count,
+        "components_kept": len(basis.components),
+        "dropped_as_unreliable": len(found) - len(basis.components),
+    }
     return dg.MaterializeResult(value=basis, metadata={**counts, "explained_variance": picture})
 
 
@@ -85,7 +89,10 @@ def reliability(
     means = {
         f"mean_{kind}": float(f["reliability"].mean()) for kind, f in zip(("component", "pc"), frames, strict=True)
     }
-    return dg.MaterializeResult(value=frame, metadata={**means, "reliability": plots.reliability(frame)})
+    means["least_component"] = float(frames[0]["reliability"].min())
+    return dg.MaterializeResult(
+        value=frame, metadata={**means, "reliability": plots.reliability(frame), "table": plots.table(frame)}
+    )
 
 
 AUXILIARY_INPUTS = {
@@ -188,5 +195,6 @@ def aux_correlation(
     rng = np.random.default_rng(seeds.sequence(experiment.seed, "aux_correlation"))
     frame = evaluation.correlation_table(data, aux_model, pca_basis, rng)
     means = {f"mean_{name}": float(frame[name].mean()) for name in ("r", "linear_response_r", "ceiling", "ridge_r")}
-    metadata = {**means, "withheld_tokens": len(data.test_truth), "correlation": plots.correlation(frame)}
+    pictures = {"correlation": plots.correlation(frame), "table": plots.table(frame)}
+    metadata = {**means, "withheld_tokens": len(data.test_truth), **pictures}
     return dg.MaterializeResult(value=frame, metadata=metadata)

@@ -39,5 +39,5 @@ def found_in(
     report = progress.reporter(context, "tokens cut from")
     found = search.find_clusters(graph, experiment.clustering, progress=report)
     members = reading.member_table(found, tokens)
-    metadata = {"clusters": len(found.size), "dagster/row_count": members.height}
+    metadata = {"clusters": len(found.size)}
     return dg.MaterializeResult(value=members, metadata=metadata)

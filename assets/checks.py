@@ -1,11 +1,13 @@
 """Asset checks: each says in a sentence what is wrong and what to do. Per-token invariants are raised in the core."""
 
+import shlex
+
 import dagster as dg
 import numpy as np
 import polars as pl
 
 from assets import basis, clusters, prediction, sampling
-from assets.partitions import GROUND_TRUTH_SHARDS
+from assets.partitions import EXPERIMENT, GROUND_TRUTH_SHARDS
 from resources.component_folder import ComponentFolder
 from susc_pipeline import schema
 from susc_pipeline.config import ExperimentConfig
@@ -18,8 +20,13 @@ LEAST_RELIABILITY = 0.5  # below it a column is more noise than signal
 IDENTITY_TOLERANCE = 1e-2
 
 
-def _result(passed: bool, sentence: str, **metadata: float) -> dg.AssetCheckResult:
-    return dg.AssetCheckResult(passed=bool(passed), description=sentence, metadata=metadata)
+def _result(passed: bool, sentence: str, remedy: str, *again: str, **metadata: float) -> dg.AssetCheckResult:
+    """Say what was found, what mends it, and the command that makes the assets again, or all that is out of date."""
+    command = f"susc-pipeline run --experiment {shlex.quote(EXPERIMENT.name)}" + f" --select {' '.join(again)}" * bool(
+        again
+    )
+    text = f"{sentence}. Where it fails, {remedy}, then `{command}`."
+    return dg.AssetCheckResult(passed=bool(passed), description=text, metadata=metadata)
 
 
 @dg.asset_check(asset=sampling.response_directions)
@@ -38,12 +45,12 @@ def chains_are_sound(
     positive = float(np.mean([rise.mean() > 0 for rise in rises]))
     sentence = (
         f"{agreeing:.0%} of components have an R-hat that chains which agree may have by chance, and {positive:.0%} a mean "
-        f"loss above that at w*; below {MIN_SHARE_OF_COMPONENTS:.0%} raise sampling.n_burn_in, or lower sampling.step_size or "
-        f"sampling.n_beta"
+        f"loss above that at w*; {MIN_SHARE_OF_COMPONENTS:.0%} are wanted"
     )
     return _result(
         min(agreeing, positive) >= MIN_SHARE_OF_COMPONENTS,
         sentence,
+        "raise sampling.n_burn_in, or lower sampling.step_size or sampling.n_beta",
         share_agreeing=agreeing,
         share_above=positive,
         median_r_hat=float(np.median(r_hats or [1.0])),
@@ -65,10 +72,10 @@ def directions_are_reliable(
     listed = ", ".join(f"{name} {value:.2f}" for name, value in sorted(short.items(), key=lambda item: item[1])[:8])
     sentence = (
         f"{len(names) - len(short)} of {len(names)} components reach directions.reliability ({wanted:g}); the others: "
-        f"{listed or 'none'}. For {n_limited} the population of {n_population} contexts is too small for 0.9: "
-        f" raise tokens.population_share or add documents; for the rest raise directions.max_contexts"
+        f"{listed or 'none'}. For {n_limited} the population of {n_population} contexts is too small for 0.9"
     )
-    return _result(least >= LEAST_RELIABILITY, sentence, least=least, below=len(short))
+    remedy = "raise tokens.population_share or add documents for those, directions.max_contexts for the rest"
+    return _result(least >= LEAST_RELIABILITY, sentence, remedy, least=least, below=len(short))
 
 
 @dg.asset_check(asset=dg.AssetKey("ground_truth_susceptibilities"), partitions_def=GROUND_TRUTH_SHARDS)
@@ -76,10 +83,9 @@ def susceptibilities_are_finite(ground_truth_susceptibilities: pl.DataFrame) -> 
     """No susceptibility is nan or infinite, and every component varies over tokens."""
     values = schema.matrix(ground_truth_susceptibilities["susceptibility"])
     n_bad, n_constant = int(np.sum(~np.isfinite(values))), int(np.sum(values.std(axis=0) == 0))
-    sentence = (
-        f"{n_bad} values are not finite and {n_constant} components constant; if any, materialize sgld_samples again"
-    )
-    return _result(n_bad == 0 and n_constant == 0, sentence, not_finite=n_bad, constant_components=n_constant)
+    sentence = f"{n_bad} values are not finite and {n_constant} components constant"
+    found = {"not_finite": n_bad, "constant_components": n_constant}
+    return _result(n_bad == 0 and n_constant == 0, sentence, "lower sampling.step_size", **found)
 
 
 @dg.asset_check(asset=basis.aux_correlation)
@@ -90,9 +96,10 @@ def predictions_beat_chance(aux_correlation: pl.DataFrame) -> dg.AssetCheckResul
     share = float(above.head(n_leading).mean() or 0.0)
     sentence = (
         f"{share:.0%} of the first {n_leading} PCs are above the permutation null; below 80 % the auxiliary model has "
-        f"learnt little: raise directions.reliability or the number of token shards"
+        f"learnt little"
     )
-    return _result(share >= 0.8, sentence, share_above_null=share, mean_r=float(aux_correlation["r"].mean() or 0.0))
+    found = {"share_above_null": share, "mean_r": float(aux_correlation["r"].mean() or 0.0)}
+    return _result(share >= 0.8, sentence, "raise directions.reliability or tokens.n_shards", **found)
 
 
 @dg.asset_check(asset=clusters.knn_graph, additional_ins=clusters.ALL_WHITENED)
@@ -105,9 +112,12 @@ def whitened_covariance_is_the_identity(whitened_susceptibilities: dict[str, pl.
     error = float(np.abs(merged.covariance - np.eye(len(merged.mean))).max())
     sentence = (
         f"the covariance of the whitened vectors is off the identity by {error:.2g}; above {IDENTITY_TOLERANCE:g} the "
-        f"basis is older than the predictions: materialize whitening_basis and whitened_susceptibilities again"
+        f"basis is older than the predictions"
     )
-    return _result(error < IDENTITY_TOLERANCE, sentence, largest_error=error)
+    again = "whitening_basis", "whitened_susceptibilities"
+    return _result(
+        error < IDENTITY_TOLERANCE, sentence, "end other runs of the experiment", *again, largest_error=error
+    )
 
 
 @dg.asset_check(asset=dg.AssetKey("clusters"))
@@ -118,10 +128,10 @@ def clusters_are_below_the_threshold(
     limit = experiment.clustering.max_conductance
     share = float((clusters["conductance"] <= limit).mean() or 0.0)
     sentence = (
-        f"{clusters.height} clusters, {share:.0%} with conductance at most {limit:g}; none, or under 90 %, asks for "
-        f"another clustering.max_conductance or more tokens"
+        f"{clusters.height} clusters, {share:.0%} with conductance at most {limit:g}; at least one and 90 % are wanted"
     )
-    return _result(clusters.height > 0 and share >= 0.9, sentence, clusters=clusters.height, share_below=share)
+    remedy, found = "change clustering.max_conductance or raise tokens.n_shards", {"clusters": clusters.height}
+    return _result(clusters.height > 0 and share >= 0.9, sentence, remedy, **found, share_below=share)
 
 
 @dg.asset_check(asset=prediction.leakage)
@@ -130,9 +140,10 @@ def predictions_are_not_activations(leakage: pl.DataFrame) -> dg.AssetCheckResul
     peak = {name: float(leakage.filter(space=name)["cka"].max()) for name in ("ground_truth", "prediction")}
     sentence = (
         f"peak CKA with activations is {peak['prediction']:.2f} for predictions and {peak['ground_truth']:.2f} for the "
-        f"ground truth; predictions near 1 repeat the activations: raise aux.l1_penalty or add ground-truth tokens"
+        f"ground truth; predictions near 1 repeat the activations"
     )
-    return _result(peak["prediction"] < 0.9, sentence, **{f"peak_cka_{name}": value for name, value in peak.items()})
+    found = {f"peak_cka_{name}": value for name, value in peak.items()}
+    return _result(peak["prediction"] < 0.9, sentence, "raise aux.l1_penalty or tokens.n_ground_truth_shards", **found)
 
 
 ALL = [

@@ -29,7 +29,7 @@ from susc_pipeline.model.decoder import Decoder
 from susc_pipeline.schema import StackedTokens
 from susc_pipeline.susceptibility import direction_files, gradient_kernel
 
-GROUP = "g_cluster_controls"
+GROUP = "8_cluster_controls"
 N_GRADIENT_CONTEXTS = 512  # of the population, for the gradients of a model whose loss is nowhere near a minimum
 SHARDED = {"token_shards": dg.AssetIn(partition_mapping=EVERY_SHARD)}
 SAME_SEARCH = (
@@ -87,7 +87,7 @@ def partition_asset(asset: str, columns: tuple[str, ...], about: str) -> dg.Asse
         contexts = pl.concat([token_shards[shard] for shard in sorted(token_shards)]).collect()
         text = schema.with_token_before(tokens.keys, contexts)
         members = controls.partition_members(controls.codes_of(*(text[name].to_numpy() for name in columns)), tokens)
-        metadata = {"clusters": members["cluster"].n_unique(), "dagster/row_count": members.height}
+        metadata = {"clusters": members["cluster"].n_unique()}
         return dg.MaterializeResult(value=members, metadata=metadata)
 
     return members_by_text
@@ -326,6 +326,6 @@ def compare_with_controls(
     table = controls.table(labels, made, token_ids.to_numpy(), documents, rng, progress=report)
     matches = controls.matches(labels, made, n_clusters=clusters.height)
     said = controls.conclusion(table, matches)
-    metadata = {"conclusion": said, "not_made": dg.MetadataValue.json(absent), "table": plots.markdown(table)}
+    metadata = {"conclusion": said, "not_made": dg.MetadataValue.json(absent), "table": plots.table(table)}
     yield dg.Output(table, "cluster_controls", metadata={**metadata, "controls": plots.controls(table)})
-    yield dg.Output(matches, "cluster_control_matches", metadata={"dagster/row_count": matches.height})
+    yield dg.Output(matches, "cluster_control_matches")

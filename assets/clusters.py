@@ -16,7 +16,7 @@ from susc_pipeline.model.pretrained import token_texts
 from susc_pipeline.representation import pca
 from susc_pipeline.representation.pca import PCABasis
 
-GROUP = "e_clusters"
+GROUP = "6_clusters"
 DESCRIPTIONS = {
     "clusters": "Local-PageRank clusters of tokens (Andersen, Chung and Lang 2006): size, conductance, volume, density, seed, "
     "and reproducibility: best Jaccard index with a cluster by half of the chains, the lesser of both halves. Numbered by "
@@ -140,7 +140,7 @@ def find_clusters(
     page = dg.MetadataValue.path(store.page())
     metadata = {**counts, "explorer": page, "best": best, "sizes": plots.clusters(table)}
     yield dg.Output(table, "clusters", metadata=metadata)
-    yield dg.Output(members, "cluster_members", metadata={"dagster/row_count": members.height})
+    yield dg.Output(members, "cluster_members")
 
 
 @dg.asset(
@@ -210,7 +210,7 @@ def cluster_agreement(
         graph = branch.graph_of(points, "cluster_agreement", experiment, store, stream=[name])
         labels[name] = search.find_clusters(graph, experiment.clustering).labels
     frame = agreement.table(labels)
-    return dg.MaterializeResult(value=frame, metadata={"dagster/row_count": frame.height})
+    return dg.MaterializeResult(value=frame, metadata={"table": plots.table(frame)})
 
 
 @dg.asset(
@@ -238,4 +238,4 @@ def cluster_reproducibility(
     frame = reproducibility.table(labels, tokens.keys["token_id"].to_numpy(), rng)
     halves = frame.filter(first="half a", second="half b").rows_by_key("is_chance", named=True, unique=True)
     shares = {name: halves[is_chance]["first_matched"] or 0.0 for name, is_chance in SHARES.items()}
-    return dg.MaterializeResult(value=frame, metadata={"dagster/row_count": frame.height, **shares})
+    return dg.MaterializeResult(value=frame, metadata={**shares, "table": plots.table(frame)})

@@ -8,7 +8,7 @@ import polars as pl
 
 from assets import plots, pools, progress
 from assets.partitions import WITHHELD, version
-from assets.sampling import GROUP, directions_population, population_of
+from assets.sampling import directions_population, population_of
 from resources.component_folder import ComponentFolder
 from resources.language_model import LanguageModelFolder
 from susc_pipeline import schema, seeds
@@ -20,6 +20,7 @@ from susc_pipeline.susceptibility import direction_files, estimators
 from susc_pipeline.susceptibility import regime as regimes
 from susc_pipeline.susceptibility.estimators import ShardEstimates
 
+GROUP = "3_meaning"
 CONTROL_SHARE = 10  # one context in so many of a withheld shard is measured again
 CONTROL_DRAWS = 4
 
@@ -62,7 +63,8 @@ def regime(
         budget = experiment.directions.limited(wanted.max_contexts)
         tables.append(regimes.sweep(model, chosen, own, budget, *parts))
     frame = pl.concat(tables)
-    return dg.MaterializeResult(value=frame, metadata={"dagster/row_count": frame.height})
+    figures = {"mean_llc": float(frame["llc"].mean() or np.nan), "table": plots.table(frame)}
+    return dg.MaterializeResult(value=frame, metadata=figures)
 
 
 @dg.asset(
@@ -88,7 +90,7 @@ def negative_control(
     sampling.negative_control.
     """
     if not experiment.sampling.negative_control or experiment.sampling.n_beta == 0:
-        return dg.MaterializeResult(value=pl.DataFrame(schema=schema.CONTROL), metadata={"dagster/row_count": 0})
+        return dg.MaterializeResult(value=pl.DataFrame(schema=schema.CONTROL))
     model = language_model.load(experiment.model).model
     shard = min(token_shards)
     contexts = schema.token_ids(token_shards[shard].collect())
@@ -111,7 +113,7 @@ def negative_control(
     in_order = [enumerated[number].name for number in chosen]
     frame = controls.table(in_order, differences, estimates, n_beta=experiment.sampling.n_beta)
     slope = float(frame["slope"].median() or np.nan)
-    return dg.MaterializeResult(value=frame, metadata={"dagster/row_count": frame.height, "median_slope": slope})
+    return dg.MaterializeResult(value=frame, metadata={"median_slope": slope, "table": plots.table(frame)})
 
 
 @dg.asset(
@@ -129,7 +131,7 @@ def calibration(
     above w*. Nothing reads it: it is for the person who chooses the settings. Empty unless calibration.enabled.
     """
     if not experiment.calibration.enabled:
-        return dg.MaterializeResult(value=pl.DataFrame(schema=schema.CALIBRATION), metadata={"dagster/row_count": 0})
+        return dg.MaterializeResult(value=pl.DataFrame(schema=schema.CALIBRATION))
     model = language_model.load(experiment.model).model
     population, probe = directions_population(population_contexts, experiment)
     found = calibrations.sweep(
@@ -144,4 +146,6 @@ def calibration(
     best = calibrations.recommended(found.table)
     picture = plots.calibration(found.table)
     metadata = {"recommended": dg.MetadataValue.json(best or {}), "sound": found.table.filter(verdict="good").height}
-    return dg.MaterializeResult(value=found.table, metadata={**metadata, "verdicts": picture})
+    return dg.MaterializeResult(
+        value=found.table, metadata={**metadata, "verdicts": picture, "table": plots.table(found.table)}
+    )

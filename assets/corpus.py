@@ -12,7 +12,7 @@ from susc_pipeline import near_duplicates, tokens
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.tokens import TokenizedDocument
 
-GROUP = "a_corpus"
+GROUP = "1_model_and_text"
 # Of the settings of the chains only their number matters: it decides how many documents the population must have.
 SPLIT_VERSION = f"{version(2, 'corpus', 'tokens')}-{EXPERIMENT.sampling.n_chains}"
 
@@ -40,7 +40,7 @@ def corpus_documents(experiment: dg.ResourceParam[ExperimentConfig]) -> dg.Mater
     Its code version holds a fingerprint of the files, so it and all that is made from it show as stale once one changes.
     """
     frame = corpora.table(corpus.documents(experiment.corpus))
-    counts = {"dagster/row_count": frame.height, "characters": int(frame["n_characters"].sum())}
+    counts = {"characters": int(frame["n_characters"].sum())}
     return dg.MaterializeResult(value=frame, metadata=counts)
 
 
@@ -67,7 +67,7 @@ def token_shards(
         documents, experiment.tokens, experiment.seed, context.partition_key, n_chains=experiment.sampling.n_chains
     )
     n_tokens = frame.height * (experiment.tokens.context_length - 1)
-    counts = {"documents": frame["document_id"].n_unique(), "tokens": n_tokens, "dagster/row_count": frame.height}
+    counts = {"documents": frame["document_id"].n_unique(), "tokens": n_tokens}
     return dg.MaterializeResult(value=frame, metadata=counts)
 
 
@@ -88,7 +88,7 @@ def population_contexts(
     parts = frame.partition_by("role", as_dict=True)
     counts = {f"{role}_contexts": part.height for (role,), part in parts.items()}
     counts |= {f"{role}_documents": part["document_id"].n_unique() for (role,), part in parts.items()}
-    return dg.MaterializeResult(value=frame, metadata={"dagster/row_count": frame.height, **counts})
+    return dg.MaterializeResult(value=frame, metadata=counts)
 
 
 @dg.asset(group_name=GROUP, kinds={"polars", "parquet"}, code_version=version(1, "corpus"))
@@ -104,7 +104,7 @@ def document_groups(
     frame = near_duplicates.document_groups(_tokenized(corpus_documents, language_model, experiment))
     sizes = frame.group_by("document_group").len()["len"]
     counts = {"groups": len(sizes), "documents_with_duplicates": int(sizes.filter(sizes > 1).sum())}
-    return dg.MaterializeResult(value=frame, metadata={"dagster/row_count": frame.height, **counts})
+    return dg.MaterializeResult(value=frame, metadata=counts)
 
 
 def _tokenized(

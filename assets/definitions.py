@@ -4,6 +4,7 @@ import atexit
 import gc
 import os
 import sys
+import warnings
 from pathlib import Path
 
 # A panic of a Rust library that finds no memory for its backtrace either would wait for ever for the lock it holds.
@@ -15,6 +16,9 @@ if CHECKOUT not in sys.path:
     sys.path.insert(0, CHECKOUT)
 
 import dagster as dg  # noqa: E402
+
+# A check by shard is a preview in Dagster, which is pinned; said at each start, it would hide what matters.
+warnings.filterwarnings("ignore", message="Specifying a partitions_def", category=dg.PreviewWarning)
 
 from assets import (  # noqa: E402
     basis,
@@ -28,6 +32,7 @@ from assets import (  # noqa: E402
     explorer,
     labels,
     lost_runs,
+    overview,
     partitions,
     prediction,
     sampling,
@@ -35,6 +40,16 @@ from assets import (  # noqa: E402
 from resources import experiment as experiments  # noqa: E402
 from resources.io_manager import ArtifactIOManager  # noqa: E402
 
+JOBS = {
+    "ground_truth": "Draws and sampled susceptibilities of ground-truth shards.",
+    "basis": "The PCA basis, its reliability, and the auxiliary model.",
+    "measure": "Linear responses and activations of token shards.",
+    "upsample": "PC scores of every token of token shards.",
+    "whiten": "Whitened vectors of token shards.",
+    "explore": "The map, the component table and the static site.",
+    "cluster": "Graphs, clusters of all chains and of halves, and what the clusters are in words.",
+    "controls": "What else finds the clusters: text, activations, gradients, other weights.",
+}
 MODULES = (
     corpus,
     sampling,
@@ -52,21 +67,28 @@ MODULES = (
 def build_definitions(**overrides: object) -> dg.Definitions:
     """The definitions, with resources replaced by keyword."""
     store = experiments.store(partitions.EXPERIMENT)
-    resources = {"experiment": partitions.EXPERIMENT, "store": store, "io_manager": ArtifactIOManager(store)}
+    description = overview.description(partitions.EXPERIMENT, store)
+    resources = {
+        "experiment": dg.ResourceDefinition.hardcoded_resource(partitions.EXPERIMENT, description),
+        "store": dg.ResourceDefinition.hardcoded_resource(store, f"Where the artifacts lie: `{store.root}`"),
+        "io_manager": ArtifactIOManager(store, partitions.FACTS),
+    }
+    made = dg.AssetSelection.assets
+    stages = {
+        "ground_truth": made("sgld_samples", "ground_truth_susceptibilities", "chain_products"),
+        "basis": dg.AssetSelection.groups(basis.GROUP),
+        "measure": made("linear_response", "activations"),
+        "upsample": made(*prediction.DESCRIPTIONS),
+        "whiten": made("whitened_susceptibilities"),
+        "explore": dg.AssetSelection.groups(explorer.GROUP),
+        "cluster": dg.AssetSelection.groups(clusters.GROUP),
+        "controls": dg.AssetSelection.groups(cluster_controls.GROUP),
+    }
+    tags = {"experiment": partitions.EXPERIMENT.name}
     jobs = [
-        dg.define_asset_job(
-            "ground_truth", dg.AssetSelection.assets("sgld_samples", "ground_truth_susceptibilities", "chain_products")
-        ),
-        dg.define_asset_job("basis", dg.AssetSelection.groups(basis.GROUP)),
-        dg.define_asset_job("measure", dg.AssetSelection.assets("linear_response", "activations")),
-        dg.define_asset_job("upsample", dg.AssetSelection.assets(*prediction.DESCRIPTIONS)),
-        dg.define_asset_job("whiten", dg.AssetSelection.assets("whitened_susceptibilities")),
-        dg.define_asset_job("explore", dg.AssetSelection.groups(explorer.GROUP)),
-        dg.define_asset_job("cluster", dg.AssetSelection.groups(clusters.GROUP)),
-        dg.define_asset_job("controls", dg.AssetSelection.groups(cluster_controls.GROUP)),
+        *(dg.define_asset_job(name, assets, description=JOBS[name], run_tags=tags) for name, assets in stages.items()),
         everything.everything,
     ]
-    forkserver = {"start_method": {"forkserver": {"preload_modules": ["torch", "dagster"]}}, "max_concurrent": 1}
     # Off until its sensor is switched on in the UI: what is made from something newer is made again, but for what a plain
     # run leaves out, for which nothing waits.
     eager = dg.AutomationCondition.eager().ignore(dg.AssetSelection.groups(cluster_controls.GROUP))
@@ -82,7 +104,7 @@ def build_definitions(**overrides: object) -> dg.Definitions:
         asset_checks=checks.ALL,
         jobs=jobs,
         resources={**resources, **overrides},
-        executor=dg.multiprocess_executor.configured(forkserver),
+        executor=dg.in_process_executor,  # a run is a process already: one more would load all libraries again
     )
 
 

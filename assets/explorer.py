@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 from scipy import sparse
 
-from assets import pools
+from assets import plots, pools
 from assets.clusters import ALL_WHITENED
 from assets.partitions import EVERY_SHARD, version
 from resources import clustered_tokens
@@ -30,7 +30,7 @@ from susc_pipeline.representation.pca import PCABasis
 from susc_pipeline.susceptibility import direction_files
 from susc_pipeline.susceptibility import regime as regimes
 
-GROUP = "f_explorer"
+GROUP = "7_explorer"
 LIBRARIES = ("torch", "transformers", "numpy", "polars", "scikit-learn", "pynndescent", "umap-learn", "dagster")
 SHARDED = (
     "token_shards",
@@ -67,7 +67,7 @@ def map_layout(
     places = layout.layout(graph, start, n_epochs=experiment.explorer.n_layout_epochs, rng=rng)
     keys = tokens.keys.with_columns(shard=tokens.shard)[chosen.tolist()]
     frame = keys.with_columns(x=pl.Series(places[:, 0]), y=pl.Series(places[:, 1])).select(*schema.LAYOUT)
-    return dg.MaterializeResult(value=frame, metadata={"dagster/row_count": frame.height, "edges": graph.nnz // 2})
+    return dg.MaterializeResult(value=frame, metadata={"edges": graph.nnz // 2})
 
 
 @dg.asset(group_name=GROUP, kinds={"polars"}, code_version=version(1, "model", "sampling", "components"))
@@ -88,7 +88,8 @@ def component_table(
     frame = component_tables.component_table(
         chosen, n_weights, pca_basis, reliability, regime, n_beta=experiment.sampling.n_beta
     )
-    return dg.MaterializeResult(value=frame, metadata={"dagster/row_count": frame.height})
+    columns = [name for name, kind in frame.schema.items() if not kind.is_nested()]
+    return dg.MaterializeResult(value=frame, metadata={"table": plots.table(frame.select(columns))})
 
 
 @dg.asset(

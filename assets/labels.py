@@ -34,4 +34,4 @@ def cluster_labels(
     texts = token_texts(loaded.tokenizer, loaded.model.vocabulary_size)
     frame = table.label_clusters(token_shards, cluster_members, document_groups, texts, seed=experiment.seed)
     counts = {"scored": int(frame["gain"].count()), "beyond_the_token": int((frame["gain_low"] > 0).sum())}
-    return dg.MaterializeResult(value=frame, metadata={"dagster/row_count": frame.height, **counts})
+    return dg.MaterializeResult(value=frame, metadata=counts)

@@ -11,6 +11,7 @@ GROUND_TRUTH_SHARDS = dg.StaticPartitionsDefinition(tokens.ground_truth_keys(EXP
 TRAINING = dg.SpecificPartitionsPartitionMapping(tokens.training_keys(EXPERIMENT.tokens))
 WITHHELD = dg.SpecificPartitionsPartitionMapping(tokens.validation_keys(EXPERIMENT.tokens))
 EVERY_SHARD = dg.AllPartitionMapping()
+FACTS = {"experiment": EXPERIMENT.name, "digest": EXPERIMENT.digest()}  # recorded with all that is made
 ON_REQUEST = {"susc/on_request": "true"}  # tag of assets that a plain run leaves out
 
 

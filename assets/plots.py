@@ -13,10 +13,10 @@ from susc_pipeline.clustering import reading
 from susc_pipeline.representation.auxiliary_training import History
 
 matplotlib.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
-MARKUP = frozenset("&<>\"'\\`*_[]()|#~!{}")
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#777777"
 N_BEST = 10
 N_EXAMPLES = 4
+N_ROWS = 100  # of a table in the UI; the file has all
 
 
 def _png(figure: Figure) -> dg.MarkdownMetadataValue:
@@ -150,15 +150,14 @@ def clusters(table: pl.DataFrame) -> dg.MarkdownMetadataValue:
 
 
 def best_clusters(
-    table: pl.DataFrame, members: pl.DataFrame, contexts: pl.DataFrame, texts: list[str]
-) -> dg.MarkdownMetadataValue:
-    """The clusters of least conductance with their most central tokens; corpus text is escaped, never interpreted."""
-    lines = ["| cluster | size | conductance | central tokens in context |", "|---|---|---|---|"]
-    for row in table.head(N_BEST).iter_rows(named=True):
+    clusters: pl.DataFrame, members: pl.DataFrame, contexts: pl.DataFrame, texts: list[str]
+) -> dg.TableMetadataValue:
+    """The clusters of least conductance, a row for each of their most central tokens, which stands between ⟦ and ⟧."""
+    rows = []
+    for row in clusters.head(N_BEST).select("cluster", "size", "conductance").iter_rows(named=True):
         found = reading.examples(members, contexts, texts, cluster=row["cluster"], n_examples=N_EXAMPLES)
-        shown = "<br>".join(f"{_plain(e.before)}**⟦{_plain(e.token)}⟧**{_plain(e.after)}" for e in found)
-        lines.append(f"| {row['cluster']} | {row['size']} | {row['conductance']:.3f} | {shown} |")
-    return dg.MetadataValue.md("\n".join(lines))
+        rows += [{**row, "token in context": f"{e.before}⟦{e.token}⟧{e.after}"} for e in found]
+    return table(pl.DataFrame(rows, infer_schema_length=None))
 
 
 def controls(table: pl.DataFrame) -> dg.MarkdownMetadataValue:
@@ -193,15 +192,21 @@ def interventions(table: pl.DataFrame) -> dg.MarkdownMetadataValue:
     return _png(figure)
 
 
-def markdown(table: pl.DataFrame) -> dg.MarkdownMetadataValue:
-    """A small table as it is, numbers with three digits."""
-    shown = [[f"{cell:.3g}" if isinstance(cell, float) else _plain(str(cell)) for cell in row] for row in table.rows()]
-    lines = [table.columns, ["---"] * table.width, *shown]
-    return dg.MetadataValue.md("\n".join(f"| {' | '.join(line)} |" for line in lines))
+def table(frame: pl.DataFrame) -> dg.TableMetadataValue:
+    """The first rows of a frame as a table of the UI: numbers with three digits, text on one line and never interpreted."""
+    shown = frame.head(N_ROWS)
+    columns = [dg.TableColumn(name, "float" if kind.is_numeric() else "string") for name, kind in shown.schema.items()]
+    records = [dg.TableRecord({name: _cell(cell) for name, cell in row.items()}) for row in shown.iter_rows(named=True)]
+    return dg.MetadataValue.table(records, dg.TableSchema(columns))
 
 
-def _plain(text: str) -> str:
-    """Text from a corpus as one line that neither HTML nor Markdown takes for anything else."""
+def _cell(value: object) -> str | int | float | bool | None:
+    if isinstance(value, float):  # JSON has no nan
+        return float(f"{value:.3g}") if np.isfinite(value) else None
+    return value if isinstance(value, bool | int | None) else _line(str(value))
+
+
+def _line(text: str) -> str:
+    """Text from a corpus on one line, without characters that have no shape of their own or turn others round."""
     visible = text.replace("\n", "⏎").replace("\t", "⇥").replace("\r", "␍")
-    printable = (c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in visible)
-    return "".join(f"&#{ord(c)};" if c in MARKUP else c for c in printable)
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in visible)

@@ -15,7 +15,7 @@ from susc_pipeline.representation.auxiliary import AuxModel
 from susc_pipeline.representation.pca import PCABasis
 from susc_pipeline.representation.whitening import WhiteningBasis
 
-GROUP = "d_prediction"
+GROUP = "5_token_vectors"
 BY_AUXILIARY = EXPERIMENT.representation.upsampling == "auxiliary"
 SOURCE = "by the auxiliary model" if BY_AUXILIARY else "by linear response"
 DESCRIPTIONS = {
@@ -63,7 +63,7 @@ def predict_susceptibilities(
         parts = (pca.transform(schema.matrix(linear_response[column]), pca_basis) for column in columns)
         scores |= dict(zip(("predicted_susceptibilities", "half_a_predictions", "half_b_predictions"), parts))
     with_loss = linear_response.select(*schema.TOKEN_KEY, "loss")
-    metadata = {"dagster/row_count": with_loss.height, "source": SOURCE}
+    metadata = {"source": SOURCE}
     for name in DESCRIPTIONS:
         yield dg.Output(schema.with_vectors(with_loss, prediction=scores[name]), name, metadata=metadata)
 
@@ -99,7 +99,7 @@ def whitened_susceptibilities(
     """
     shard = schema.stack({"": predicted_susceptibilities}, "prediction")
     frame = schema.with_vectors(shard.keys, whitened=whitening.transform(shard.values, whitening_basis))
-    return dg.MaterializeResult(value=frame, metadata={"dagster/row_count": frame.height})
+    return dg.MaterializeResult(value=frame)
 
 
 @dg.asset(
@@ -139,6 +139,4 @@ def leakage(
     spaces = {"ground_truth": truth.values, "prediction": predicted.values}
     _, documents = np.unique(active.keys["document_id"].to_numpy(), return_inverse=True)
     frame = leakages.table(active.values, spaces, documents, layers=layers, settings=experiment.leakage, rng=rng)
-    return dg.MaterializeResult(
-        value=frame, metadata={"dagster/row_count": frame.height, "leakage": plots.leakage(frame)}
-    )
+    return dg.MaterializeResult(value=frame, metadata={"leakage": plots.leakage(frame), "table": plots.table(frame)})

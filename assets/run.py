@@ -73,14 +73,13 @@ def say_the_price() -> None:
     Raises:
         ValueError: an asset needs more memory than there is; names the keys to lower.
     """
+    from assets import overview
     from assets.partitions import EXPERIMENT
     from resources import experiment as experiments
     from resources import price
 
-    stored = experiments.store(EXPERIMENT).path("language_model") / "config.json"
-    try:
-        plan = price.plan_of(EXPERIMENT, stored if stored.is_file() else None)
-    except ValueError:
+    plan = overview.plan(EXPERIMENT, experiments.store(EXPERIMENT))
+    if plan is None:
         return
     price.refuse_what_cannot_fit(plan, price.memory_of(EXPERIMENT.model))
     rate = price.measured_rate(EXPERIMENT.model)
@@ -93,7 +92,7 @@ def dagster_home() -> Path:
     home = Path(os.environ.setdefault("DAGSTER_HOME", str(checkout / ".dagster_home")))
     home.mkdir(parents=True, exist_ok=True)
     if not (home / "dagster.yaml").exists():
-        shutil.copy(checkout / "dagster.yaml", home / "dagster.yaml")
+        shutil.copy(checkout / "deploy" / "dagster.yaml", home / "dagster.yaml")
     return home
 
 

@@ -29,7 +29,7 @@ from susc_pipeline.susceptibility import linear_response as responses
 from susc_pipeline.susceptibility import reliability as reliabilities
 from susc_pipeline.susceptibility.direction_task import DirectionTask, Rest
 
-GROUP = "b_ground_truth"
+GROUP = "2_measurements"
 # Directions hold scores where the linear response wants them.
 DIRECTED_BY = ("sampling", "directions", *(["linear_response"] if EXPERIMENT.linear_response.n_scores else []))
 
@@ -225,7 +225,7 @@ def estimate_susceptibilities(
         half_b=found.half_b,
     )
     picture = plots.signal_and_error(names, found.value.std(axis=0), found.standard_error.mean(axis=0))
-    metadata = {"dagster/row_count": frame.height, "signal_and_error": picture}
+    metadata = {"signal_and_error": picture}
     yield dg.Output(frame, "ground_truth_susceptibilities", metadata=metadata)
     yield dg.Output(reliabilities.product_table(products), "chain_products")
 
@@ -261,7 +261,7 @@ def linear_response(
     keys = schema.token_key_frame(token_shards).with_columns(loss=pl.Series(measured.losses))
     frame = schema.with_vectors(keys, linear_response=measured.value, half_a=measured.half_a, half_b=measured.half_b)
     mean_loss = float(measured.losses.mean())
-    return dg.MaterializeResult(value=frame, metadata={"dagster/row_count": frame.height, "mean_loss": mean_loss})
+    return dg.MaterializeResult(value=frame, metadata={"mean_loss": mean_loss})
 
 
 @dg.asset(
@@ -285,7 +285,6 @@ def activations(
     parts = {"activation": found.features, "loss_gradient": found.loss_gradients}
     frame = schema.with_vectors(schema.token_key_frame(token_shards), half_precision=True, **parts)
     metadata = {
-        "dagster/row_count": frame.height,
         "features": found.features.shape[1],
         "mean_loss": float(found.losses.mean()),
     }

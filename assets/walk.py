@@ -138,6 +138,12 @@ def materialize(
     return n_done
 
 
+def run_tags(unit: Unit) -> dict[str, str]:
+    """By which runs are searched in the UI: experiment, what is made, shard."""
+    tags = {"experiment": partitions.EXPERIMENT.name, "made": "+".join(unit.assets)}
+    return tags | ({} if unit.shard is None else {"shard": unit.shard})
+
+
 def _run(module: ModuleType, instance: dg.DagsterInstance, unit: Unit, run_config: dict) -> None:
     """Materialize a unit in this process, with its checks.
 
@@ -145,13 +151,11 @@ def _run(module: ModuleType, instance: dg.DagsterInstance, unit: Unit, run_confi
         ValueError: it failed.
         KeyboardInterrupt: a user stopped it.
     """
-    result = dg.materialize(
-        [*dg.load_assets_from_modules(module.MODULES), *module.checks.ALL],
-        selection=dg.AssetSelection.assets(*unit.assets),
+    result = module.defs.resolve_implicit_global_asset_job_def().execute_in_process(
+        asset_selection=[dg.AssetKey(name) for name in unit.assets],
         partition_key=unit.shard,
-        tags={lost_runs.PROCESS_TAG: lost_runs.process_name()},
+        tags=run_tags(unit) | {lost_runs.PROCESS_TAG: lost_runs.process_name()},
         instance=instance,
-        resources=module.defs.resources,
         run_config=run_config,
         raise_on_error=False,
     )

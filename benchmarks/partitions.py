@@ -113,7 +113,7 @@ def end(process: subprocess.Popen) -> None:
 def environment(root: Path, n_shards: int, n_documents: int = 60) -> dict[str, str]:
     """A toy experiment of so many shards, a tenth of them ground truth, and the environment that names it."""
     (root / "dagster").mkdir(parents=True)
-    shutil.copy(CHECKOUT / "dagster.yaml", root / "dagster")
+    shutil.copy(CHECKOUT / "deploy" / "dagster.yaml", root / "dagster")
     corpus = conftest.write_corpus(root / "corpus", n_documents)
     tiny.train_tokenizer([path.read_text() for path in corpus.iterdir()], vocabulary_size=300).save_pretrained(
         root / "model"

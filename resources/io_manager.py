@@ -3,8 +3,10 @@
 import contextlib
 import hashlib
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, get_args, get_origin
 
 import dagster as dg
@@ -45,9 +47,10 @@ class ArtifactIOManager(dg.IOManager):
     from its first input to its last output.
     """
 
-    def __init__(self, store: Store) -> None:
-        """Manage the artifacts of one store."""
+    def __init__(self, store: Store, facts: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Manage the artifacts of one store; the facts are shown in Dagster with each of them."""
         self.store = store
+        self.facts = facts
         self._read: dict[str, dict[str, Manifest]] = {}
         self._optional: dict[str, dict[str, str]] = {}
         self._held: dict[tuple[str, str | None], contextlib.ExitStack] = {}
@@ -86,6 +89,7 @@ class ArtifactIOManager(dg.IOManager):
         )
         self.store.publish(made)
         self._release(asset, shard)
+        context.add_output_metadata({**self.facts, **_figures(context, made)})
 
     def _write(self, asset: str, shard: str | None, obj: Any) -> dict[str, FileRecord]:
         described_by = self.store.manifest_path(asset, shard)
@@ -184,3 +188,13 @@ class ArtifactIOManager(dg.IOManager):
     @staticmethod
     def _reader(context: dg.InputContext | dg.OutputContext) -> str:
         return f"{context.step_context.run_id} {context.step_context.step.key}"
+
+
+def _figures(context: dg.OutputContext, made: Manifest) -> dict[str, int | float]:
+    """Numbers of every artifact, which Dagster plots over time: seconds since its step began, bytes on disk, rows of a table."""
+    step = context.step_context
+    stats = step.instance.get_run_step_stats(step.run_id, [step.step.key])
+    began = [one.start_time for one in stats if one.start_time]
+    figures: dict[str, int | float] = {"bytes": sum(record.n_bytes for record in made.files.values())}
+    figures |= {"seconds": round(time.time() - began[0], 2)} if began else {}
+    return figures | ({} if made.rows is None else {"dagster/row_count": made.rows})

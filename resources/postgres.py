@@ -74,7 +74,7 @@ class Server:
             secret.unlink()
         with (new / "postgresql.conf").open("a") as file:
             file.write(f"listen_addresses = '127.0.0.1'\nport = {port}\nunix_socket_directories = ''\n")
-        general = (CHECKOUT / "dagster.yaml").read_text(encoding="utf-8")
+        general = (CHECKOUT / "deploy" / "dagster.yaml").read_text(encoding="utf-8")
         _write_private(self.home / "dagster.yaml", general + STORAGE.format(password=password, port=port))
         new.rename(self.data)
 

@@ -77,7 +77,7 @@ def served(toy_folders, tmp_path):
     toml = conftest.write_toml(tmp_path / "toy.toml", *toy_folders)
     home = tmp_path / "dagster"
     home.mkdir()
-    (home / "dagster.yaml").write_bytes((CHECKOUT / "dagster.yaml").read_bytes())
+    (home / "dagster.yaml").write_bytes((CHECKOUT / "deploy" / "dagster.yaml").read_bytes())
     (tmp_path / "elsewhere").mkdir()
     started = []
 

@@ -24,7 +24,7 @@ def serve(world, tmp_path):
     """A function that starts `dagster dev` on the store, and gives its port and one that gives its services."""
     home = tmp_path / "dagster"
     home.mkdir()
-    (home / "dagster.yaml").write_bytes((services.CHECKOUT / "dagster.yaml").read_bytes())
+    (home / "dagster.yaml").write_bytes((services.CHECKOUT / "deploy" / "dagster.yaml").read_bytes())
     environment = services.environment(tmp_path, world.toml) | {"SUSC_STORE": str(world.store.root.parent)}
     groups = []
 

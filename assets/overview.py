@@ -1,0 +1,48 @@
+"""The experiment in words, for the UI: settings, digest, and what it takes. Prices are in resources/price.py."""
+
+import dataclasses
+
+from resources import price
+from resources.storage import Store
+from susc_pipeline import price as prices
+from susc_pipeline.config import ExperimentConfig
+from susc_pipeline.messages import plain
+from susc_pipeline.price import Plan
+
+
+def plan(experiment: ExperimentConfig, store: Store) -> Plan | None:
+    """The experiment on its model; None where neither the store nor the model's folder says the sizes of the model."""
+    stored = store.path("language_model") / "config.json"
+    try:
+        return price.plan_of(experiment, stored if stored.is_file() else None)
+    except ValueError:
+        return None
+
+
+def description(experiment: ExperimentConfig, store: Store) -> str:
+    """Markdown of the experiment: digest, price, seconds of the last runs, and every setting that is not the default."""
+    rows = [("experiment", experiment.name), ("digest of all settings", experiment.digest()), ("seed", experiment.seed)]
+    if not store.remote and (planned := plan(experiment, store)):  # of a remote model nothing is fetched for a page
+        whole = prices.total(prices.prices(planned))
+        rows += [
+            ("operations", f"{whole.operations:.2g}"),
+            ("disk; memory at most", f"{price.size(whole.disk)}; {price.size(price.PROCESS_BYTES + whole.memory)}"),
+        ]
+    if seconds := store.seconds():
+        rows.append(("last runs of all assets together", price.duration(sum(seconds.values()))))
+    told = ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]
+    changed = [f"    {plain(line)}" for line in changed_settings(experiment)]
+    more = f"Hours on this machine: `susc-pipeline price {experiment.name}`. Settings that are not the default:"
+    return "\n".join([*told, "", more, "", *(changed or ["    none"])])
+
+
+def changed_settings(experiment: ExperimentConfig) -> list[str]:
+    """Lines such as `sampling.step_size = 2.0`, of every setting whose value is not the default."""
+    default, lines = ExperimentConfig(name=experiment.name), []
+    for section in dataclasses.fields(experiment):
+        here, usual = getattr(experiment, section.name), getattr(default, section.name)
+        if dataclasses.is_dataclass(here):
+            names = [field.name for field in dataclasses.fields(here)]
+            pairs = ((name, getattr(here, name)) for name in names if getattr(here, name) != getattr(usual, name))
+            lines += [f"{section.name}.{name} = {value!r}" for name, value in pairs]
+    return lines
