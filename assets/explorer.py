@@ -96,7 +96,7 @@ def component_table(
     ins={name: dg.AssetIn(partition_mapping=EVERY_SHARD) for name in SHARDED},
     group_name=GROUP,
     kinds={"html"},
-    code_version=version(8, "explorer"),
+    code_version=version(9, "explorer"),
     pool=pools.MEMORY,
 )
 def explorer(

@@ -44,6 +44,8 @@ VIEWS = [
     "#/compare",
     "#/search?q=word1234",
 ]
+OF_THE_MAP = SHAPE._replace(n_clusters=2000, n_layers=2, n_heads=3, n_pcs=5)
+MAPS = ["#/map", "#/map?color=component-5"]
 FRAMES = """async () => {
   const layer = explorer.map, frame = () => new Promise(requestAnimationFrame);
   const run = async (count, step) => {
@@ -62,16 +64,18 @@ FRAMES = """async () => {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, help="keep the site there, or measure the one that is there")
+    parser.add_argument("--map", action="store_true", help="the map alone, on a site of few clusters and components")
     parser.add_argument("--shards", type=int, default=SHAPE.n_shards, help="of 50,800 tokens each")
     options = parser.parse_args()
+    shape, views = (OF_THE_MAP, MAPS) if options.map else (SHAPE, VIEWS)
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary) / "site"
         if not folder.is_dir():
             print(
-                json.dumps(written(folder, Path(temporary) / "tables", SHAPE._replace(n_shards=options.shards))),
+                json.dumps(written(folder, Path(temporary) / "tables", shape._replace(n_shards=options.shards))),
                 flush=True,
             )
-        for row in opened(folder):
+        for row in opened(folder, views):
             print(json.dumps(row), flush=True)
 
 
@@ -122,12 +126,12 @@ class Peak:
         self.watcher.join()
 
 
-def opened(folder: Path):
+def opened(folder: Path, views: list[str]):
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=BROWSER, args=SOFTWARE_GRAPHICS)
-        for view in VIEWS:
+        for view in views:
             seconds = []
             for _ in range(3):
                 page = browser.new_page(viewport={"width": 1280, "height": 900})
@@ -136,6 +140,9 @@ def opened(folder: Path):
                 started = time.perf_counter()
                 page.goto(f"file://{folder.resolve()}/index.html{view}")
                 page.wait_for_selector(".view", timeout=60_000)
+                if "/map" in view:  # the view is there when its points are drawn
+                    page.wait_for_selector("canvas.points[aria-label]", timeout=60_000)
+                    page.evaluate("new Promise(requestAnimationFrame)")
                 seconds.append(round(time.perf_counter() - started, 2))
                 if view == "#/map" and len(seconds) == 3:
                     page.wait_for_timeout(1000)

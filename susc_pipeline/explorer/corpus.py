@@ -5,7 +5,7 @@ known of a context is held for all of them; what is known of a token is read sha
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import polars as pl
@@ -16,6 +16,7 @@ from susc_pipeline.buckets import Buckets
 
 MEMBER = np.dtype([("context", "<i4"), ("position", "<i4"), ("cluster", "<i4")])
 UNCLUSTERED = -1
+T = TypeVar("T", "Tokens", "Differences")
 
 
 class Shards(NamedTuple):
@@ -54,6 +55,12 @@ class Tokens(NamedTuple):
     clusters: Int[np.ndarray, "contexts tokens"]
     losses: Float32[np.ndarray, "contexts tokens"]
     scores: Float32[np.ndarray, "contexts tokens pcs"]
+
+
+class Differences(NamedTuple):
+    """Errors of the scores of consecutive contexts."""
+
+    difference: Float32[np.ndarray, "contexts tokens pcs"]
 
 
 def corpus(contexts: dict[str, pl.LazyFrame]) -> Corpus:
@@ -111,16 +118,27 @@ def tokens(shards: Shards, found: Corpus, members: Buckets) -> Iterator[Tokens]:
         first += len(token_ids)
 
 
-def batches(parts: Iterator[Tokens], n_contexts: int) -> Iterator[Tokens]:
+def differences(shards: Shards, found: Corpus) -> Iterator[Differences]:
+    """Half the difference of each shard's scores by even and by odd chains, which share nothing: the error of the scores."""
+    for shard in sorted(shards.contexts):
+        even, odd = (
+            per_token(table[shard], found, shard, ["prediction"])["prediction"].to_numpy()
+            for table in (shards.half_a, shards.half_b)
+        )
+        difference = (even - odd) / 2
+        yield Differences(difference.reshape(-1, found.tokens_per_context, difference.shape[1]))
+
+
+def batches(parts: Iterator[T], n_contexts: int) -> Iterator[T]:
     """The same tokens, so many contexts at a time; the last batch has fewer."""
-    rest: Tokens | None = None
+    rest: T | None = None
     for part in parts:
-        rest = part if rest is None else Tokens(*(np.concatenate(pair) for pair in zip(rest, part)))
-        n_whole = len(rest.token_ids) // n_contexts * n_contexts
+        rest = part if rest is None else part._make(np.concatenate(pair) for pair in zip(rest, part))
+        n_whole = len(rest[0]) // n_contexts * n_contexts
         for start in range(0, n_whole, n_contexts):
-            yield Tokens(*(values[start : start + n_contexts] for values in rest))
-        rest = Tokens(*(values[n_whole:] for values in rest))
-    if rest is not None and len(rest.token_ids):
+            yield rest._make(values[start : start + n_contexts] for values in rest)
+        rest = rest._make(values[n_whole:] for values in rest)
+    if rest is not None and len(rest[0]):
         yield rest
 
 

@@ -1,7 +1,7 @@
 """The static site: what it shows, as one value, and the files it becomes. How they look is in static/.
 
 Everything is addressed by arithmetic, so that there is no index to load: card c lies in file c // CARDS_PER_FILE,
-member number m of all in file m // MEMBERS_PER_FILE, context n in file n // CONTEXTS_PER_FILE.
+member number m of all in file m // MEMBERS_PER_FILE, context n in file n // text_files.CONTEXTS_PER_FILE.
 """
 
 import shutil
@@ -19,7 +19,17 @@ from susc_pipeline.clustering.neighbors import Neighbors
 from susc_pipeline.explorer import cards as card_module
 from susc_pipeline.explorer import controls as control_module
 from susc_pipeline.explorer import corpus as corpus_module
-from susc_pipeline.explorer import gathering, listing, payload, responses, run_page, search, vectors
+from susc_pipeline.explorer import (
+    documents,
+    gathering,
+    listing,
+    map_files,
+    payload,
+    responses,
+    run_page,
+    search,
+    text_files,
+)
 from susc_pipeline.explorer import means as mean_module
 from susc_pipeline.explorer.cards import Cards, Lists
 from susc_pipeline.explorer.comparison import Comparison
@@ -27,17 +37,16 @@ from susc_pipeline.explorer.controls import Controls
 from susc_pipeline.explorer.corpus import Corpus, Shards
 from susc_pipeline.explorer.gathering import Central, Gathered
 from susc_pipeline.explorer.means import Means
-from susc_pipeline.explorer.search import TokenIndex
+from susc_pipeline.explorer.search import Entry, TokenIndex
 from susc_pipeline.explorer.settings import ExplorerSettings
 from susc_pipeline.representation.pca import PCABasis
 
 STATIC = Path(__file__).parent / "static"
 CARDS_PER_FILE = 32
 MEMBERS_PER_FILE = 8192
-CONTEXTS_PER_FILE = 16
 PREVIEWS_PER_FILE = 256
 TOKENS_PER_SEARCH_FILE = 200
-DOCUMENTS_PER_SEARCH_FILE = 400
+WORDS_PER_SEARCH_FILE = 200
 MEMBERS_AT_ONCE = 32 * MEMBERS_PER_FILE
 
 
@@ -81,10 +90,13 @@ def save(site: Site, folder: Path) -> None:
         means = mean_module.empty(Path(aside), site.components.height, site.clusters.height)
         index = write_clusters(data, site, corpus, found, means)
         mean_module.write(data, means)
-        write_texts(data, site, corpus, members)
-        write_map(data, site, corpus, members)
+        words = text_files.write(data, site.shards, corpus, members, site.graph, site.settings.n_neighbors, site.texts)
+        text_files.write_sampled(data, site.shards, corpus, site.basis)
+        headings = site.labels.sort("cluster")["heading"].to_list()
+        map_files.write(data, site.layout, site.shards, corpus, members, site.basis, headings)
+        listed = documents.entries(corpus, members, Path(aside))
     responses.write(data, responses.respond(site.shards, corpus, site.basis), corpus, site.basis)
-    firsts = write_search(data, site, corpus, index)
+    firsts = write_search(data, [search.token_entries(index, site.texts), listed, words])
     payload.write(data, "run", site.run)
     payload.write(data, "compare", [_comparison(one) for one in site.comparisons])
     payload.write(data, "controls", control_module.section(site.controls))
@@ -116,7 +128,7 @@ def summary(site: Site, corpus: Corpus, firsts: dict[str, list[str]]) -> dict[st
         "perFile": {
             "cards": CARDS_PER_FILE,
             "members": MEMBERS_PER_FILE,
-            "texts": CONTEXTS_PER_FILE,
+            "texts": text_files.CONTEXTS_PER_FILE,
             "previews": PREVIEWS_PER_FILE,
         },
         "lossEdges": gathering.LOSS_EDGES[:-1].tolist(),
@@ -204,59 +216,11 @@ def _write_cards(data: Path, site: Site, corpus: Corpus, cards: Cards, lists: Li
         payload.write(data, f"cards/{(cards.first + start) // CARDS_PER_FILE:05d}", value)
 
 
-def write_texts(data: Path, site: Site, corpus: Corpus, members: Buckets) -> None:
-    """The contexts with cluster and loss of each token; beside them the scores, the neighbours and what was sampled."""
-    parts = corpus_module.tokens(site.shards, corpus, members)
-    for number, batch in enumerate(corpus_module.batches(parts, CONTEXTS_PER_FILE)):
-        frame = corpus.contexts.slice(number * CONTEXTS_PER_FILE, CONTEXTS_PER_FILE)
-        value = {
-            "tokens": payload.packed(batch.token_ids),
-            "clusters": payload.packed(batch.clusters),
-            "losses": payload.quantized(batch.losses.reshape(-1, 1)),
-            "documents": [corpus.documents[d] for d in frame["document"]],
-            "starts": frame["start"].to_list(),
-        }
-        name = f"{number:05d}"
-        payload.write(data, f"texts/{name}", value)
-        payload.write(data, f"scores/{name}", payload.quantized(batch.scores.reshape(batch.losses.size, -1)))
-        first = number * CONTEXTS_PER_FILE * corpus.tokens_per_context
-        near = vectors.strongest_edges(site.graph.rows(first, first + batch.losses.size), site.settings.n_neighbors)
-        payload.write(data, f"neighbors/{name}", payload.packed(near + 1))
-    for number, value in vectors.sampled(site.shards.truth, site.basis, corpus):
-        payload.write(data, f"truth/{number:05d}", value)
-
-
-def write_map(data: Path, site: Site, corpus: Corpus, members: Buckets) -> None:
-    """Places, tokens and clusters of the map's points, and a file for each PC and component by which they can be coloured."""
-    numbers = corpus.contexts.select("context_id", "context")
-    points = site.layout.join(numbers, on="context_id", how="left", maintain_order="left")
-    token = points["context"].to_numpy() * corpus.tokens_per_context + points["position"].to_numpy() - 1
-    labels = np.zeros(points.height, np.int32)
-    scores = np.zeros((points.height, len(site.basis.components)), np.float32)
-    first = 0
-    for part in corpus_module.tokens(site.shards, corpus, members):
-        chosen = np.flatnonzero((token >= first) & (token < first + part.clusters.size))
-        labels[chosen] = part.clusters.ravel()[token[chosen] - first]
-        scores[chosen] = part.scores.reshape(part.clusters.size, -1)[token[chosen] - first]
-        first += part.clusters.size
-    payload.write(data, "map/places", payload.quantized(points.select("x", "y").to_numpy()))
-    payload.write(data, "map/tokens", payload.packed(token))
-    payload.write(data, "map/clusters", payload.packed(labels))
-    for number in range(scores.shape[1]):
-        payload.write(data, f"map/pc-{number:04d}", payload.quantized(scores[:, number : number + 1]))
-    for number, axis in enumerate(site.basis.components.T.astype(np.float32)):  # or all scores would be copied, wider
-        payload.write(data, f"map/component-{number:04d}", payload.quantized((scores @ axis)[:, None]))
-
-
-def write_search(data: Path, site: Site, corpus: Corpus, index: TokenIndex) -> dict[str, list[str]]:
-    """The index of token texts and of documents; the first key of each file."""
-    contexts = corpus.contexts.sort("document", "start").group_by("document", maintain_order=True).agg("context")
-    documents = [search.Entry(corpus.documents[number], [found]) for number, found in contexts.iter_rows()]
-    entries = search.token_entries(index, site.texts)
-    return {
-        "tokens": search.write(data, "tokens", entries, per_file=TOKENS_PER_SEARCH_FILE),
-        "documents": search.write(data, "documents", documents, per_file=DOCUMENTS_PER_SEARCH_FILE),
-    }
+def write_search(data: Path, found: list[list[Entry]]) -> dict[str, list[str]]:
+    """The indexes of members by token, of documents and of the text; the first key of each file."""
+    per_file = {"tokens": TOKENS_PER_SEARCH_FILE, "documents": documents.PER_FILE, "words": WORDS_PER_SEARCH_FILE}
+    pairs = zip(per_file.items(), found, strict=True)
+    return {name: search.write(data, name, entries, per_file=size) for (name, size), entries in pairs}
 
 
 def _survival(comparisons: list[Comparison], cluster: int) -> list[dict[str, Any]]:

@@ -43,15 +43,18 @@ const explorer = (() => {
 
   // Numbers as payload.py wrote them; those with a scale as Float32Array, missing ones as NaN.
   function numbers(packed) {
-    const text = atob(packed.data);
-    const bytes = new Uint8Array(text.length);
-    for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
-    const flat = new TYPES[packed.type](bytes.buffer);
+    const flat = new TYPES[packed.type](bytesOf(packed.data).buffer);
     if (!packed.scale) return flat;
     const width = packed.scale.length;
     const result = new Float32Array(flat.length);
     for (let i = 0; i < flat.length; i++) result[i] = flat[i] === -32768 ? NaN : flat[i] * packed.scale[i % width];
     return result;
+  }
+  function bytesOf(base64) {
+    if (Uint8Array.fromBase64) return Uint8Array.fromBase64(base64); // of browsers since 2025, ten times as fast
+    const text = atob(base64), bytes = new Uint8Array(text.length);
+    for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
+    return bytes;
   }
 
   // An element with properties, attributes (names with a dash, role) and children; strings become text, never markup.

@@ -43,10 +43,13 @@ explorer.colors = (() => {
     const lightness = (dark() ? 0.7 : 0.58) + (Math.floor(index / HUES.length) % 3) * 0.07;
     return oklch(lightness, 0.13, HUES[index % HUES.length]);
   };
+  // Told apart with each kind of colour blindness, and from both papers and greys: found by search (tests/test_landmarks.py
+  // measures it). The map gives neighbours different ones.
+  const PALETTE = ["#2e79f5", "#f3b01d", "#f17074", "#79679a", "#a35e16", "#a693c9"];
   const tintChannels = (index) => oklch(dark() ? 0.38 : 0.9, dark() ? 0.08 : 0.065, HUES[index % HUES.length]);
   const token = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
   return {
-    oklch, divergingChannels, sequentialChannels, categoryChannels, tintChannels, ink, token, text,
+    palette: PALETTE, oklch, divergingChannels, sequentialChannels, categoryChannels, tintChannels, ink, token, text,
     diverging: (t) => text(divergingChannels(t)),
     sequential: (t) => text(sequentialChannels(t)),
     category: (index) => text(categoryChannels(index)),
