@@ -23,6 +23,7 @@ warnings.filterwarnings("ignore", message="Specifying a partitions_def", categor
 from assets import (  # noqa: E402
     basis,
     checks,
+    cluster_ablations,
     cluster_controls,
     cluster_interventions,
     clusters,
@@ -58,6 +59,7 @@ MODULES = (
     prediction,
     clusters,
     labels,
+    cluster_ablations,
     cluster_controls,
     cluster_interventions,
     explorer,

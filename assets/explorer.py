@@ -40,7 +40,6 @@ SHARDED = (
     "whitened_susceptibilities",
     "ground_truth_susceptibilities",
 )
-WITHOUT_WHITENING = "The same tokens and the same search, in predicted scores as they are: the whitening ablation."
 OTHER_EXPERIMENT = "Another experiment of the same store, over the tokens that both clustered."
 
 
@@ -113,7 +112,6 @@ def explorer(
     clusters: pl.DataFrame,
     cluster_members: pl.LazyFrame,
     cluster_labels: pl.DataFrame,
-    unwhitened_cluster_members: pl.DataFrame,
     cluster_controls: pl.DataFrame | None,
     cluster_control_matches: pl.DataFrame | None,
     map_layout: pl.DataFrame,
@@ -165,9 +163,7 @@ def explorer(
         members=cluster_members,
         labels=cluster_labels,
         layout=map_layout,
-        comparisons=comparisons(
-            cluster_members.collect(), unwhitened_cluster_members, clusters.height, experiment, store
-        ),
+        comparisons=comparisons(clusters.height, experiment, store),
         controls=Controls(cluster_controls, cluster_control_matches) if has_controls else None,
     )
     page = dg.MetadataValue.path(store.page())
@@ -189,21 +185,9 @@ def facts(experiment: ExperimentConfig, store: Store) -> dict[str, object]:
     }
 
 
-def comparisons(
-    members: pl.DataFrame, unwhitened: pl.DataFrame, n_clusters: int, experiment: ExperimentConfig, store: Store
-) -> list[Comparison]:
-    """These clusters beside those without whitening, and beside each experiment that the settings name."""
-    keys = ["cluster", "context_id", "position"]
-    found = [
-        comparison.compare(
-            members.select(keys),
-            unwhitened.select(keys),
-            None,
-            name="without whitening",
-            meaning=WITHOUT_WHITENING,
-            n_clusters=n_clusters,
-        )
-    ]
+def comparisons(n_clusters: int, experiment: ExperimentConfig, store: Store) -> list[Comparison]:
+    """These clusters beside those of each experiment that the settings name."""
+    found = []
     for name in experiment.explorer.compare_with:
         here, there = clustered_tokens.read(store), clustered_tokens.read(store.sibling(name))
         shared = here.tokens.join(there.tokens, on=["document_id", "offset"], how="semi")

@@ -9,24 +9,24 @@ import toys
 import variants
 from susc_pipeline import schema
 from susc_pipeline.clustering import interventions
-from susc_pipeline.model import components, decoder, families, intervention
+from susc_pipeline.model import components, decoder, decoder_weights, families, intervention
 from susc_pipeline.model.components import Component
 
 TOKEN_IDS = torch.as_tensor(toys.toy_tokens())
 
 
 def losses(model, **changed):
-    named = decoder.named_weights(model) | changed
-    return decoder.token_losses(decoder.with_weights(model, named), TOKEN_IDS)
+    named = decoder_weights.named_weights(model) | changed
+    return decoder.token_losses(decoder_weights.with_weights(model, named), TOKEN_IDS)
 
 
 def outputs_before_the_head_matrix(model, component, token_ids):
     """What the layer's heads give where only this one's columns of the output matrix are left, and no bias."""
-    named = dict(decoder.named_weights(model))
+    named = dict(decoder_weights.named_weights(model))
     dense = torch.zeros_like(named[f"{component.layer}.dense"])
     own = components.part(model, component).columns.own
     dense[:, own] = named[f"{component.layer}.dense"][:, own]
-    alone = decoder.with_weights(model, named | {f"{component.layer}.dense": dense})
+    alone = decoder_weights.with_weights(model, named | {f"{component.layer}.dense": dense})
     layer = alone.layers[component.layer]
     stream = decoder.residual_stream(model, token_ids)[component.layer]
     return decoder.heads_output(decoder.normalize(stream, layer.attention_norm, alone), layer, alone)
@@ -76,7 +76,9 @@ def test_every_component_of_every_kind_of_family_can_be_scaled_and_ablated_where
         named = components.weights(model, component)
         if component.kind in ("embed", "unembed"):
             halved = {key: 0.5 * weight for key, weight in named.items()}
-            slow = decoder.token_losses(decoder.with_weights(model, decoder.named_weights(model) | halved), ids)
+            slow = decoder.token_losses(
+                decoder_weights.with_weights(model, decoder_weights.named_weights(model) | halved), ids
+            )
             torch.testing.assert_close(
                 intervention.scaled_losses(model, component, ids, [0.5])[0], slow, atol=2e-5, rtol=1e-5
             )

@@ -27,10 +27,8 @@ LAYERS = {f"layer_{layer}_cluster_members" for layer in partitions.EXPERIMENT.re
 ALTERED = {"untrained_cluster_members", "permuted_cluster_members"}
 BY_KERNEL = ALTERED | {"gradient_cluster_members"}
 BY_TEXT = {"token_cluster_members", "token_pair_cluster_members"}
-CONTROLS = LAYERS | BY_KERNEL | BY_TEXT | {"auxiliary_cluster_members"}
-COMPARED_FROM = (
-    {"whitened_susceptibilities", "clusters", "cluster_members", "unwhitened_cluster_members"} | HALVES | CONTROLS
-)
+CONTROLS = LAYERS | BY_KERNEL | BY_TEXT | {"auxiliary_cluster_members", "unwhitened_cluster_members"}
+COMPARED_FROM = {"whitened_susceptibilities", "clusters", "cluster_members"} | HALVES | CONTROLS
 COMPARED = {"cluster_controls", "cluster_control_matches"}
 SAMPLED_FROM = {"language_model", "token_shards", "sgld_samples"}
 LEARNT_FROM = {"activations", "linear_response", "ground_truth_susceptibilities", "pca_basis"}
@@ -110,7 +108,6 @@ PARENTS = {
         "clusters",
         "cluster_members",
         "cluster_labels",
-        "unwhitened_cluster_members",
         "cluster_controls",
         "cluster_control_matches",
         "map_layout",
@@ -213,7 +210,7 @@ def test_a_plain_run_leaves_the_controls_out_and_a_selection_or_a_request_makes_
     def made(selected, **how):
         return {a for unit in walk.units(definitions.defs, selected, None, **how) for a in unit.assets}
 
-    assert made([]) == set(PARENTS) - CONTROLS - COMPARED - {"cluster_interventions"}
+    assert made([]) == set(PARENTS) - CONTROLS - COMPARED - {"cluster_interventions", "cluster_agreement"}
     assert made([], on_request=lambda asset: True) == set(PARENTS)
     assert made(["token_cluster_members"]) == {"token_cluster_members"}
 

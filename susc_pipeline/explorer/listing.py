@@ -4,13 +4,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float64, Int, Shaped
+from jaxtyping import Int, Shaped
 
 from susc_pipeline.explorer import cards as card_module
 from susc_pipeline.explorer import payload
 from susc_pipeline.explorer.cards import Cards
 
-RATIOS = ("conductance", "density", "reliability", "agreement", "survival", "deviation", "loss")
+RATIOS = ("conductance", "density", "reliability", "agreement", "deviation", "loss")
 RATIOS += ("tokenShare", "sourceShare", "reproducibility", "gain", "gainLow", "f1", "tokenF1", "precision", "recall")
 SCORES = {
     "gain": "gain",
@@ -35,7 +35,6 @@ def rows(
     cards: Cards,
     tokens: list[list[tuple[Any, int]]],
     sources: list[list[tuple[Any, int]]],
-    survival: Float64[np.ndarray, " clusters"],
 ) -> Rows:
     """The rows of some clusters.
 
@@ -45,7 +44,6 @@ def rows(
         cards: their numbers.
         tokens: of each the most frequent tokens with their counts, the first of them shown.
         sources: likewise.
-        survival: best match of each with another run's clusters.
     """
     component, deviation = card_module.dominant_component(cards)
     size = table["size"].to_numpy()
@@ -58,7 +56,6 @@ def rows(
         "density": table["density"].to_numpy(),
         "reliability": cards.measured.reliability,
         "agreement": cards.measured.agreement,
-        "survival": survival,
         "reproducibility": table["reproducibility"].to_numpy(),
         **{name: labels[column].fill_null(np.nan).to_numpy() for name, column in SCORES.items()},
         "documents": labels["n_documents"].to_numpy(),

@@ -172,14 +172,13 @@ def write_clusters(data: Path, site: Site, corpus: Corpus, found: Gathered, mean
         {"document": range(len(corpus.documents)), "source": [corpus_module.source(d) for d in corpus.documents]},
         schema={"document": pl.Int32, "source": pl.String},
     )
-    survival = site.comparisons[0].jaccard if site.comparisons else np.full(table.height, np.nan)
     for chunk in range(-(-max(table.height, 1) // gathering.CHUNK)):
         cards = card_module.cards(found, site.basis, chunk)
         lists = card_module.lists(found, sources, chunk)
         mean_module.put(means, cards)
         index = search.updated(index, lists.counts)
         shown = slice(cards.first, cards.first + gathering.CHUNK)
-        rows.append(listing.rows(table[shown], labels[shown], cards, lists.tokens, lists.sources, survival[shown]))
+        rows.append(listing.rows(table[shown], labels[shown], cards, lists.tokens, lists.sources))
         _write_cards(data, site, corpus, cards, lists, nearest)
     payload.write(data, "clusters", listing.columns(rows))
     for start in range(0, table.height, PREVIEWS_PER_FILE):
@@ -205,7 +204,6 @@ def _write_cards(data: Path, site: Site, corpus: Corpus, cards: Cards, lists: Li
             "sources": lists.sources[row],
             "documents": [[corpus.documents[d], count] for d, count in lists.documents[row]],
             "nDocuments": lists.n_documents[row],
-            "survival": _survival(site.comparisons, cards.first + row),
             "controls": found_by[row],
         }
         for row, known in enumerate(table)
@@ -221,17 +219,6 @@ def write_search(data: Path, found: list[list[Entry]]) -> dict[str, list[str]]:
     per_file = {"tokens": TOKENS_PER_SEARCH_FILE, "documents": documents.PER_FILE, "words": WORDS_PER_SEARCH_FILE}
     pairs = zip(per_file.items(), found, strict=True)
     return {name: search.write(data, name, entries, per_file=size) for (name, size), entries in pairs}
-
-
-def _survival(comparisons: list[Comparison], cluster: int) -> list[dict[str, Any]]:
-    return [
-        {
-            "with": one.name,
-            "jaccard": round(float(one.jaccard[cluster]), 4) if one.compared[cluster] else None,
-            "partner": int(one.partner[cluster]),
-        }
-        for one in comparisons
-    ]
 
 
 def _comparison(one: Comparison) -> dict[str, Any]:

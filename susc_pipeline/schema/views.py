@@ -99,7 +99,8 @@ VIEWS = {
     "clusters": View("The clusters, by rising conductance.", tuple(CLUSTERS)),
     "cluster_members": View("The tokens of each cluster, most central first.", tuple(MEMBERS)),
     "cluster_agreement": View(
-        "How alike clusterings of the ground-truth tokens are, two spaces a row.", tuple(AGREEMENT)
+        "How alike clusterings of the ground-truth tokens are, two spaces a row; only where `make controls` was run.",
+        tuple(AGREEMENT),
     ),
     "cluster_reproducibility": View(
         "How many clusters come again from halves that share nothing, and what chance gives; two clusterings a row.",

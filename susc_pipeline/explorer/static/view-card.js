@@ -144,7 +144,6 @@
     document.addEventListener("shortcut", onkey);
     const members = contexts(cluster, size);
     await members.ready;
-    const survival = card.survival[0];
     const facts = element("dl", { class: "facts" },
       value("size", number(size), "tokens"), value("conductance", fixed(table.conductance[cluster], 4), "leaving / (leaving + staying) edge weight; low is well separated"),
       value("volume", number(card.volume), "sum of weighted degrees"), value("density", number(card.density), "edge weight inside, over pairs"),
@@ -155,8 +154,7 @@
       value("measured members", number(card.measured), "members whose susceptibility was sampled"),
       value("agreement", fixed(card.agreement), "r over components of the sampled with the upsampled mean, on the members that have both; from 5 members"),
       value("reliability", fixed(card.reliability), "of the sampled mean, between halves that share no chain, document or draw (Spearman–Brown); from 5 members"),
-      card.controls ? value("also found by", explorer.controls.finders(card.controls), "other clusterings of the same tokens with a cluster of Jaccard index 0.5 or more with this one; see Compare") : null,
-      survival ? value("without whitening", element("span", {}, `Jaccard ${fixed(survival.jaccard)}`), "best match among the clusters found without whitening") : null);
+      card.controls ? value("also found by", explorer.controls.finders(card.controls), "other clusterings of the same tokens with a cluster of Jaccard index 0.5 or more with this one; see Compare") : null);
     const scored = Number.isNaN(table.gain[cluster]) ? [] : [
       value("precision", fixed(table.precision[cluster]), "share of the tokens that the label takes that are members, on the half of the documents that it was not learned on"),
       value("recall", fixed(table.recall[cluster]), "share of the members that the label takes, on the same half"),

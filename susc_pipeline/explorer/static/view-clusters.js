@@ -13,13 +13,12 @@
     ["conductance", "conductance", "leaving / (leaving + staying) edge weight"],
     ["reproducibility", "reproducibility", "largest Jaccard index with a cluster by half of the chains alone, the lesser of two halves that share nothing; 0.5 or more: found again"],
     ["reliability", "reliability", "of the sampled mean profile, between halves that share nothing (Spearman–Brown)"],
-    ["survival", "survives", "best Jaccard with a cluster found without whitening"],
     ["deviation", "component", "mean response of the component chosen above, or of the farthest one, in standard deviations from the mean token"],
     ["tokenShare", "token", "most frequent token and its share"],
     ["sourceShare", "source", "most frequent source and its share"],
     ["loss", "loss", "mean loss of the members, nats"],
   ];
-  const RANGES = [["reproducibility", "reproducibility"], ["gain", "gain"], ["documents", "documents"], ["size", "size"], ["conductance", "conductance"], ["reliability", "reliability"], ["survival", "survives"]];
+  const RANGES = [["reproducibility", "reproducibility"], ["gain", "gain"], ["documents", "documents"], ["size", "size"], ["conductance", "conductance"], ["reliability", "reliability"]];
 
   const wanted = (query, name) => query.get(name) ?? DEFAULTS[name] ?? "";
 
@@ -90,7 +89,7 @@
       gain: ratio("gain"), f1: ratio("f1"), documents: element("td", { class: "num" }, number(table.documents[cluster])),
       tokenShare: element("td", { class: "nowrap" }, element("code", {}, element("bdi", {}, explorer.tokenShown(table.token[cluster]))), " ", element("small", {}, `${Math.round(100 * table.tokenShare[cluster])} %`)),
       size: element("td", { class: "num" }, number(table.size[cluster])), conductance: ratio("conductance", 3), reproducibility: ratio("reproducibility", 1),
-      reliability: ratio("reliability"), survival: ratio("survival"), loss: ratio("loss"),
+      reliability: ratio("reliability"), loss: ratio("loss"),
       deviation: element("td", { class: "nowrap" }, swatch, " ", table.half ? `${fixed(deviation)} ± ${fixed(table.half[cluster])}` : [element("a", { href: explorer.components.address(component) }, component.name), " ", element("small", {}, fixed(deviation, 1))]),
       sourceShare: element("td", { class: "clip" }, element("bdi", {}, explorer.visible(table.sources[table.source[cluster]] ?? "–")), " ", element("small", {}, `${Math.round(100 * table.sourceShare[cluster])} %`)),
     };
@@ -104,12 +103,12 @@
     let page = Math.max(0, Number(query.get("page") ?? 0)), by = query.get("sort") ?? DEFAULT_SORT, falling = query.has("sort") ? query.get("falling") === "1" : true;
     let rows = [], selected = -1;
     const count = element("p", { class: "note", role: "status" });
-    const NUMERIC = new Set(["gain", "f1", "documents", "size", "conductance", "reproducibility", "reliability", "survival", "loss"]);
+    const NUMERIC = new Set(["gain", "f1", "documents", "size", "conductance", "reproducibility", "reliability", "loss"]);
     const body = element("tbody");
     const head = element("tr");
     // Where there is little room, what says most comes first.
-    const order = innerWidth > 900 ? ["cluster", "heading", "gain", "f1", "reproducibility", "documents", "size", "example", "conductance", "reliability", "survival", "deviation", "loss", "tokenShare", "sourceShare"]
-      : ["cluster", "heading", ...(chosen < 0 ? ["gain", "reproducibility", "size", "deviation"] : ["deviation", "size", "reproducibility", "gain"]), "example", "documents", "f1", "tokenShare", "conductance", "reliability", "survival", "loss", "sourceShare"];
+    const order = innerWidth > 900 ? ["cluster", "heading", "gain", "f1", "reproducibility", "documents", "size", "example", "conductance", "reliability", "deviation", "loss", "tokenShare", "sourceShare"]
+      : ["cluster", "heading", ...(chosen < 0 ? ["gain", "reproducibility", "size", "deviation"] : ["deviation", "size", "reproducibility", "gain"]), "example", "documents", "f1", "tokenShare", "conductance", "reliability", "loss", "sourceShare"];
     const heads = order.map((key) => {
       const [, name, definition] = SORTS.find(([k]) => k === key) ?? [null, key === "heading" ? "what it is" : "most central member"];
       return element("th", { scope: "col", class: key === "example" ? "wide" : NUMERIC.has(key) ? "num" : "" }, definition ? element("button", { type: "button", data: { definition }, onclick: () => { falling = by === key ? !falling : key !== "cluster" && key !== "conductance"; by = key; page = 0; refresh(); } }, key === "cluster" ? "#" : key === "deviation" && chosen >= 0 ? site.components[chosen].name : name) : name);
@@ -144,8 +143,8 @@
       const turn = (to, text, title) => element("button", { type: "button", "aria-label": title, disabled: to < 0 || to >= pages || to === page, onclick: () => { page = to; refresh(); } }, text);
       pager.replaceChildren(turn(0, "«", "First page"), turn(page - 1, "‹", "Previous page"), element("span", {}, `${page + 1} / ${pages}`), turn(page + 1, "›", "Next page"), turn(pages - 1, "»", "Last page"));
     }
-    const COLUMNS = ["cluster", "what it is", "gain", "gain from", "label F1", "token F1", "precision", "recall", "documents", "size", "conductance", "density", "reproducibility", "reliability", "agreement", "survival", "measured members", "token", "token share", "component", "deviation", "source", "source share", "loss"];
-    const csvRows = async () => { const said = await Promise.all(rows.map(async (i) => (await heading(i)).textContent)); return rows.map((i, n) => [i, said[n], table.gain[i], table.gainLow[i], table.f1[i], table.tokenF1[i], table.precision[i], table.recall[i], table.documents[i], table.size[i], table.conductance[i], table.density[i], table.reproducibility[i], table.reliability[i], table.agreement[i], table.survival[i], table.measured[i], explorer.tokenText(table.token[i]), table.tokenShare[i],
+    const COLUMNS = ["cluster", "what it is", "gain", "gain from", "label F1", "token F1", "precision", "recall", "documents", "size", "conductance", "density", "reproducibility", "reliability", "agreement", "measured members", "token", "token share", "component", "deviation", "source", "source share", "loss"];
+    const csvRows = async () => { const said = await Promise.all(rows.map(async (i) => (await heading(i)).textContent)); return rows.map((i, n) => [i, said[n], table.gain[i], table.gainLow[i], table.f1[i], table.tokenF1[i], table.precision[i], table.recall[i], table.documents[i], table.size[i], table.conductance[i], table.density[i], table.reproducibility[i], table.reliability[i], table.agreement[i], table.measured[i], explorer.tokenText(table.token[i]), table.tokenShare[i],
       site.components[table.shown ?? table.component[i]].name, table.deviation[i], table.sources[table.source[i]], table.sourceShare[i], table.loss[i]]); };
     function select(step) {
       const all = [...body.rows];

@@ -8,7 +8,7 @@
     const found = await explorer.load("compare"), table = await explorer.columns(), { site } = explorer;
     const index = Math.min(Math.max(Number(chosen ?? 0) || 0, 0), found.length - 1), one = found[index];
     view.append(element("h1", {}, "Compare"), await explorer.controls.section());
-    if (!one) { view.append(element("p", { class: "note" }, "Nothing to compare with.")); return "Compare"; }
+    if (!one) { view.append(element("p", { class: "note" }, "Other experiments of this store stand here, where [explorer] compare_with names them.")); return "Compare"; }
     const jaccard = explorer.numbers(one.jaccard), partner = explorer.numbers(one.partner), compared = explorer.numbers(one.compared);
     const present = Array.from(jaccard.keys()).filter((c) => compared[c] > 0);
     const counts = BINS.map(() => 0);
@@ -26,7 +26,7 @@
         term("matched, Jaccard ≥ 0.5", share(kept(0.5))), term("matched, Jaccard ≥ 0.8", share(kept(0.8)))),
       charts.histogram(BINS, counts, { caption: "Best match of each cluster", name: `compare-${index}`, xLabel: "Jaccard index with the best match", yLabel: "clusters", width: 520 }),
       element("div", { class: "columns even" }, element("section", {}, element("h2", {}, "Survive best"), await part(order.slice(0, 15))), element("section", {}, element("h2", {}, "Lost"), await part(order.slice(-15).reverse()))),
-      explorer.table(`The ${number(Math.min(LIMIT, order.length))} best matches of ${number(order.length)}${index === 0 ? "; CSV of the list of clusters holds this column for all" : ""}`, [{ name: "cluster", shown: (c) => element("a", { href: `#/cluster/${c}` }, `${c}`) }, { name: "size" }, { name: "conductance" }, { name: "members compared" }, { name: "best match there" }, { name: "Jaccard", shown: (v) => fixed(v) }],
+      explorer.table(`The ${number(Math.min(LIMIT, order.length))} best matches of ${number(order.length)}`, [{ name: "cluster", shown: (c) => element("a", { href: `#/cluster/${c}` }, `${c}`) }, { name: "size" }, { name: "conductance" }, { name: "members compared" }, { name: "best match there" }, { name: "Jaccard", shown: (v) => fixed(v) }],
         order.slice(0, LIMIT).map((c) => [c, table.size[c], table.conductance[c], compared[c], partner[c], jaccard[c]]), { file: `compare-${index}` }));
     return "Compare";
   };

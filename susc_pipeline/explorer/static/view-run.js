@@ -29,8 +29,6 @@
     const run = await explorer.load("run"), { site } = explorer, t = run.tables;
     const seconds = Object.entries(run.seconds).sort((a, b) => b[1] - a[1]);
     const total = seconds.reduce((sum, [, s]) => sum + s, 0);
-    const comparison = (await explorer.load("compare"))[0];
-    const survivors = comparison ? explorer.numbers(comparison.jaccard) : [];
     view.append(element("h1", {}, "Run"),
       element("dl", { class: "facts" }, term("experiment", run.experiment), term("digest", element("code", {}, run.digest)), term("seed", number(run.seed)), term("model", explorer.visible(String(run.settings.model.source))), term("corpus", run.settings.corpus.kind.replaceAll("_", " ")),
         term("tokens", number(site.tokens)), term("components", number(site.components.length)), term("estimator", run.settings.susceptibility.estimator), term("seconds", seconds.length ? number(Math.round(total)) : "–")),
@@ -60,9 +58,8 @@
         return charts.lines(series, { caption: measure === "cka" ? "Linear CKA by layer, 95 % intervals over documents" : "Shared neighbours (Jaccard) by layer, 95 % intervals over documents", name: measure, xLabel: "layer of the activations", yLabel: measure === "cka" ? "linear CKA" : "mean Jaccard index", zero: true, xTicks: part(rows[0], "layer") });
       })), whole(t.leakage, "CKA and Jaccard beside chance", "leakage")),
       element("section", {}, element("h2", {}, "What a susceptibility is here"), element("p", {}, explorer.visible(run.meaning)), whole(t.regime, "Regime of each component: what decides its susceptibilities", "regime", { controlled_share: "2 LLC over the number of weights: the directions that the loss controls", prior_slope: "linear response over that of chains at nβ = 0" })),
-      element("section", {}, element("h2", {}, "Negative control and whitening"), element("div", { class: "pair" },
-        t.negative_control.rows.length ? charts.heatmap(named(column(t.negative_control, "component")), column(t.negative_control, "slope"), column(t.negative_control, "slope_error"), { caption: "Change of the mean excess loss from nβ = 0 to nβ, over nβ times the susceptibility: 1 where both agree", name: "negative-control", signed: false, unit: "slope", errorMeaning: "1.96 standard errors over chains" }) : element("p", { class: "note" }, "No negative control was sampled (sampling.negative_control)."),
-        element("div", {}, element("p", {}, `Without whitening ${number(comparison.clusters)} clusters, with it ${number(site.clusters)}; adjusted Rand index ${fixed(comparison.rand)}; ${number(Array.from(survivors).filter((v) => v >= 0.5).length)} clusters keep a match of Jaccard 0.5 or more.`), element("p", {}, element("a", { href: "#/compare" }, "Compare")))),
+      element("section", {}, element("h2", {}, "Negative control"), element("div", { class: "pair" },
+        t.negative_control.rows.length ? charts.heatmap(named(column(t.negative_control, "component")), column(t.negative_control, "slope"), column(t.negative_control, "slope_error"), { caption: "Change of the mean excess loss from nβ = 0 to nβ, over nβ times the susceptibility: 1 where both agree", name: "negative-control", signed: false, unit: "slope", errorMeaning: "1.96 standard errors over chains" }) : element("p", { class: "note" }, "No negative control was sampled (sampling.negative_control).")),
         t.negative_control.rows.length ? whole(t.negative_control, "Negative control", "negative-control") : null),
       element("section", {}, element("h2", {}, "Calibration"), whole(t.calibration, "Settings tried, and the verdict on each", "calibration")),
       element("section", {}, element("h2", {}, "Price and versions"), element("div", { class: "pair" },
