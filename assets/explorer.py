@@ -132,7 +132,6 @@ def explorer(
     loaded = language_model.load(experiment.model)
     found = {name: direction_files.diagnostics(response_directions.whole(name)) for name in component_table["name"]}
     tables = {
-        "chains": run_page.chains(found, experiment.sampling),
         "reliability": reliability,
         "aux_correlation": aux_correlation,
         "leakage": leakage,
@@ -140,14 +139,7 @@ def explorer(
         "negative_control": negative_control,
         "calibration": calibration,
     }
-    run = {
-        **facts(experiment, store),
-        "tables": {name: run_page.table(frame) for name, frame in tables.items()},
-        "meaning": regimes.MEANING,
-        "source": experiment.representation.upsampling.replace("_", " "),
-        "traces": run_page.loss_traces(found, experiment.sampling),
-        "explainedVariance": pca_basis.explained_variance_ratio.tolist(),
-    }
+    run = run_of(experiment, store, found, tables, pca_basis)
     has_controls = cluster_controls is not None and cluster_control_matches is not None
     predictions = (predicted_susceptibilities, half_a_predictions, half_b_predictions)
     shards = Shards(token_shards, *predictions, whitened_susceptibilities, ground_truth_susceptibilities)
@@ -168,6 +160,25 @@ def explorer(
     )
     page = dg.MetadataValue.path(store.page())
     return dg.MaterializeResult(value=site, metadata={"page": page, "clusters": clusters.height})
+
+
+def run_of(
+    experiment: ExperimentConfig,
+    store: Store,
+    found: dict[str, direction_files.Diagnostics],
+    tables: dict[str, pl.DataFrame],
+    basis: PCABasis,
+) -> dict[str, object]:
+    """What the page of the run shows: facts, tables of errors, and the traces of the chains."""
+    tables = {"chains": run_page.chains(found, experiment.sampling), **tables}
+    return {
+        **facts(experiment, store),
+        "tables": {name: run_page.table(frame) for name, frame in tables.items()},
+        "meaning": regimes.MEANING,
+        "source": experiment.representation.upsampling.replace("_", " "),
+        "traces": run_page.loss_traces(found, experiment.sampling),
+        "explainedVariance": basis.explained_variance_ratio.tolist(),
+    }
 
 
 def facts(experiment: ExperimentConfig, store: Store) -> dict[str, object]:

@@ -66,18 +66,28 @@ def main(folder: Path) -> None:
         if len(ids) > 2:
             model_losses.append(tiny.document_losses(model, ids, context_length=recipe.context_length).numpy())
             trigram_losses.append(trigram.losses(ids))
-    card = MODEL_CARD.format(
-        n_parameters=model.num_parameters(),
+    counts = {"n_training_documents": len(training), "n_training_tokens": len(stream), "minutes": minutes}
+    card = _card(recipe, model.num_parameters(), model_losses, trigram_losses, counts)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    print(card)
+
+
+def _card(
+    recipe: tiny.TinyRecipe,
+    n_parameters: int,
+    model_losses: list[np.ndarray],
+    trigram_losses: list[np.ndarray],
+    counts: dict[str, float],
+) -> str:
+    return MODEL_CARD.format(
+        n_parameters=n_parameters,
         n_layers=recipe.n_layers,
         n_heads=recipe.n_heads,
         hidden_size=recipe.hidden_size,
         vocabulary_size=recipe.vocabulary_size,
         python=platform.python_version(),
-        n_training_documents=len(training),
-        n_training_tokens=len(stream),
         n_steps=recipe.n_steps,
         tokens_per_step=recipe.batch_size * recipe.context_length,
-        minutes=minutes,
         n_threads=torch.get_num_threads(),
         n_held_out_documents=len(model_losses),
         n_held_out_tokens=sum(map(len, model_losses)),
@@ -85,9 +95,8 @@ def main(folder: Path) -> None:
         model_loss=np.concatenate(model_losses).mean(),
         trigram_loss=np.concatenate(trigram_losses).mean(),
         uniform_loss=np.log(recipe.vocabulary_size),
+        **counts,
     )
-    (folder / "README.md").write_text(card, encoding="utf-8")
-    print(card)
 
 
 def _write(model, tokenizer, folder: Path) -> None:

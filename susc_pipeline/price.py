@@ -175,16 +175,12 @@ def prices(plan: Plan) -> dict[str, Price]:
     resident = plan.n_weights * item
     device = pretrained.torch_device(plan.experiment.model.device).partition(":")[0]
     chains = max(memory.needed_bytes(model, component, settings, n, device=device) for component in plan.chosen)
-    features, pcs, hidden = plan.n_features, plan.n_pcs, plan.n_hidden
-    auxiliary = 2 * hidden * (features + pcs)
-    scores = plan.n_tokens * (4 * pcs * PACKED + 8)
+    scores = plan.n_tokens * (4 * plan.n_pcs * PACKED + 8)
     values = plan.n_draws * len(plan.chosen) * 3  # loss, slope and curvature
     graph = plan.n_tokens * BYTES_A_GRAPH_TOKEN * plan.experiment.knn.n_neighbors / 45
     width, n_contexts = model.hidden_size, plan.experiment.tokens.contexts_per_shard
     tangents = 2 * HALVES * len(plan.chosen) * CONTEXTS_AT_ONCE * n * width * item
-    in_graph = plan.n_tokens * (4 * pcs + BYTES_OF_A_NEIGHBOR * plan.experiment.knn.n_neighbors)
-    reading = operations.forward(model, n) + operations.unembedding(model)
-    predicting = auxiliary + 3 * 2 * len(plan.chosen) * pcs
+    in_graph = plan.n_tokens * (4 * plan.n_pcs + BYTES_OF_A_NEIGHBOR * plan.experiment.knn.n_neighbors)
     truth_shards = plan.experiment.tokens.n_ground_truth_shards
     rows: dict[str, tuple[float, float, float]] = {
         "language_model": (0, resident, resident),
@@ -209,6 +205,21 @@ def prices(plan: Plan) -> dict[str, Price]:
             plan.n_sampled * 4 * COLUMNS * len(plan.chosen) * PACKED,
             2 * plan.shard_tokens * 4 * COLUMNS * len(plan.chosen),
         ),
+        **_auxiliary(plan, resident, scores),
+        "whitened_susceptibilities": (0, scores, 0),
+        "knn_graph, half_a_knn_graph, half_b_knn_graph": (0, GRAPHS * graph, in_graph),
+        "clusters": (0, 0, graph + BYTES_A_SEARCH_VERTEX * plan.n_tokens),
+    }
+    return {name: Price(*row) for name, row in rows.items()}
+
+
+def _auxiliary(plan: Plan, resident: float, scores: float) -> dict[str, tuple[float, float, float]]:
+    """Rows of the auxiliary model: what it reads, its training, its predictions."""
+    features, pcs, hidden = plan.n_features, plan.n_pcs, plan.n_hidden
+    auxiliary = 2 * hidden * (features + pcs)
+    reading = operations.forward(plan.model, plan.n_positions) + operations.unembedding(plan.model)
+    predicting = auxiliary + 3 * 2 * len(plan.chosen) * pcs
+    return {
         "activations": (plan.n_tokens * reading, plan.n_tokens * 2 * features * PACKED, resident),
         "aux_model": (
             3 * auxiliary * plan.n_tokens * plan.experiment.aux.max_epochs,
@@ -216,11 +227,7 @@ def prices(plan: Plan) -> dict[str, Price]:
             4 * 4 * hidden * (features + pcs),
         ),
         "predict_susceptibilities": (plan.n_tokens * predicting, PREDICTIONS * scores, 4 * hidden * (features + pcs)),
-        "whitened_susceptibilities": (0, scores, 0),
-        "knn_graph, half_a_knn_graph, half_b_knn_graph": (0, GRAPHS * graph, in_graph),
-        "clusters": (0, 0, graph + BYTES_A_SEARCH_VERTEX * plan.n_tokens),
     }
-    return {name: Price(*row) for name, row in rows.items()}
 
 
 def total(found: dict[str, Price]) -> Price:

@@ -193,8 +193,7 @@ def push(graph, space, seed, teleport, tolerance):
                     target[n_edges] = local
                     probability[n_edges] = graph.weights[edge] * place.inverse_degree
                     n_edges += 1
-            mass = residual[source]
-            residual[source] = 0.0
+            mass, residual[source] = residual[source], 0.0
             pagerank[source] += teleport * mass
             share = (1.0 - teleport) * mass
             for edge in range(row[source, 0], row[source, 1]):
