@@ -48,7 +48,14 @@ def pca_basis(
         "components_kept": len(basis.components),
         "dropped_as_unreliable": len(found) - len(basis.components),
     }
-    return dg.MaterializeResult(value=basis, metadata={**counts, "explained_variance": picture})
+    return dg.MaterializeResult(
+        value=basis,
+        metadata={
+            **counts,
+            "share_of_variance_by_pc": plots.glance(basis.explained_variance_ratio),
+            "explained_variance": picture,
+        },
+    )
 
 
 @dg.asset(
@@ -89,9 +96,16 @@ def reliability(
     means = {
         f"mean_{kind}": float(f["reliability"].mean()) for kind, f in zip(("component", "pc"), frames, strict=True)
     }
+    glance = plots.glance(frames[0]["reliability"].to_numpy())
     means["least_component"] = float(frames[0]["reliability"].min())
     return dg.MaterializeResult(
-        value=frame, metadata={**means, "reliability": plots.reliability(frame), "table": plots.table(frame)}
+        value=frame,
+        metadata={
+            **means,
+            "reliability_by_component": glance,
+            "reliability": plots.reliability(frame),
+            "table": plots.table(frame),
+        },
     )
 
 
@@ -195,6 +209,10 @@ def aux_correlation(
     rng = np.random.default_rng(seeds.sequence(experiment.seed, "aux_correlation"))
     frame = evaluation.correlation_table(data, aux_model, pca_basis, rng)
     means = {f"mean_{name}": float(frame[name].mean()) for name in ("r", "linear_response_r", "ceiling", "ridge_r")}
-    pictures = {"correlation": plots.correlation(frame), "table": plots.table(frame)}
+    pictures = {
+        "r_by_pc": plots.glance(frame["r"].to_numpy()),
+        "correlation": plots.correlation(frame),
+        "table": plots.table(frame),
+    }
     metadata = {**means, "withheld_tokens": len(data.test_truth), **pictures}
     return dg.MaterializeResult(value=frame, metadata=metadata)

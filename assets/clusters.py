@@ -136,7 +136,13 @@ def find_clusters(
     counts |= {"cuts": found.n_cuts, "edges_visited": found.n_visited}
     counts |= {"reproduced": int(np.sum(again >= agreement.MATCH))}
     page = dg.MetadataValue.path(store.page())
-    metadata = {**counts, "explorer": page, "best": best, "sizes": plots.clusters(table)}
+    metadata = {
+        **counts,
+        "explorer": page,
+        "reproducibility": plots.glance(np.sort(again)[::-1]),
+        "best": best,
+        "sizes": plots.clusters(table),
+    }
     yield dg.Output(table, "clusters", metadata=metadata)
     yield dg.Output(members, "cluster_members")
 

@@ -9,6 +9,8 @@ from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.messages import plain
 from susc_pipeline.price import Plan
 
+ESCAPED = str.maketrans({character: f"&#{ord(character)};" for character in "&<>\"'\\`*_[]()|~"})  # what Markdown obeys
+
 
 def plan(experiment: ExperimentConfig, store: Store) -> Plan | None:
     """The experiment on its model; None where neither the store nor the model's folder says the sizes of the model."""
@@ -30,10 +32,10 @@ def description(experiment: ExperimentConfig, store: Store) -> str:
         ]
     if seconds := store.seconds():
         rows.append(("last runs of all assets together", price.duration(sum(seconds.values()))))
-    told = ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]
-    changed = [f"    {plain(line)}" for line in changed_settings(experiment)]
-    more = f"Hours on this machine: `susc-pipeline price {experiment.name}`. Settings that are not the default:"
-    return "\n".join([*told, "", more, "", *(changed or ["    none"])])
+    rows += [tuple(plain(line).split(" = ", 1)) for line in changed_settings(experiment)]
+    cells = ("| " + " | ".join(str(cell).translate(ESCAPED) for cell in row) + " |" for row in rows)
+    hours = f"Hours on this machine: `susc-pipeline price {experiment.name}`."
+    return "\n".join(["| what, and every setting that is not the default | value |", "|---|---|", *cells, "", hours])
 
 
 def changed_settings(experiment: ExperimentConfig) -> list[str]:

@@ -7,6 +7,7 @@ import dagster as dg
 import matplotlib
 import numpy as np
 import polars as pl
+from matplotlib import image
 from matplotlib.figure import Figure
 
 from susc_pipeline.clustering import reading
@@ -14,6 +15,7 @@ from susc_pipeline.representation.auxiliary_training import History
 
 matplotlib.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#777777"
+BAR_WIDTH, GLANCE_HEIGHT, N_BARS = 8, 48, 64  # a Markdown value of 1,000 characters is no longer shown in its place
 N_BEST = 10
 N_EXAMPLES = 4
 N_ROWS = 100  # of a table in the UI; the file has all
@@ -24,6 +26,19 @@ def _png(figure: Figure) -> dg.MarkdownMetadataValue:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=100, facecolor="white", bbox_inches="tight")
     return dg.MetadataValue.md(f"![plot](data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()})")
+
+
+def glance(values: np.ndarray) -> dg.MarkdownMetadataValue:
+    """Bars from 0 to 1, a bar for each value: so small that the UI shows it in its place, where others are behind a link."""
+    heights = np.rint(np.clip(np.nan_to_num(values[:N_BARS]), 0, 1) * GLANCE_HEIGHT).astype(int)
+    filled = np.arange(GLANCE_HEIGHT, 0, -1)[:, None] <= np.repeat(heights, BAR_WIDTH)
+    filled[:, BAR_WIDTH - 1 :: BAR_WIDTH] = False
+    filled[-1] = True  # the axis, under bars of no height
+    buffer = io.BytesIO()
+    shades = np.where(filled[..., None], np.uint8([0, 114, 178]), np.uint8(236))
+    image.imsave(buffer, shades, format="png", metadata={"Software": None}, pil_kwargs={"optimize": True})
+    encoded = base64.b64encode(buffer.getvalue()).decode()
+    return dg.MetadataValue.md(f"![bars from 0 to 1](data:image/png;base64,{encoded})")
 
 
 def signal_and_error(names: list[str], signal: np.ndarray, error: np.ndarray) -> dg.MarkdownMetadataValue:
@@ -156,7 +171,8 @@ def best_clusters(
     rows = []
     for row in clusters.head(N_BEST).select("cluster", "size", "conductance").iter_rows(named=True):
         found = reading.examples(members, contexts, texts, cluster=row["cluster"], n_examples=N_EXAMPLES)
-        rows += [{**row, "token in context": f"{e.before}⟦{e.token}⟧{e.after}"} for e in found]
+        shown = [f"{e.before}⟦{e.token}⟧{e.after}" for e in found]
+        rows += [{"cluster": row["cluster"], "token in context": text, **row} for text in shown]
     return table(pl.DataFrame(rows, infer_schema_length=None))
 
 

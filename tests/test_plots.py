@@ -1,9 +1,13 @@
 """What the UI shows of a corpus is text on one line, in the cells of a table, which Dagster never interprets."""
 
+import base64
+import io
 import json
 
 import dagster as dg
+import numpy as np
 import polars as pl
+from matplotlib import image
 
 from assets import plots
 from susc_pipeline import schema
@@ -41,3 +45,13 @@ def test_a_table_has_three_digits_no_nan_and_no_more_rows_than_can_be_read():
     ]
     json.dumps([record.data for record in shown.records], allow_nan=False)
     assert len(plots.table(pl.concat([frame] * plots.N_ROWS)).records) == plots.N_ROWS
+
+
+def test_a_glance_is_short_enough_to_be_shown_in_its_place_and_its_bars_are_as_high_as_the_values():
+    values = np.random.default_rng(0).random(200)
+    shown = plots.glance(values).md_str or ""
+    assert len(shown) < 1000  # as the UI has it
+    pixels = image.imread(io.BytesIO(base64.b64decode(shown.partition("base64,")[2].rstrip(")"))), format="png")
+    heights = (pixels[..., 0] < 0.5).sum(axis=0)[:: plots.BAR_WIDTH] / plots.GLANCE_HEIGHT
+    assert np.abs(heights - values[: plots.N_BARS]).max() <= 1 / plots.GLANCE_HEIGHT
+    assert (plots.glance(np.array([np.nan, -1.0, 2.0])).md_str or "").startswith("![")
