@@ -18,6 +18,7 @@ VIEWS = {
     "run": "#/run",
     "compare": "#/compare",
     "search": "#/search?q=self",
+    "documents": "#/documents",
 }
 ARGUMENTS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 

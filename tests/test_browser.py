@@ -43,9 +43,24 @@ ROUTES = [
     "#/run",
     "#/compare",
     "#/search?q=self",
+    "#/documents",
+    "#/documents?q=py",
 ]
-
-SHOWN = [route for route in ROUTES if "sort" not in route and "pc-0" not in route and "loss" not in route]
+# What each view keeps in its address: a route and how a choice is made there.
+CHOICES = {
+    "#/clusters": ("select[aria-label='Component shown']", "L1H0"),
+    "#/cluster/1": ("select[aria-label='Which members']", "spread"),
+    "#/cluster/0": ("select[aria-label='Zero of the scale']", "zero"),
+    "#/components": ("select[aria-label='Colour by']", "llc"),
+    "#/component/L1H0": ("select[aria-label='Which tokens']", "sampled"),
+    "#/text/1/3": ("select[aria-label='Colour by']", "component-1"),
+    "#/map": ("select[aria-label='Colour by']", "pc-0"),
+    "#/run": ("select[aria-label='Component']", "L0H0"),
+    "#/compare": None,
+    "#/search?q=self": None,
+    "#/documents": None,
+    "#/documents?q=a": None,
+}
 
 
 class Watched:
@@ -139,7 +154,7 @@ def test_each_view_opens_from_a_file_without_a_complaint(watched, route):
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("width", [1440, 390])
 def test_axe_finds_no_violation_above_minor_and_nothing_overflows(browser, folder, theme, width):
     page = browser.new_page(viewport={"width": width, "height": 844}, color_scheme=theme, bypass_csp=True)
     found = Watched(page, folder)
@@ -154,6 +169,9 @@ def test_axe_finds_no_violation_above_minor_and_nothing_overflows(browser, folde
         "#/run",
         "#/compare",
         "#/search?q=self",
+        "#/documents",
+        "#/map?color=component-1",
+        "#/map?cluster=1",
     ):
         found.open(route)
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), route
@@ -189,6 +207,8 @@ def test_hostile_text_is_shown_as_text_and_never_run(watched_hostile):
         "#/compare",
         "#/map",
         "#/component/L0H0",
+        "#/documents",
+        "#/search?q=self",
     ):
         page = watched_hostile.open(route)
         assert (
@@ -344,8 +364,10 @@ def test_every_component_is_entered_from_the_overview_and_found_by_a_search(watc
     for name in (names[0], names[-2]):
         page.fill("#query", name.lower())
         page.press("#query", "Enter")
-        page.locator(f".view-search a.chip[href='#/component/{name}']").click()
-        page.wait_for_selector(f"h1:text-is('{name}')")
+        page.wait_for_selector(f"h1:text-is('{name}')")  # the whole name leads to its page
+    page.fill("#query", names[-2][:-1].lower())
+    page.press("#query", "Enter")
+    page.wait_for_selector(f".view-search a.chip[href='#/component/{names[-2]}']")
 
 
 def test_the_list_by_a_component_is_in_order_of_its_means(watched):
@@ -496,6 +518,167 @@ def test_the_map_answers_to_pointer_keys_and_lasso(watched):
     page.mouse.up()
     page.wait_for_selector(".mapbox .side h2:has-text('tokens')")
     assert page.locator(".mapbox .side .line").count() > 0
+
+
+@pytest.mark.parametrize("route", CHOICES)
+def test_the_address_brings_each_view_back_after_reload_and_back(watched, route):
+    page = watched.open(route)
+    if CHOICES[route]:
+        selector, value = CHOICES[route]
+        page.select_option(selector, value)
+        watched.wait_until(f"location.hash !== '{route}'")
+        page.wait_for_timeout(600)  # the map follows its camera when it has come to rest
+    address, told = page.evaluate("location.hash"), lambda: page.inner_text("main h1")
+    heading = told()
+
+    def same():
+        page.wait_for_selector(f".view-{re.match(r'#/([a-z]+)', route)[1]}")
+        assert page.evaluate("location.hash") == address and told() == heading
+        if CHOICES[route]:
+            page.wait_for_selector(selector)
+            assert page.input_value(selector) == value
+
+    page.reload()
+    same()
+    page.evaluate("location.hash = '#/compare/0?from=elsewhere'")
+    page.wait_for_selector(".view-compare")
+    page.go_back()
+    page.wait_for_selector(f".view-{re.match(r'#/([a-z]+)', route)[1]}")
+    watched.wait_until(f"document.querySelector('main h1')?.innerText === {heading!r}")
+    same()
+
+
+LABELS = """Array.from(document.querySelectorAll('.maplabels span'), (node) => {
+    const box = node.getBoundingClientRect();
+    return [Number(node.dataset.cluster), box.left, box.top, box.right, box.bottom]; })"""
+
+
+def test_labels_of_the_map_never_overlap_and_the_largest_cluster_comes_first(watched):
+    page = watched.open("#/map")
+    watched.wait_until("document.querySelectorAll('.maplabels span').length > 0")
+    stage = page.locator(".stage").bounding_box()
+    order = page.evaluate("explorer.load('map/landmarks').then(f => Array.from(explorer.numbers(f.cluster)))")
+    seen = []
+    for _ in range(4):
+        page.wait_for_timeout(400)
+        labels = page.evaluate(LABELS)
+        for (_, *a), (_, *b) in itertools.combinations(labels, 2):
+            assert a[2] <= b[0] + 0.5 or b[2] <= a[0] + 0.5 or a[3] <= b[1] + 0.5 or b[3] <= a[1] + 0.5
+        for _, left, top, right, bottom in labels:
+            assert left >= stage["x"] - 1 and right <= stage["x"] + stage["width"] + 1
+            assert top >= stage["y"] - 1 and bottom <= stage["y"] + stage["height"] + 1
+        within = page.evaluate("""explorer.load('map/landmarks').then((file) => {
+            const point = explorer.numbers(file.point), stage = document.querySelector('.stage');
+            return explorer.load('map/places').then((p) => Array.from(point, (i) => {
+              const [x, y] = explorer.map.toScreen(p.decoded[2 * i], p.decoded[2 * i + 1]);
+              return x >= 0 && y >= 0 && x <= stage.clientWidth - 2 && y <= stage.clientHeight - 2; })); })""")
+        shown = [cluster for cluster, *_ in labels]
+        first = next(cluster for cluster, inside in zip(order, within) if inside)
+        assert first in shown, "the largest cluster in sight has no label"
+        ranks = [order.index(cluster) for cluster in shown]
+        assert ranks == sorted(ranks)
+        seen.append({cluster: (left, top) for cluster, left, top, *_ in labels})
+        page.locator("button[aria-label='Closer']").click()
+    assert any(seen[0][c] != seen[1][c] for c in seen[0].keys() & seen[1].keys()) or seen[0].keys() != seen[1].keys()
+
+
+def test_a_label_goes_with_its_points_and_the_address_with_the_camera(watched):
+    page = watched.open("#/map")
+    watched.wait_until("document.querySelectorAll('.maplabels span').length > 0")
+    page.wait_for_timeout(400)
+    assert "at=" not in page.url
+    before = {cluster: place for cluster, *place in page.evaluate(LABELS)}
+    page.locator("canvas.points").focus()
+    page.keyboard.press("ArrowLeft")
+    watched.wait_until("location.hash.includes('at=')")
+    after = {cluster: place for cluster, *place in page.evaluate(LABELS)}
+    stage = page.locator(".stage").bounding_box()
+    inner = [
+        c
+        for c in before.keys() & after.keys()
+        if all(p[0] > stage["x"] + 1 and p[2] < stage["x"] + stage["width"] - 2 for p in (before[c], after[c]))
+    ]
+    assert inner and all(after[c][0] - before[c][0] == pytest.approx(40, abs=1) for c in inner)
+    camera, address = page.evaluate("({...explorer.map.camera})"), page.evaluate("location.hash")
+    page.reload()
+    watched.wait_until("Boolean(explorer.map)")
+    again = page.evaluate("({...explorer.map.camera})")
+    assert again == {name: pytest.approx(value, rel=1e-4, abs=1e-3) for name, value in camera.items()}
+    page.wait_for_timeout(500)
+    assert page.evaluate("location.hash") == address
+
+
+def test_the_hover_card_follows_the_pointer_and_stays_in_the_window(watched):
+    page = watched.open("#/map")
+    watched.wait_until("Boolean(explorer.map)")
+    page.wait_for_timeout(300)
+    box = page.locator("canvas.points").bounding_box()
+    bottom = min(box["y"] + box["height"], 898)
+    places = page.evaluate(
+        """(height) => { const found = [], c = document.querySelector('canvas.points'), step = 6;
+        for (let y = 4; y < height; y += step) for (let x = 4; x < c.clientWidth; x += step)
+          if (explorer.map.nearest(x, y) >= 0) found.push([x, y]);
+        const by = (k, sign) => found.slice().sort((a, b) => sign * (a[k] - b[k]))[0];
+        return [by(0, 1), by(0, -1), by(1, 1), by(1, -1), found[Math.floor(found.length / 2)]]; }""",
+        bottom - box["y"],
+    )
+    tops = set()
+    for x, y in places:
+        page.mouse.move(box["x"] + x, box["y"] + y)
+        watched.wait_until("!document.querySelector('.tip').hidden")
+        page.wait_for_timeout(60)
+        tip = page.locator(".tip").bounding_box()
+        assert tip["x"] >= 0 and tip["y"] >= 0 and tip["x"] + tip["width"] <= 1280 and tip["y"] + tip["height"] <= 900
+        tops.add((round(tip["x"]), round(tip["y"])))
+    assert len(tops) >= min(3, len({tuple(place) for place in places}))
+    last = page.locator(".tip").bounding_box()
+    page.mouse.move(box["x"] + x + 2, box["y"] + y)
+    page.wait_for_timeout(100)
+    if page.locator(".tip").is_visible() and last["x"] + last["width"] + 4 < 1280:
+        assert page.locator(".tip").bounding_box()["x"] == pytest.approx(last["x"] + 2, abs=0.6)
+
+
+def test_the_legend_of_the_map_is_true_of_each_colouring(watched):
+    page = watched.open("#/map?cluster=1&color=component-1")
+    watched.wait_until("document.querySelector('.view-map .legend').textContent.length > 0")
+    count = page.evaluate("explorer.load('map/clusters').then(f => f.decoded.reduce((n, c) => n + (c === 1), 0))")
+    assert f"cluster 1: {count:,} tokens" in page.inner_text(".legend")
+    assert "whether they are in cluster 1" in page.get_attribute("canvas.points", "aria-label")
+    page.fill("input[aria-label='Cluster to mark']", "")
+    name = page.evaluate("explorer.components.names()[1]")
+    watched.wait_until(f"document.querySelector('.view-map .legend').textContent.includes('{name} by')")
+    page.select_option("select[aria-label='Colour by']", "cluster")
+    watched.wait_until("document.querySelector('.view-map .legend').textContent.includes('neighbours differ')")
+    assert "in no cluster" in page.inner_text(".legend") and "coloured by cluster" in page.get_attribute(
+        "canvas.points", "aria-label"
+    )
+
+
+def test_every_document_is_listed_with_its_tokens_and_clusters(watched):
+    page = watched.open("#/documents")
+    files = page.evaluate(
+        "Promise.all(explorer.site.search.documents.map((_, i) => explorer.numbered('documents', i, 4)))"
+    )
+    entries, width = [entry for file in files for entry in file], page.evaluate("explorer.site.positions - 1")
+    assert page.inner_text("h1") == f"{len(entries):,} documents"
+    rows = page.eval_on_selector_all(
+        "figure.table tbody tr", "n => n.map(r => Array.from(r.cells, c => c.textContent))"
+    )
+    assert len(rows) == min(100, len(entries))
+    for row, (_, contexts, members, clusters, _) in zip(rows, entries):
+        assert row[1:4] == [f"{len(contexts) * width:,}", f"{members:,}", f"{clusters:,}"]
+    if len(entries) > 100:
+        page.locator("a[aria-label='Next page']").click()
+        page.wait_for_selector("text=2 / ")
+        assert page.locator("figure.table tbody tr").count() == min(100, len(entries) - 100)
+    page = watched.open("#/text/0")
+    page.locator("a:has-text('All documents')").click()
+    page.wait_for_selector(".view-documents")
+    page.fill("input[name=q]", entries[-1][0])
+    page.keyboard.press("Enter")
+    watched.wait_until("document.querySelectorAll('figure.table tbody tr').length === 1")
+    page.locator("figure.table tbody th a").click()
+    page.wait_for_selector(".view-document")
 
 
 def test_pictures_are_saved_as_svg_and_png_and_tables_as_csv(watched):

@@ -6,7 +6,7 @@ from pathlib import Path
 from susc_pipeline.buckets import Buckets
 from susc_pipeline.clustering.knn import StoredGraph
 from susc_pipeline.explorer import corpus as corpus_module
-from susc_pipeline.explorer import payload, vectors, words
+from susc_pipeline.explorer import payload, vectors, word_index
 from susc_pipeline.explorer.corpus import Corpus, Shards, Tokens
 from susc_pipeline.explorer.search import Entry
 from susc_pipeline.representation.pca import PCABasis
@@ -22,13 +22,13 @@ def write(
     Returns:
         The index of words.
     """
-    index = words.empty()
+    index = word_index.empty()
 
     def parts() -> Iterator[Tokens]:
         nonlocal index
         first = 0
         for part in corpus_module.tokens(shards, corpus, members):
-            index = words.updated(index, part, texts, first)
+            index = word_index.updated(index, part, texts, first)
             first += len(part.token_ids)
             yield part
 
@@ -41,7 +41,7 @@ def write(
     for number, batch in enumerate(corpus_module.batches(halves, CONTEXTS_PER_FILE)):
         flat = batch.difference.reshape(-1, batch.difference.shape[-1])
         payload.write(data, f"errors/{number:05d}", payload.quantized(flat))
-    return words.entries(index)
+    return word_index.entries(index)
 
 
 def write_sampled(data: Path, shards: Shards, corpus: Corpus, basis: PCABasis) -> None:

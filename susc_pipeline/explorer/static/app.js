@@ -117,7 +117,7 @@ const explorer = (() => {
     let { parts, query } = parse(location.hash);
     const name = parts[0] in views ? parts[0] : "clusters";
     for (const link of document.querySelectorAll("nav a")) {
-      const section = { cluster: "clusters", component: "components", search: "clusters", document: "text" }[name] ?? name;
+      const section = { cluster: "clusters", component: "components", search: "clusters", document: "text", documents: "text" }[name] ?? name;
       if (link.getAttribute("href") === `#/${section}`) link.setAttribute("aria-current", "page");
       else link.removeAttribute("aria-current");
     }
@@ -151,6 +151,12 @@ const explorer = (() => {
     history.replaceState(history.state, "", path + (text ? `?${text}` : ""));
   }
 
+  // Keep a choice in the address, unless it is the usual one.
+  function choose(query, name, value, usual) {
+    if (value === usual) query.delete(name); else query.set(name, value);
+    remember(query);
+  }
+
   const columns = async () => {
     const found = await load("clusters");
     if (!found.decoded) {
@@ -164,5 +170,5 @@ const explorer = (() => {
   };
 
   return { receive, load, numbered, numbers, element, visible, shortened, tokenText, tokenShown, number, fixed, parse, draw, views,
-    announce, expected, remember, columns, site: null, live: null };
+    announce, expected, remember, choose, columns, site: null, live: null };
 })();

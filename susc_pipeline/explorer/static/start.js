@@ -22,7 +22,8 @@
     const text = query.value;
     const cluster = /^#?(\d+)$/.exec(text.trim());
     if (!text) return;
-    location.hash = cluster && text.trim().startsWith("#") ? `#/cluster/${cluster[1]}` : `#/search?q=${encodeURIComponent(text)}`;
+    const component = explorer.componentNamed(text.trim().toLowerCase()); // its page, where the whole name is given
+    location.hash = component ? explorer.components.address(component) : cluster && text.trim().startsWith("#") ? `#/cluster/${cluster[1]}` : `#/search?q=${encodeURIComponent(text)}`;
   });
   document.addEventListener("keydown", (event) => {
     const typing = /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName);

@@ -41,7 +41,7 @@
       element("span", { class: "from" }, element("bdi", {}, visible(found.document))));
   }
 
-  function contexts(cluster, size) {
+  function contexts(cluster, size, query) {
     const list = element("ol", { class: "lines" });
     const more = element("button", { type: "button" }, "more"), note = element("span", { class: "note" });
     const mode = element("select", { "aria-label": "Which members" }, element("option", { value: "central" }, "most central first"), element("option", { value: "random" }, "a random sample"), element("option", { value: "spread" }, "one of each document first"));
@@ -70,7 +70,9 @@
       more.hidden = shown >= size;
     }
     more.addEventListener("click", () => add(MORE));
-    mode.addEventListener("change", start);
+    mode.value = query.get("members") ?? "central";
+    if (mode.selectedIndex < 0) mode.selectedIndex = 0;
+    mode.addEventListener("change", () => { explorer.choose(query, "members", mode.value, "central"); start(); });
     const save = element("button", { type: "button", class: "quiet", onclick: async () => explorer.table.save(`cluster-${cluster}-members.csv`, explorer.table.csv(["rank", "context", "position", "document", "token", "loss"], await all()), "text/csv") }, "CSV");
     async function all() {
       const found = await membersOf(cluster, Array.from({ length: size }, (_, i) => i)), result = [];
@@ -102,7 +104,7 @@
   }
 
   // Means shown from the average token, or from zero susceptibility.
-  function profileSection(card, vectors, cluster) {
+  function profileSection(card, vectors, cluster, query) {
     const { site } = explorer;
     const box = element("section", { class: "profile" });
     const predicted = vectors.components, measured = card.measured ? vectors : null;
@@ -122,7 +124,8 @@
           ...(measured ? [{ name: "sampled", values: moved(measured.sampled.mean), errors: Array.from(measured.sampled.error) }, { name: `${explorer.visible(site.source)}, same members`, values: moved(measured.predicted.mean), mark: "ring" }] : []),
         ], { caption: "The same with intervals, component by component", name: `cluster-${cluster}-intervals`, yLabel: "standard deviations" }));
     }
-    choice.addEventListener("change", draw);
+    choice.value = query.get("from") === "zero" ? "zero" : "mean";
+    choice.addEventListener("change", () => { explorer.choose(query, "from", choice.value, "mean"); draw(); });
     draw();
     const meaning = "Below zero: expression, the loss of these tokens rises when the component is shaken; above: suppression; from the mean token, more of it than the average token. " +
       "Intervals are 95 %: Student's t over documents, and the error of the chains, which all documents share, from how the halves of the chains differ.";
@@ -130,7 +133,7 @@
     return box;
   }
 
-  explorer.views.cluster = async (view, [text]) => {
+  explorer.views.cluster = async (view, [text], query) => {
     const cluster = Number(text), { site } = explorer;
     if (!Number.isInteger(cluster) || cluster < 0 || cluster >= site.clusters) throw explorer.expected(`There is no cluster ${explorer.visible(String(text))}; the numbers are 0 to ${site.clusters - 1}.`);
     const [table, file] = await Promise.all([explorer.columns(), explorer.numbered("cards", Math.floor(cluster / site.perFile.cards))]);
@@ -142,7 +145,7 @@
       if (to !== cluster && to >= 0 && to < site.clusters) location.hash = `#/cluster/${to}`;
     };
     document.addEventListener("shortcut", onkey);
-    const members = contexts(cluster, size);
+    const members = contexts(cluster, size, query);
     await members.ready;
     const facts = element("dl", { class: "facts" },
       value("size", number(size), "tokens"), value("conductance", fixed(table.conductance[cluster], 4), "leaving / (leaving + staying) edge weight; low is well separated"),
@@ -173,7 +176,7 @@
       element("p", { class: "lead" }, await explorer.heading(cluster)),
       facts, label,
       element("div", { class: "columns" }, element("div", {}, members.box), element("div", {}, tokenHistogram(card, size), nearest, sources)),
-      profileSection(card, vectors, cluster),
+      profileSection(card, vectors, cluster, query),
       element("section", { class: "pair" },
         charts.intervals(names, [{ name: "mean predicted score", values: Array.from(pcs.mean), errors: Array.from(pcs.error) }], { caption: "Principal components", name: `cluster-${cluster}-pcs`, yLabel: "score", width: 420 }),
         charts.histogram(site.lossEdges, card.lossHistogram, { caption: "Loss of the members", name: `cluster-${cluster}-loss`, xLabel: "loss (nats)", yLabel: "tokens" })));

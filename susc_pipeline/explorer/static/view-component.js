@@ -116,7 +116,7 @@
     const go = (to, label) => element("a", { class: "button", href: all[to] ? explorer.components.address(all[to]) : null, "aria-disabled": all[to] ? null : "true" }, label);
     const places = file.positions, groups = places.first.map((first, i) => (first === places.last[i] ? `${first}` : `${first}–${places.last[i]}`));
     const link = (address, text) => element("a", { class: "button", href: address }, text);
-    view.append(element("div", { class: "title" }, element("h1", {}, one.name), element("span", { class: "pager" }, go(index - 1, "‹ previous"), go(index + 1, "next ›"), link(`#/map?color=component-${index}`, "on the map"), link(`#/text/0?color=component-${index}`, "in the text"))),
+    view.append(element("div", { class: "title" }, element("h1", {}, one.name), element("span", { class: "pager" }, go(index - 1, "‹ previous"), go(index + 1, "next ›"), link(`#/map?color=component-${index}`, "on the map"), link(`#/text/0?color=component-${index}`, "in the text"), explorer.live ? link(`#/text?color=component-${index}`, "in a text of your own") : null)),
       sentence(one, file, ofClusters), facts(one, file), await tokens(file, query), await clusters(index, one),
       element("section", { class: "pair" }, means("By position in the context", groups, places, `${one.name}-positions`, "Position 1 is the first token that is predicted; later groups hold twice as many."),
         file.kinds.names.length ? means("By kind of document", file.kinds.names.map((kind, i) => `${visible(kind)} (${file.kinds.documents[i]})`), file.kinds, `${one.name}-kinds`, "A kind is an outermost folder of the corpus, with its number of documents; folders of most tokens first.") : null),

@@ -22,10 +22,6 @@
     return { by: query.get("color") ?? "cluster", marked: query.get("cluster") && Number.isInteger(cluster) && cluster >= 0 && cluster < explorer.site.clusters ? cluster : null,
       start: camera.length === 3 && camera.every(Number.isFinite) && camera[2] > 0 ? { x: camera[0], y: camera[1], zoom: camera[2] } : null };
   }
-  function remember(query, name, value) {
-    if (value === null) query.delete(name); else query.set(name, value);
-    explorer.remember(query);
-  }
 
   // The card beside the pointer: it goes along, turns to the other side where there is no room, and stays in the window.
   function hoverCard(clusters, landmarks, coloring) {
@@ -132,7 +128,7 @@
       map.labels.place(map.layer, { width: map.canvas.clientWidth, height: map.canvas.clientHeight }, map.state.marked);
       if (!atRest || !view.isConnected) return;
       const { x, y, zoom } = map.layer.camera;
-      remember(query, "at", map.layer.isHome() ? null : [x, y, zoom].map((v) => Number(v.toPrecision(6))).join(","));
+      explorer.choose(query, "at", map.layer.isHome() ? null : [x, y, zoom].map((v) => Number(v.toPrecision(6))).join(","), null);
     };
     map.layer = explorer.points.layer(map.canvas, places, { moved, start });
     if (!map.layer) { map.side.replaceChildren(element("p", { class: "note" }, "This browser has no WebGL 2, which the map needs; the other views work without it.")); return; }
@@ -156,7 +152,7 @@
     map.labels = mapLabels.box(landmarks);
     map.card = hoverCard(clusters, landmarks, () => found);
     map.tell = (points) => about(side, clusters, state.marked, points);
-    const select = mapColors.select(state.by, (by) => { state.by = by; remember(query, "color", by === "cluster" ? null : by); map.paint(); });
+    const select = mapColors.select(state.by, (by) => { state.by = by; explorer.choose(query, "color", by, "cluster"); map.paint(); });
     state.by = select.value;
     map.paint = async () => {
       const asked = { ...state }, painted = await mapColors.painted(asked, clusters, landmarks);
@@ -169,7 +165,7 @@
     const field = element("input", { type: "number", min: 0, max: site.clusters - 1, placeholder: "cluster", "aria-label": "Cluster to mark", value: state.marked ?? "", oninput: (event) => {
       const number = Number(event.target.value);
       state.marked = event.target.value !== "" && Number.isInteger(number) && number >= 0 && number < site.clusters ? number : null;
-      remember(query, "cluster", state.marked); map.paint(); map.tell();
+      explorer.choose(query, "cluster", state.marked, null); map.paint(); map.tell();
     } });
     view.append(element("div", { class: "title" }, element("h1", {}, "Map"), element("span", { class: "pager" }, element("label", { class: "inline" }, "colour by ", select), field, buttons(map))),
       element("p", { class: "note" }, count < site.tokens ? `A random ${number(count)} of ${number(site.tokens)} tokens. ` : `All ${number(count)} tokens. `, "UMAP of the graph that the clusters come from: nearness means something, far distances and the size of islands nothing. Labels: the clusters of most tokens here; the closer, the more."), legend,

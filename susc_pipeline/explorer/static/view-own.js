@@ -147,7 +147,7 @@
 
   explorer.viewOwn = async (view, query) => {
     const { live } = explorer, texts = ownText.of(query), area = element("div", { class: "ownresults" });
-    view.append(element("div", { class: "title" }, element("h1", {}, "Your own text"), element("a", { href: "#/text/0" }, "text of the corpus")),
+    view.append(element("div", { class: "title" }, element("h1", {}, "Your own text"), element("a", { href: "#/text/0" }, "text of the corpus"), element("a", { href: "#/documents" }, "documents")),
       element("p", { class: "note" }, `The model reads it on this machine; no draw is taken, and nothing is stored. Up to ${number(live.tokens)} tokens, in windows of ${number(live.contextLength)}. Values are linear responses, as of every token of the corpus.`), form(query), area);
     const changed = (by) => { if (by === "cluster") query.delete("color"); else query.set("color", by); explorer.remember(query); draw(); };
     const draw = async () => area.replaceChildren(...await results(ownText.known(texts), query, changed));
@@ -163,6 +163,7 @@
       finally { clearInterval(clock); }
     }
     view.addEventListener("shown", () => view.querySelector(".here")?.scrollIntoView({ block: "center" }), { once: true });
+    if (!texts) view.addEventListener("shown", () => view.querySelector("textarea").focus(), { once: true });
     if (texts && ownText.known(texts)) await draw();
     else if (texts) measured();
     return "Your own text";

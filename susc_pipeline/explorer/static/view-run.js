@@ -7,7 +7,7 @@
   const named = (names) => names.map((name) => explorer.site.components[explorer.components.numbered(name)]);
   const whole = (table, caption, file, titles = {}) => element("details", {}, element("summary", {}, `Table: ${caption}`), explorer.table(caption, table.columns.map((name) => ({ name: name.replaceAll("_", " "), title: titles[name] })), table.rows, { file }));
 
-  function traces(found) {
+  function traces(found, query) {
     const box = element("div"), select = element("select", { "aria-label": "Component" }, found.components.map((name) => element("option", { value: name }, name)));
     const draw = () => {
       const i = found.components.indexOf(select.value);
@@ -15,7 +15,8 @@
       series.push({ name: "", x: [found.steps[i][0], found.steps[i].at(-1)], y: [found.initial[i], found.initial[i]], dashed: true, color: explorer.colors.category(1) });
       box.replaceChildren(charts.lines(series, { caption: `Loss traces of ${select.value}: a line is a chain with its mirror image; dashed, the trained weights`, name: `traces-${select.value}`, xLabel: "step", yLabel: "rise of the mean loss (nats)", legend: false }));
     };
-    select.addEventListener("change", draw);
+    if (found.components.includes(query.get("traces"))) select.value = query.get("traces");
+    select.addEventListener("change", () => { explorer.choose(query, "traces", select.value, found.components[0]); draw(); });
     draw();
     return element("div", {}, element("label", { class: "inline" }, "component ", select), box);
   }
@@ -25,7 +26,7 @@
       Object.entries(values).flatMap(([name, value]) => [element("dt", {}, name.replaceAll("_", " ")), element("dd", {}, explorer.visible(Array.isArray(value) ? value.join(", ") || "–" : String(value === "" ? "–" : value)))])))));
   }
 
-  explorer.views.run = async (view) => {
+  explorer.views.run = async (view, parts, query) => {
     const run = await explorer.load("run"), { site } = explorer, t = run.tables;
     const seconds = Object.entries(run.seconds).sort((a, b) => b[1] - a[1]);
     const total = seconds.reduce((sum, [, s]) => sum + s, 0);
@@ -35,7 +36,7 @@
       settings(run),
       element("section", {}, element("h2", {}, "Chains"), element("div", { class: "pair" },
         charts.heatmap(named(column(t.chains, "component")), column(t.chains, "llc"), column(t.chains, "llc_error"), { caption: "Local learning coefficient", name: "llc", signed: false, unit: "LLC", errorMeaning: "1.96 standard errors over chains" }),
-        traces(run.traces)),
+        traces(run.traces, query)),
         whole(t.chains, "Convergence of the chains, and reliability of the response directions", "chains", { r_hat: "1 where chains agree; above about 1.1 they do not", effective_share: "effective sample size over number of draws" })),
       element("section", {}, element("h2", {}, "Reliability"), element("div", { class: "pair" }, ...["component", "pc"].map((kind) => {
         const rows = t.reliability.rows.filter((row) => row[0] === kind);

@@ -28,6 +28,8 @@
   // Components whose name begins with the text, or that are described by it.
   const components = (text) => (text ? explorer.components.all().filter((one) => one.name.toLowerCase().startsWith(text) || (text.length > 2 && explorer.components.described(one).toLowerCase().includes(text))) : []);
 
+  const exactly = (text) => components(text).find((one) => one.name.toLowerCase() === text);
+
   explorer.views.search = async (view, parts, query) => {
     const raw = query.get("q") ?? "", { site } = explorer;
     document.getElementById("query").value = raw;
@@ -47,8 +49,9 @@
     if (named.length) view.append(element("h2", {}, `Components (${number(named.length)})`), element("p", {}, named.slice(0, 60).flatMap((one) => [element("a", { href: explorer.components.address(one), class: "chip" }, one.name, element("small", {}, ` ${explorer.components.described(one)}`)), " "])));
     const examples = await Promise.all(tokens.slice(0, 12).map(([, , , , clusters]) => Promise.all(clusters.slice(0, 3).map(async (c) =>
       element("li", {}, element("a", { href: `#/cluster/${c}` }, `${c}`), await explorer.example(c))))));
-    view.append(element("h2", {}, `Tokens (${number(tokens.length)}${cut ? "; more begin so, type more of it" : ""})`),
-      element("p", { class: "note" }, "A space is shown as ·, a line feed as ⏎, a tab as ⇥; they may be typed so. Counted are members of clusters."),
+    view.append(await explorer.textWords.section(text, entries));
+    view.append(element("h2", {}, `Members of clusters, by token (${number(tokens.length)}${cut ? "; more begin so, type more of it" : ""})`),
+      element("p", { class: "note" }, "A space is shown as ·, a line feed as ⏎, a tab as ⇥; they may be typed so."),
       tokens.length ? element("ul", { class: "found" }, tokens.slice(0, 60).map(([, id, nClusters, nMembers, clusters, counts], row) => element("li", {},
         element("h3", {}, element("code", {}, element("bdi", {}, explorer.tokenShown(id))), ` ${number(nMembers)} members of ${number(nClusters)} ${nClusters === 1 ? "cluster" : "clusters"}`),
         element("p", {}, clusters.slice(0, 30).flatMap((c, i) => [element("a", { href: `#/cluster/${c}`, class: "chip" }, `${c}`, element("small", {}, ` ×${number(counts[i])}`)), " "]), nClusters > 30 ? element("small", {}, "the 30 with most of it") : null),
@@ -65,4 +68,6 @@
     return explorer.views.text(view, [String(entry[1][0])], new URLSearchParams());
   };
   explorer.documentEntries = entries;
+  explorer.documentsNamed = containing;
+  explorer.componentNamed = exactly;
 })();

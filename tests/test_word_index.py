@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 import sites
-from susc_pipeline.explorer import documents, payload, words
+from susc_pipeline.explorer import documents, payload, word_index
 from susc_pipeline.explorer import site as site_module
 from susc_pipeline.explorer.corpus import Tokens
 
@@ -22,11 +22,11 @@ def tokens(ids, clusters):
 
 
 def index_of(parts, texts=TEXTS):
-    index, first = words.empty(), 0
+    index, first = word_index.empty(), 0
     for part in parts:
-        index = words.updated(index, part, texts, first)
+        index = word_index.updated(index, part, texts, first)
         first += len(part.token_ids)
-    return {key: content for key, *content in ((entry.key, *entry.content) for entry in words.entries(index))}
+    return {key: content for key, *content in ((entry.key, *entry.content) for entry in word_index.entries(index))}
 
 
 def test_a_word_is_found_at_its_first_predicted_token_though_it_spans_several():
@@ -43,13 +43,13 @@ def test_the_index_does_not_depend_on_how_contexts_are_sharded():
     whole = index_of([tokens(ids, clusters)])
     parts = index_of([tokens(ids[cut], clusters[cut]) for cut in (slice(0, 7), slice(7, 900), slice(900, None))])
     assert parts == whole
-    assert len(whole["port"][2]) == words.MAX_PLACES < whole["port"][0]
+    assert len(whole["port"][2]) == word_index.MAX_PLACES < whole["port"][0]
 
 
 def test_of_many_places_those_kept_are_spread_over_the_whole_text():
     kept = np.array(index_of([tokens([[0, 1]] * 20_000, [[-1]] * 20_000)])["port"][2])
     quarters = np.histogram(kept, 4, range=(0, 20_000))[0]
-    assert len(kept) == words.MAX_PLACES and quarters.min() > 0.2 * len(kept)
+    assert len(kept) == word_index.MAX_PLACES and quarters.min() > 0.2 * len(kept)
 
 
 @pytest.fixture(scope="module")
