@@ -182,7 +182,7 @@ def prices(plan: Plan) -> dict[str, Price]:
     tangents = 2 * HALVES * len(plan.chosen) * CONTEXTS_AT_ONCE * n * width * item
     in_graph = plan.n_tokens * (4 * plan.n_pcs + BYTES_OF_A_NEIGHBOR * plan.experiment.knn.n_neighbors)
     truth_shards = plan.experiment.tokens.n_ground_truth_shards
-    rows: dict[str, tuple[float, float, float]] = {
+    rows: dict[str, tuple[int | float, ...]] = {
         "language_model": (0, resident, resident),
         "token_shards": (0, plan.n_tokens * BYTES_A_SHARD_TOKEN, 0),
         "response_directions": (
@@ -213,7 +213,7 @@ def prices(plan: Plan) -> dict[str, Price]:
     return {name: Price(*row) for name, row in rows.items()}
 
 
-def _auxiliary(plan: Plan, resident: float, scores: float) -> dict[str, tuple[float, float, float]]:
+def _auxiliary(plan: Plan, resident: int | float, scores: int | float) -> dict[str, tuple[int | float, ...]]:
     """Rows of the auxiliary model: what it reads, its training, its predictions."""
     features, pcs, hidden = plan.n_features, plan.n_pcs, plan.n_hidden
     auxiliary = 2 * hidden * (features + pcs)
