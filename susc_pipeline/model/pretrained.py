@@ -15,10 +15,10 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from susc_pipeline.messages import require
-from susc_pipeline.model import checkpoint, tiny
+from susc_pipeline.model import checkpoint
 from susc_pipeline.model.decoder import Decoder
 
-EMBEDDED = Path(tiny.__file__).parent / "embedded"
+EMBEDDED = Path(__file__).parent / "embedded"
 NEEDED_FILES = ("config.json", "tokenizer.json")
 MAX_TOKENIZER_BYTES = 1 << 27
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 
 from susc_pipeline import registry
 from susc_pipeline.messages import shown
@@ -50,15 +49,18 @@ def describe(family: Family, values: Values) -> Description:
     return family.describe(values)
 
 
-def from_module(module: PreTrainedModel) -> Decoder:
-    """The model of transformers as plain tensors, which it shares with the module where the family stores them as we do.
+def from_module(module: torch.nn.Module) -> Decoder:
+    """A PreTrainedModel as plain tensors, which it shares with the module where the family stores them as we do.
+
+    Its class is not named in the signature: to import it takes a quarter of the time in which a process starts.
 
     Raises:
         ValueError: a family or a feature that is not computed here, or weights in float16.
     """
-    content, place = module.config.to_dict(), Path(type(module).__name__)
+    held: Any = module
+    content, place = held.config.to_dict(), Path(type(module).__name__)
     family = family_of(content, place)
-    if module.dtype == torch.float16:
+    if held.dtype == torch.float16:
         raise ValueError("weights must be float32 or bfloat16, got float16, which ends at 65504; load them as float32")
     description = describe(family, Values(content, place))
     wanted = shapes(family, description)
