@@ -46,6 +46,7 @@ def test_duplicates_and_missing_neighbours_come_through_blocks(tmp_path):
     assert abs(graph - graph.T).max() < 1e-6
 
 
+@pytest.mark.slow
 def test_a_search_through_a_memory_map_finds_the_same_clusters(tmp_path, monkeypatch):
     graph = knn.knn_graph(cloud(800), KNNSettings(n_neighbors=15), np.random.default_rng(0))
     knn.save(graph, tmp_path)

@@ -100,8 +100,8 @@ def test_a_quadratic_response_is_exact_at_any_step(model, monkeypatch):
         return own[:, None, None].expand(-1, 1, 1)
 
     batch = next(token_draws.fresh_batches(model, HEAD, SETTINGS, POPULATION, seeds.sequence(0)))
-    monkeypatch.setattr(control.chains, "fresh_batches", lambda *_: itertools.repeat(batch))
-    monkeypatch.setattr(control.perturbation, "gradients", gradients)
+    monkeypatch.setattr(control.token_draws, "fresh_batches", lambda *_: itertools.repeat(batch))
+    monkeypatch.setattr(control.derivatives, "gradients", gradients)
     monkeypatch.setattr(control.perturbation, "losses", losses)
     monkeypatch.setattr(control.components, "n_parameters", lambda model, component: len(curvatures))
     monkeypatch.setattr(control.chains, "prepared", lambda model, component, settings, population: settings)

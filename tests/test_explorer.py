@@ -315,6 +315,7 @@ def test_tokens_that_one_run_never_saw_do_not_count_against_it():
     assert found.partner.tolist() == [5, 6, -1]
 
 
+@pytest.mark.slow
 def test_the_map_keeps_what_is_joined_together():
     rng = np.random.default_rng(4)
     labels = np.repeat(np.arange(4), 60)

@@ -70,7 +70,7 @@ def extended(tmp_path_factory):
     for package in ("susc_pipeline", "resources", "assets"):
         left_out = shutil.ignore_patterns("__pycache__", "static")
         shutil.copytree(CHECKOUT / package, root / package, ignore=left_out)
-    shutil.copy(CHECKOUT / "dagster.yaml", root)
+    shutil.copytree(CHECKOUT / "deploy", root / "deploy")
     for name, text in FILES.items():
         (root / "susc_pipeline" / name).write_text(text, encoding="utf-8")
     return root

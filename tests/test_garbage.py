@@ -104,6 +104,7 @@ def test_an_inventory_of_a_store_knows_every_file_once(store):
     assert named == {store.table("part", "shard-00000")} and not found.unnamed and not found.left_over
 
 
+@pytest.mark.slow
 def test_the_command_hands_over_to_the_checkout_from_any_directory(store, tmp_path):
     def command(*arguments):
         environment = os.environ | {"PYTHONPATH": str(CHECKOUT)}

@@ -44,7 +44,7 @@ def test_pickled_weights_are_never_loaded(folder):
 def test_another_architecture_is_refused(folder):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "model_type": "mixtral"}))
-    with pytest.raises(ValueError, match="of a model_type among gpt_neox, .*, got 'mixtral'; choose another"):
+    with pytest.raises(ValueError, match="of a model_type among gemma2, .*, got 'mixtral'; choose another"):
         locate(folder)
 
 

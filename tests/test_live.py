@@ -19,6 +19,7 @@ from susc_pipeline import schema
 from susc_pipeline.explorer import payload
 from susc_pipeline.model import pretrained
 
+pytestmark = pytest.mark.slow
 CHECKOUT = Path(__file__).resolve().parent.parent
 SHARDS = [f"shard-{number:05d}" for number in range(5)]
 N_COMPONENTS, LENGTH = 11, 16

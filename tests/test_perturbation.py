@@ -127,7 +127,7 @@ def test_unknown_components_and_layers_are_named():
 
 def test_foreign_models_and_tokens_are_refused():
     tiny = MambaConfig(vocab_size=10, hidden_size=8, state_size=2, num_hidden_layers=1, time_step_rank=1)
-    with pytest.raises(ValueError, match="MambaForCausalLM must be of a model_type among gpt_neox.*got 'mamba'"):
+    with pytest.raises(ValueError, match="MambaForCausalLM must be of a model_type among gemma2.*got 'mamba'"):
         families.from_module(MambaForCausalLM(tiny))
     model = families.from_module(toys.toy_module())
     with pytest.raises(ValueError, match="token id 77 is outside the model's vocabulary of 50"):

@@ -101,6 +101,7 @@ def test_a_second_run_does_nothing(finished):
     assert manifests(root) == before
 
 
+@pytest.mark.slow
 def test_the_job_everything_makes_what_is_missing(finished):
     root, toml, _ = finished
     before = manifests(root)
@@ -236,6 +237,7 @@ def test_the_explorer_shows_the_run_and_a_run_compared_with_itself_agrees_wholly
     assert set(read("run")["seconds"]) >= {"sgld_samples", "cluster_members+clusters"}
 
 
+@pytest.mark.slow
 def test_a_changed_setting_reruns_just_what_it_concerns(finished, tmp_path):
     root, toml, _ = finished
     copy = tmp_path / "copy"
@@ -288,6 +290,7 @@ def test_a_backfill_gives_the_same_bytes_in_another_order_and_mixed_shards_are_r
     assert after[key].sha256 == before[key].sha256
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_or_killed_keeps_its_finished_components(toy_folders, tmp_path):
     toml = conftest.write_toml(tmp_path / "toy.toml", *toy_folders)
     toml.write_text(toml.read_text().replace("n_draws = 2", "n_draws = 24", 1))
@@ -322,6 +325,7 @@ def test_a_run_that_is_stopped_or_killed_keeps_its_finished_components(toy_folde
     assert len(now) == 11 and all(now[name] == changed for name, changed in kept.items())
 
 
+@pytest.mark.slow
 def test_mistakes_are_one_line_with_the_remedy(tmp_path, toy_folders):
     unknown = run(tmp_path, "--experiment", "huge")
     assert unknown.returncode == 1 and "unknown experiment 'huge'; known are" in unknown.stderr
