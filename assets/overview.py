@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from resources import price
+from resources import language_model, price
 from resources.storage import Store
 from susc_pipeline import price as prices
 from susc_pipeline.config import ExperimentConfig
@@ -13,11 +13,12 @@ ESCAPED = str.maketrans({character: f"&#{ord(character)};" for character in "&<>
 
 
 def plan(experiment: ExperimentConfig, store: Store) -> Plan | None:
-    """The experiment on its model; None where neither the store nor the model's folder says the sizes of the model."""
-    stored = store.path("language_model") / "config.json"
+    """The experiment on its model; None where neither the store nor a folder here says the sizes. Nothing is fetched."""
+    folders = store.path("language_model"), language_model.folder_of(experiment.model)
+    config = next((path for folder in folders if (path := folder / "config.json").is_file()), None)
     try:
-        return price.plan_of(experiment, stored if stored.is_file() else None)
-    except ValueError:
+        return price.plan_of(experiment, config) if config else None
+    except (OSError, ValueError):
         return None
 
 

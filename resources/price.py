@@ -59,6 +59,8 @@ def plan_of(experiment: ExperimentConfig, config: Path | None = None) -> Plan:
     content, place = (
         (json.loads(config.read_text(encoding="utf-8")), config) if config else content_of(experiment.model)
     )
+    if not isinstance(content, dict):
+        raise ValueError(f"{place} holds no configuration of a model, but a {type(content).__name__}")
     model = price.shaped(content, place, dtype=experiment.model.dtype)
     return Plan(model, components.chosen(model, experiment.model.components), experiment)
 

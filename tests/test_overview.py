@@ -4,9 +4,11 @@ import dataclasses
 import html
 
 import dagster as dg
+import pytest
 
 from assets import definitions, overview, partitions, walk
 from resources import experiment as experiments
+from resources import language_model
 from resources.storage import Store
 from susc_pipeline.config import ExperimentConfig
 
@@ -19,6 +21,17 @@ def test_the_settings_that_differ_and_no_others_are_shown(tmp_path):
     shown = html.unescape(overview.description(changed, Store(tmp_path)))
     assert f"| knn.n_neighbors | {plain.knn.n_neighbors + 1} |" in shown and changed.digest() in shown
     assert plain.digest() not in shown and "| operations |" in shown
+
+
+def test_no_model_is_fetched_for_a_page_and_a_damaged_folder_is_no_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(language_model, "fetched", lambda *_: pytest.fail("asked a hub"))
+    plain = ExperimentConfig(name="x")
+    for source, content in (("some/name", None), (str(tmp_path / "model"), "{"), (str(tmp_path / "model"), "[]")):
+        if content:
+            (tmp_path / "model").mkdir(exist_ok=True)
+            (tmp_path / "model" / "config.json").write_text(content)
+        named = dataclasses.replace(plain, model=dataclasses.replace(plain.model, source=source))
+        assert "| operations |" not in overview.description(named, Store(tmp_path / "store"))
 
 
 def test_a_setting_cannot_break_the_table(tmp_path):
