@@ -130,7 +130,7 @@ import sys, tempfile, threading, time
 from pathlib import Path
 import numpy as np, polars as pl
 from susc_pipeline import schema
-from susc_pipeline.representation import auxiliary, evaluation, moments, pca, ridge
+from susc_pipeline.representation import auxiliary, auxiliary_training, evaluation, moments, pca, ridge
 from susc_pipeline.susceptibility import reliability
 
 def anonymous():  # what the process itself holds: mapped pages of files are the system's, which takes them back
@@ -147,7 +147,7 @@ def watch():
         seen.append(anonymous())
         time.sleep(0.001)
 
-watcher = threading.Thread(target=watch)
+watcher = threading.Thread(target=watch, daemon=True)
 watcher.start()
 truth = {name: frames[2][name] for name in training}
 shards = (schema.stack({name: frame}, "susceptibility").values for name, frame in truth.items())

@@ -21,7 +21,7 @@ import toys
 from susc_pipeline import seeds
 from susc_pipeline.sampling.posterior import SamplingSettings
 from susc_pipeline.model import components, families
-from susc_pipeline.sampling import chains, memory
+from susc_pipeline.sampling import memory, token_draws
 from susc_pipeline.sampling.observables import Population
 
 def resident():
@@ -48,7 +48,7 @@ def watch():  # the process's own peak would hold what importing and building th
         seen.append(resident())
         time.sleep(0.0005)
 
-watcher = threading.Thread(target=watch)
+watcher = threading.Thread(target=watch, daemon=True)
 watcher.start()
 large = dataclasses.replace(small, n_chains=16, batch_size=int(sys.argv[2]), evaluation_batch_size=int(sys.argv[3]))
 sample(large)
@@ -105,7 +105,7 @@ def watch():
     while not done.wait(0.001):
         seen.append(psutil.Process().memory_info().rss)
 
-watcher = threading.Thread(target=watch)
+watcher = threading.Thread(target=watch, daemon=True)
 watcher.start()
 site.save(made, folder / "site")
 done.set()
