@@ -19,6 +19,13 @@ DEATHS = {
     signal.SIGSEGV: "ended by a compiled library's bad access, as happens when memory is short",
     signal.SIGBUS: "ended by a bad access, as happens when a disk is full or fails",
 }
+NO_THREAD = (
+    127  # with which glibc ends a process that has no memory for a thread's own data; a run itself never ends so
+)
+REMEDY = (
+    "What was finished is kept. Before you run again: give it more memory, or make sampling.batch_size, knn.rows_at_once or "
+    "the shards smaller"
+)
 
 
 def watched(work: Callable[[], int]) -> int:
@@ -40,6 +47,10 @@ def watched(work: Callable[[], int]) -> int:
             os._exit(1)
         return work()
     code = _wait(child)
+    if code == NO_THREAD:
+        print(
+            f"\nerror: the run was ended by the C library, which had no memory for a thread. {REMEDY}", file=sys.stderr
+        )
     if code >= 0:
         return code
     death = signal.Signals(-code)
@@ -66,7 +77,4 @@ def explained(death: signal.Signals) -> str:
     """What a user can make of the signal that ended a run."""
     if death not in DEATHS:
         return f"the run was ended by {death.name}; run again, it goes on from what is finished"
-    return (
-        f"the run was {DEATHS[death]} ({death.name}). What was finished is kept. Before you run again: give it more "
-        "memory, or make sampling.batch_size, knn.rows_at_once or the shards smaller"
-    )
+    return f"the run was {DEATHS[death]} ({death.name}). {REMEDY}"

@@ -17,6 +17,7 @@ WORKS = {
     "is killed": "os.kill(os.getpid(), signal.SIGKILL)",
     "returns 3": "return 3",
     "exits with 4": "sys.exit(4)",
+    "has no memory for a thread": "os._exit(127)",
     "waits": "print(os.getpid(), flush=True); time.sleep(60)",
     "hears ctrl-C": "try:\n  print(os.getpid(), flush=True); time.sleep(60)\n except KeyboardInterrupt: return 5",
 }
@@ -40,6 +41,11 @@ def start(does):
         ("is killed", 128 + signal.SIGKILL, "killed from outside, as the system does when memory is short"),
         ("returns 3", 3, ""),
         ("exits with 4", 4, ""),
+        (
+            "has no memory for a thread",
+            127,
+            "error: the run was ended by the C library, which had no memory for a thread",
+        ),
     ],
 )
 def test_a_death_is_explained_and_a_code_is_handed_on(does, code, said):
