@@ -1,5 +1,6 @@
 """Fixtures: a toy model with its tokenizer and a toy corpus on disk, and the experiment that uses them."""
 
+import shutil
 import signal
 
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 import toys
 from susc_pipeline.model import tiny
 
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+SOFTWARE_GRAPHICS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 WORDS = "if else for while return def class import self value index count token loss model layer head chain".split()
 
 
@@ -99,3 +102,16 @@ n_permutations = 5
 def hear_interrupts():
     """In a new process: ctrl-C ends it, also where the tests run in the background of a shell, which has it ignored."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """One for all files: a second Playwright in a process cannot be started while the first runs."""
+    from playwright.sync_api import sync_playwright
+
+    if CHROMIUM is None:
+        pytest.fail("chromium is not installed; make test-browser installs it")
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=SOFTWARE_GRAPHICS)
+        yield launched
+        launched.close()

@@ -6,7 +6,6 @@ Run by `make test-browser`, which installs the browser and axe-core. The tiny ru
 import itertools
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -20,9 +19,7 @@ from resources import experiment as experiments
 from susc_pipeline.explorer import site as site_module
 
 pytestmark = pytest.mark.browser
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 AXE = Path(os.environ.get("AXE", Path(__file__).parent.parent / ".venv" / "axe" / "axe.min.js"))
-SOFTWARE_GRAPHICS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 ROUTES = [
     "#/clusters",
     "#/clusters?sort=size&falling=1",
@@ -95,18 +92,6 @@ class Watched:
             url for url in self.requests if not url.startswith((f"file://{self.folder}/", "data:", "blob:", "about:"))
         ]
         assert outside == []
-
-
-@pytest.fixture(scope="session")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    if CHROMIUM is None:
-        pytest.fail("chromium is not installed; make test-browser installs it")
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=SOFTWARE_GRAPHICS)
-        yield launched
-        launched.close()
 
 
 @pytest.fixture(scope="session")

@@ -5,17 +5,15 @@ made, else of a made-up one; "this token" or "this component" begins on its page
 """
 
 import re
-import shutil
 
 import pytest
-from test_browser import SOFTWARE_GRAPHICS, Watched, live_address, tiny  # noqa: F401  (live_address is a fixture)
+from test_browser import Watched, live_address, tiny  # noqa: F401  (live_address is a fixture)
 
 import sites
 from susc_pipeline.explorer import site as site_module
 
 pytestmark = pytest.mark.browser
 MOST = 3
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 class Reader:
@@ -44,16 +42,6 @@ class Reader:
         assert pattern is None or re.search(pattern, text), text
         assert 0 < self.count <= MOST
         return text
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=SOFTWARE_GRAPHICS)
-        yield launched
-        launched.close()
 
 
 @pytest.fixture(scope="module")
