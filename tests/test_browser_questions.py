@@ -201,7 +201,9 @@ def test_which_components_act_alike(reader):
 
 def test_what_differs_between_two_runs(reader):
     reader.click("nav a:has-text('Compare')")
-    reader.page.wait_for_selector(".view-compare")
+    reader.page.wait_for_selector(".view-compare p.note, .view-compare .pager")
+    if not reader.page.locator(".view-compare .pager a").count():
+        pytest.skip("the settings of this run name no other to compare with")
     reader.click(".view-compare .pager a >> nth=-1")
     reader.sees("section:has(> h2:text-is('Lost')) .near li", r"\d+")
     reader.sees(".view-compare dl.facts", r"adjusted Rand index")
