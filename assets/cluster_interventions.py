@@ -20,6 +20,7 @@ from susc_pipeline.model import components, intervention
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.decoder import Decoder
 from susc_pipeline.susceptibility import direction_files
+from susc_pipeline.susceptibility.direction_files import StoredDirections
 
 N_MEAN_CONTEXTS = 256  # of the population, for the mean output of a component
 
@@ -59,29 +60,33 @@ def cluster_interventions(
     token_ids, losses = tokens["token_id"].to_numpy(), tokens["loss"].to_numpy()
     rng = np.random.default_rng(seeds.sequence(experiment.seed, "cluster_interventions"))
     strongest = interventions.strongest(standardized, labels, n_clusters=interventions.N_CLUSTERS)
-    pairs = [interventions.matched(*each, labels, token_ids, losses, rng) for each in strongest]
+    order = np.lexsort((losses, token_ids))
+    pairs = [interventions.matched(*each, labels, token_ids, losses, order, rng) for each in strongest]
     documents = tokens["document_id"].rank("dense").to_numpy()
     contexts = np.concatenate([schema.token_ids(token_shards[shard].collect()) for shard in sorted(token_shards)])
     population = sampling.population_of(population_contexts, "directions", 1, limit=N_MEAN_CONTEXTS)
-    rows = []
+    rows, digest = [], direction_files.model_digest(model)
     for number in sorted({pair.component for pair in pairs}):
         own = [pair for pair in pairs if pair.component == number and len(pair.members)]
-        changes = changes_of(context, model, chosen[number], contexts, own, population.parts[0]) if own else {}
-        cosine = cosine_with_weights(model, chosen[number], response_directions)
+        if not own:
+            continue
+        changes = changes_of(context, model, chosen[number], contexts, own, population.parts[0])
+        path = response_directions.whole(chosen[number].name)
+        cosine = cosine_with_weights(
+            direction_files.load(path, model, chosen[number], digest=digest), model, chosen[number]
+        )
         for name, values in changes.items():
             described = (chosen[number].name, name, standardized[:, number], values, documents)
-            rows += [interventions.row(pair, *described, weight_cosine=cosine) for pair in own]
+            rows += interventions.rows(own, *described, weight_cosine=cosine)
     table = pl.DataFrame(rows, schema=schema.CLUSTER_INTERVENTIONS)
     found = interventions.correlations(table, rng)
-    metadata = {"conclusion": interventions.conclusion(found), "dagster/row_count": table.height}
-    metadata |= {f"r, {each.intervention}": each.correlation for each in found}
-    return dg.MaterializeResult(value=table, metadata={**metadata, "plot": plots.interventions(table)})
+    measured = {f"r, {each.intervention}": each.correlation for each in found}
+    said = {"conclusion": interventions.conclusion(found), "plot": plots.interventions(table)}
+    return dg.MaterializeResult(value=table, metadata={**said, **measured})
 
 
-def cosine_with_weights(model: Decoder, component: Component, folder: ComponentFolder) -> float:
+def cosine_with_weights(stored: StoredDirections, model: Decoder, component: Component) -> float:
     """Cosine of the mean response direction with the component's weights."""
-    digest = direction_files.model_digest(model)
-    stored = direction_files.load(folder.whole(component.name), model, component, digest=digest)
     own = torch.cat([weight.flatten() for weight in components.weights(model, component).values()]).float()
     return float(functional.cosine_similarity(stored.directions.float().mean(dim=0), own, dim=0))
 

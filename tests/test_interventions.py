@@ -125,17 +125,17 @@ def table_of(world, change):
     rows = []
     for cluster, component in interventions.strongest(responses, labels, n_clusters=30):
         assert component == cluster % 5
-        pair = interventions.matched(cluster, component, labels, token_ids, token_losses, rng)
+        order = np.lexsort((token_losses, token_ids))
+        pair = interventions.matched(cluster, component, labels, token_ids, token_losses, order, rng)
         own = responses[:, component]
-        rows.append(
-            interventions.row(pair, f"L{component}H0", "scaled", own, change(own), documents, weight_cosine=0.5)
-        )
+        rows += interventions.rows([pair], f"L{component}H0", "scaled", own, change(own), documents, weight_cosine=0.5)
     return pl.DataFrame(rows, schema=schema.CLUSTER_INTERVENTIONS)
 
 
 def test_pairs_have_one_string_and_the_nearest_loss_and_cross_the_border(world):
     labels, _, token_ids, token_losses, _ = world
-    pair = interventions.matched(3, 0, labels, token_ids, token_losses, np.random.default_rng(0))
+    order = np.lexsort((token_losses, token_ids))
+    pair = interventions.matched(3, 0, labels, token_ids, token_losses, order, np.random.default_rng(0))
     assert len(pair.members) == interventions.N_PAIRS and len(np.unique(pair.members)) == len(pair.members)
     assert (labels[pair.members] == 3).all() and (labels[pair.outside] != 3).all()
     for member, outside in zip(pair.members[:50], pair.outside[:50]):
@@ -146,7 +146,8 @@ def test_pairs_have_one_string_and_the_nearest_loss_and_cross_the_border(world):
 
 def test_a_string_that_occurs_only_inside_has_no_pair():
     labels, token_ids = np.array([0, 0, 0, -1, -1]), np.array([5, 5, 6, 6, 7])
-    pair = interventions.matched(0, 0, labels, token_ids, np.arange(5.0), np.random.default_rng(0))
+    order = np.lexsort((np.arange(5.0), token_ids))
+    pair = interventions.matched(0, 0, labels, token_ids, np.arange(5.0), order, np.random.default_rng(0))
     assert pair.members.tolist() == [2] and pair.outside.tolist() == [3]
 
 

@@ -6,6 +6,7 @@ difference. Whether the difference of the responses predicts that of the loss ch
 null permutes the clusters. The losses are measured in model/intervention.py.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -71,18 +72,30 @@ def matched(
     labels: Int[np.ndarray, " tokens"],
     token_ids: Int[np.ndarray, " tokens"],
     losses: Float[np.ndarray, " tokens"],
+    order: Int[np.ndarray, " tokens"],
     rng: np.random.Generator,
 ) -> Matched:
     """Members of a cluster, each with the token outside it that has the same string and the nearest loss.
 
     A member whose string occurs only inside is left out; of more than N_PAIRS, so many are drawn.
+
+    Args:
+        cluster: its number.
+        component: against which it is held.
+        labels: cluster of each token, -1 where it is in none.
+        token_ids: the strings, by number.
+        losses: at w*, in nats.
+        order: the tokens by string, then by loss: np.lexsort((losses, token_ids)), the same for all clusters.
+        rng: of the draw.
     """
     members, outside = [], []
-    inside = labels == cluster
-    for token in np.unique(token_ids[inside]):
-        own, others = (np.flatnonzero(where & (token_ids == token)) for where in (inside, ~inside))
+    inside = np.flatnonzero(labels == cluster)
+    others_in_order = order[labels[order] != cluster]
+    tokens = np.unique(token_ids[inside])
+    ends = (np.searchsorted(token_ids[others_in_order], tokens, side=side) for side in ("left", "right"))
+    for token, begin, end in zip(tokens, *ends, strict=True):
+        own, others = inside[token_ids[inside] == token], others_in_order[begin:end]
         if len(others):
-            others = others[np.argsort(losses[others], kind="stable")]
             after = np.searchsorted(losses[others], losses[own]).clip(0, len(others) - 1)
             before = np.maximum(after - 1, 0)
             nearer = np.abs(losses[others[before]] - losses[own]) <= np.abs(losses[others[after]] - losses[own])
@@ -93,8 +106,8 @@ def matched(
     return Matched(cluster, component, *pairs[:, kept])
 
 
-def row(
-    pair: Matched,
+def rows(
+    pairs: Sequence[Matched],
     name: str,
     intervention: str,
     standardized: Float[np.ndarray, " tokens"],
@@ -102,11 +115,11 @@ def row(
     documents: Int[np.ndarray, " tokens"],
     *,
     weight_cosine: float,
-) -> dict[str, object]:
-    """One row of schema.CLUSTER_INTERVENTIONS.
+) -> list[dict[str, object]]:
+    """Rows of schema.CLUSTER_INTERVENTIONS, of the clusters that are held against one component under one intervention.
 
     Args:
-        pair: the cluster and its pairs.
+        pairs: the clusters and their pairs.
         name: of the component.
         intervention: what was done to it.
         standardized: each token's response to the component, in standard deviations.
@@ -114,21 +127,30 @@ def row(
         documents: the document of each token, by number.
         weight_cosine: of the component's response direction with its weights.
     """
+    spread, known = float(np.nanstd(changes)), ~np.isnan(changes)
+    correlation = float(np.corrcoef(standardized[known], changes[known])[0, 1]) if spread > 0 else None
+    of_component = {"token_correlation": correlation, "weight_cosine": weight_cosine}
+    described = {"component": name, "intervention": intervention, **of_component}
+    return [described | _differences(pair, standardized, changes, documents, spread) for pair in pairs]
+
+
+def _differences(
+    pair: Matched,
+    standardized: Float[np.ndarray, " tokens"],
+    changes: Float[np.ndarray, " tokens"],
+    documents: Int[np.ndarray, " tokens"],
+    spread: float,
+) -> dict[str, object]:
     members, outside = pair.members, pair.outside
     difference = changes[members] - changes[outside]
-    spread, known = np.nanstd(changes), ~np.isnan(changes)
     return {
         "cluster": pair.cluster,
-        "component": name,
-        "intervention": intervention,
         "pairs": len(members),
         "response_difference": float(np.mean(standardized[members] - standardized[outside])),
         "loss_change_members": float(changes[members].mean()),
         "loss_change_outside": float(changes[outside].mean()),
         "loss_change_difference_z": float(difference.mean() / spread) if spread > 0 else None,
         "loss_change_error_z": float(_error(difference, documents[members]) / spread) if spread > 0 else None,
-        "token_correlation": float(np.corrcoef(standardized[known], changes[known])[0, 1]) if spread > 0 else None,
-        "weight_cosine": weight_cosine,
     }
 
 
