@@ -37,7 +37,7 @@ DIRECTED_BY = ("sampling", "directions", *(["linear_response"] if EXPERIMENT.lin
 @dg.asset(
     group_name=GROUP,
     kinds={"pytorch", "safetensors"},
-    code_version=version(2, *DIRECTED_BY, "components"),
+    code_version=version(3, *DIRECTED_BY, "components"),
     pool=pools.GPU,
 )
 def response_directions(
@@ -57,7 +57,7 @@ def response_directions(
     model = language_model.load(executor.held(experiment.model)).model
     inputs = [store.checked(name) for name in ("language_model", "population_contexts")]
     n_scores = experiment.linear_response.n_scores
-    made_by = f"{version(1, *DIRECTED_BY)}-{'-'.join(m.sha256[:8] for m in inputs)}"
+    made_by = f"{version(2, *DIRECTED_BY)}-{'-'.join(m.sha256[:8] for m in inputs)}"
     folder = store.components("response_directions", None, made_by, suffix=direction_files.SUFFIX)
     found = components.chosen(model, experiment.model.components)
     missing = [component for component in found if folder.damage(component.name)]
@@ -130,7 +130,7 @@ def population_of(frame: pl.LazyFrame, role: str, n_chains: int, *, limit: int |
     partitions_def=GROUND_TRUTH_SHARDS,
     group_name=GROUP,
     kinds={"pytorch", "parquet"},
-    code_version=version(4, "sampling", "susceptibility", "components"),
+    code_version=version(5, "sampling", "susceptibility", "components"),
     pool=pools.GPU,
 )
 def sgld_samples(
@@ -151,7 +151,7 @@ def sgld_samples(
     model = language_model.load(executor.held(experiment.model)).model
     sources = (("language_model",), ("token_shards", shard), ("population_contexts",), ("response_directions",))
     inputs = [store.checked(*key, thorough=False) for key in sources]
-    made_by = f"{version(3, 'sampling', 'susceptibility')}-{'-'.join(m.sha256[:8] for m in inputs)}"
+    made_by = f"{version(4, 'sampling', 'susceptibility')}-{'-'.join(m.sha256[:8] for m in inputs)}"
     traces = store.components("sgld_samples", shard, made_by)
     estimator = estimators.by_name(experiment.susceptibility.estimator)
     found = components.chosen(model, experiment.model.components) + estimator.needs_all_weights * [
@@ -162,7 +162,7 @@ def sgld_samples(
         context.log.info(f"sampling {component}, for its file {what}")
     draws = population_of(population_contexts, "draws", experiment.sampling.n_chains)
     measured = schema.token_ids(token_shards)
-    needs = estimator.needs_own_slopes, estimator.needs_curvatures
+    needs = estimator.needs_own_slopes, estimator.needs_slopes, estimator.needs_responses
     where = (model, experiment.model.device, experiment.sampling, measured, draws, *needs)
     task = SamplingTask(*where, seed=experiment.seed, names=("sgld_samples", shard))
     digest = direction_files.model_digest(model)
@@ -194,7 +194,7 @@ DESCRIPTIONS = {
     partitions_def=GROUND_TRUTH_SHARDS,
     outs={
         name: dg.AssetOut(
-            kinds={"numpy", "polars"}, code_version=version(2, "susceptibility", "components"), description=text
+            kinds={"numpy", "polars"}, code_version=version(3, "susceptibility", "components"), description=text
         )
         for name, text in DESCRIPTIONS.items()
     },

@@ -53,7 +53,8 @@ def sampled(
     rise = directions.rise(
         model, component, settings, wanted, everything, shard[:2], slopes, seeds.sequence(0, *names, "v")
     )
-    direction = (rest + rise.gradient) / settings.localization
+    mean_gradient = rest + rise.gradient
+    (direction,) = directions.divided(model, component, settings, wanted, everything, mean_gradient)
     seed = seeds.sequence(0, *names, "draws")
     return token_draws.sample(model, component, settings, shard, everything, seed, direction=direction, own_slopes=True)
 

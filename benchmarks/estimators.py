@@ -36,7 +36,7 @@ def measure(store: Store, experiment: ExperimentConfig, model: Decoder, shard: n
         path = place / f"{component.name}{direction_files.SUFFIX}"
         direction = direction_files.load(path, model, component, digest=digest).directions
         seed = seeds.sequence(0, "truth", "estimators", component.name)
-        kinds = {"direction": direction, "own_slopes": True, "curvatures": True}
+        kinds = {"direction": direction, "own_slopes": True, "responses": True}
         traces = token_draws.sample(model, component, settings, shard[:N_CONTEXTS], population, seed, **kinds)
         ours, other = (estimators.by_chain(traces, kind=kind)[:, :, None] for kind in KINDS)
         first = estimators.by_chain(traces, kind="first_order")[:, :, None]

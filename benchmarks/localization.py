@@ -47,7 +47,7 @@ def measure(
     rest = Rest(known.at_rest.numpy(), np.zeros((0, 0), np.float32), 1)
     found, diagnostics = direction_task.finder(task)(component, rest)
     seed = seeds.sequence(experiment.seed, "localization", name)
-    drawn = {"direction": found.directions, "curvatures": True}
+    drawn = {"direction": found.directions, "slopes": False, "responses": True}
     traces = token_draws.sample(model, component, settings, shard, parts[1], seed, **drawn)
     by_chain = estimators.by_chain(traces, kind="gauss_newton")
     sampled = np.stack([by_chain[::2].mean(axis=0), by_chain[1::2].mean(axis=0)])

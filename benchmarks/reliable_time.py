@@ -96,7 +96,7 @@ def ours(
     along, _ = direction_task.finder(task)(component, rest)
     seed = seeds.sequence(experiment.seed, "truth", name)
     traces = token_draws.sample(
-        model, component, settings, shard, on_draws, seed, direction=along.directions, curvatures=True
+        model, component, settings, shard, on_draws, seed, direction=along.directions, slopes=False, responses=True
     )
     found = estimators.by_chain(traces, kind="gauss_newton")
     return found, time.perf_counter() - started

@@ -112,7 +112,7 @@ class ExperimentConfig:
         rule = "zero where model.dtype is bfloat16: a difference of its losses is noise"
         require(n_scores == 0 or dtype == "float32", "linear_response.n_scores", n_scores, rule)
         rule = f"float32 for susceptibility.estimator {self.susceptibility.estimator!r}, which takes second differences of losses"
-        require(self.model.dtype == "float32" or not estimator.needs_curvatures, "model.dtype", self.model.dtype, rule)
+        require(self.model.dtype == "float32" or not estimator.needs_responses, "model.dtype", self.model.dtype, rule)
         rule = f"at least 2 for susceptibility.estimator {self.susceptibility.estimator!r}, which is a covariance over draws"
         require(n_draws >= 2 or not estimator.is_covariance, "sampling.n_draws", n_draws, rule)
 

@@ -90,7 +90,7 @@ class Plan(NamedTuple):
     def n_images(self) -> int:
         """A chain and, where the estimator needs it, its mirror image."""
         estimator = estimators.by_name(self.experiment.susceptibility.estimator)
-        return 1 + (estimator.needs_own_slopes or estimator.needs_curvatures)
+        return 1 + (estimator.needs_own_slopes or estimator.needs_responses)
 
     @property
     def n_draws(self) -> int:
@@ -133,17 +133,17 @@ class Price(NamedTuple):
 def sampling_operations(plan: Plan) -> tuple[float, float]:
     """Operations of all gradient steps, and of all evaluations, of one ground-truth shard.
 
-    A step and a score go forward and back through what lies above. At a draw tokens are passed forward with one tangent,
-    and twice more on either side along a score.
+    A step and a score go forward and back through what lies above. At a draw tokens are passed forward with the tangents of
+    slopes, and twice more on either side along a score.
     """
     settings, n = plan.experiment.sampling, plan.n_positions
     estimator = estimators.by_name(plan.experiment.susceptibility.estimator)
     above = _of_all(plan, operations.above)
-    passes = 1 + 2 * estimator.needs_curvatures
-    tangents = (estimator.needs_direction + estimator.needs_own_slopes) * _of_all(plan, operations.tangent)
+    passes = 1 + 2 * estimator.needs_responses
+    tangents = (estimator.needs_slopes + estimator.needs_own_slopes) * _of_all(plan, operations.tangent)
     measured = passes * above + len(plan.chosen) * operations.unembedding(plan.model) + tangents
     n_steps = settings.n_burn_in + settings.n_draws * settings.n_steps_between_draws
-    scored = settings.n_draws * max(settings.draw_batch_size, settings.batch_size) * estimator.needs_curvatures
+    scored = settings.n_draws * max(settings.draw_batch_size, settings.batch_size) * estimator.needs_responses
     contexts = plan.n_images * settings.n_chains * (n_steps * settings.batch_size + scored)
     read = plan.n_draws * (plan.shard_tokens + settings.n_reference_contexts * n)
     return 3 * above * contexts * n, measured * read

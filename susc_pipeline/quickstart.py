@@ -165,9 +165,11 @@ def _sample(
     slopes = response_directions.probe_slopes(model, parts.probe, {component: rest / settings.localization})[0]
     source = seeds.sequence(seed, "response_directions", component.name)
     rise = response_directions.rise(model, component, settings, wanted, parts.directions, parts.probe, slopes, source)
-    along = (rest + rise.gradient) / settings.localization
+    mean_gradient = rest + rise.gradient
+    (along,) = response_directions.divided(model, component, settings, wanted, parts.directions, mean_gradient)
     source = seeds.sequence(seed, "sgld_samples", component.name)
-    return token_draws.sample(model, component, settings, shard, parts.draws, source, direction=along, curvatures=True)
+    options = {"direction": along, "slopes": False, "responses": True}
+    return token_draws.sample(model, component, settings, shard, parts.draws, source, **options)
 
 
 def _background(

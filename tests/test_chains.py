@@ -73,7 +73,7 @@ def test_batching_changes_no_number_beyond_rounding():
 def test_columns_do_not_depend_on_how_tokens_are_sharded():
     _, model = world()
     component = components.by_name(model, "L1MLP")
-    options = {"direction": directions_of(model, component), "own_slopes": True, "curvatures": True}
+    options = {"direction": directions_of(model, component), "own_slopes": True, "responses": True}
     whole, *parts = (
         sampled(model, component, seeds.sequence(1), shard=s, **options) for s in (SHARD, *np.split(SHARD, [2]))
     )
@@ -243,13 +243,13 @@ def test_slopes_are_gradients_times_the_direction(name):
 
 
 @pytest.mark.parametrize("name", ["L2MLP", "L1H0", "embed", "unembed"])
-def test_curvatures_are_second_derivatives_along_the_score_of_another_chain_of_the_half(name):
+def test_responses_hold_second_derivatives_along_the_score_of_another_chain_of_the_half(name):
     _, model = world()
     component = components.by_name(model, name)
     settings = dataclasses.replace(SETTINGS, draw_batch_size=3)
     population = POPULATION._replace(parts=tuple(np.concatenate([part, part]) for part in POPULATION.parts))
     seed, n_steps = seeds.sequence(9), settings.n_burn_in + 2  # to the first draw
-    traces = sampled(model, component, seed, settings=settings, population=population, curvatures=True)
+    traces = sampled(model, component, seed, settings=settings, population=population, responses=True)
     assert not traces.own_slopes.size
     rows = of_draw(traces, 0)
     fresh = token_draws.fresh_batches(model, component, settings, population, seed)
@@ -266,11 +266,33 @@ def test_curvatures_are_second_derivatives_along_the_score_of_another_chain_of_t
 
     def along(order):
         bent = derivatives.curvatures(model, component, shard, delta, scores[order], here, step=0.02)
-        return bent.flatten(1).numpy() / settings.localization**2
+        return bent.flatten(1).numpy() / (2 * settings.localization**2)
 
-    for found, wanted, own in zip(traces.curvatures[rows], along(others), along(range(8)), strict=True):
+    for found, wanted, own in zip(traces.responses[rows], along(others), along(range(8)), strict=True):
         assert np.corrcoef(found, wanted)[0, 1] > 0.98
         assert np.corrcoef(found, own)[0, 1] < 0.95
+
+
+@pytest.mark.parametrize("name", ["L2MLP", "L1H0", "embed", "unembed"])
+def test_responses_are_slopes_and_curvatures_in_one_difference(name):
+    _, model = world()
+    component = components.by_name(model, name)
+    both = sampled(model, component, seeds.sequence(9), direction=0.2 * directions_of(model, component), responses=True)
+    curved = sampled(model, component, seeds.sequence(9), responses=True)
+    slopes = both.responses.astype(np.float64) - curved.responses
+    scale = both.token_slopes.std()
+    assert np.square(slopes - both.token_slopes).mean() ** 0.5 < 0.05 * scale
+    assert np.corrcoef(slopes.ravel(), both.token_slopes.ravel())[0, 1] > 0.999
+    alone = sampled(
+        model,
+        component,
+        seeds.sequence(9),
+        direction=0.2 * directions_of(model, component),
+        slopes=False,
+        responses=True,
+    )
+    assert not alone.token_slopes.size
+    np.testing.assert_allclose(alone.responses, both.responses, rtol=1e-3, atol=1e-3 * scale)
 
 
 @pytest.mark.parametrize("kind", ["restricted", "first_order", "second_order", "gauss_newton"])
@@ -281,7 +303,7 @@ def test_susceptibilities_of_the_contexts_that_phi_is_made_of_sum_to_zero(name, 
     component = components.by_name(model, name)
     fixed = Population((np.concatenate([SHARD, SHARD]),) * 4)
     settings = dataclasses.replace(SETTINGS, batch_size=len(SHARD), n_reference_contexts=len(SHARD))
-    options = {"direction": directions_of(model, component), "own_slopes": True, "curvatures": True}
+    options = {"direction": directions_of(model, component), "own_slopes": True, "responses": True}
     traces = sampled(model, component, seeds.sequence(2), settings=settings, population=fixed, **options)
     found = estimators.estimate(traces, kind=kind).value
     assert abs(found.mean()) < 1e-3 * np.abs(found).max()
@@ -327,7 +349,7 @@ def test_traces_survive_their_table(paired):
     _, model = world()
     component = components.by_name(model, "embed")
     direction = directions_of(model, component) if paired else None
-    options = {"direction": direction, "own_slopes": paired, "curvatures": paired}
+    options = {"direction": direction, "own_slopes": paired, "responses": paired}
     traces = sampled(model, component, seeds.sequence(0), **options)
     back = loss_traces.of_frame(loss_traces.frame("embed", traces).sample(fraction=1.0, shuffle=True, seed=1))
     for before, after in zip(traces, back, strict=True):

@@ -237,6 +237,27 @@ def test_second_order_is_too_large_by_one_plus_the_stiffness(ratio):
     assert world.estimate("second_order") == pytest.approx((1 + ratio) * truth, rel=1e-3)
 
 
+@pytest.mark.parametrize("ratio", [0.5, 2.0])
+def test_a_direction_divided_by_the_precision_is_exact_along_a_stiff_weight_that_soft_ones_push(ratio):
+    """phi = L = k w0^2/2 + c w0 w1^2/2, psi = w0: the noise of w1 pushes w0, which the loss holds.
+
+    Divided by localization alone v is too long by 1 + n_beta k / localization; sampling/precision.py divides by both.
+    """
+    scale, cubic = 1e-3, 0.3
+    world = Expansion(0, 2, n_beta=ratio, localization=1.0, scale=scale)
+    stiff, third = np.diag([1.0, 0.0]), np.zeros((2, 2, 2))
+    third[0, 1, 1] = third[1, 0, 1] = third[1, 1, 0] = cubic
+    world.A, world.third, world.b, world.B = stiff, third, np.array([1.0, 0.0]), np.zeros((2, 2))
+    world.T, world.precision = ratio * third / scale, (ratio * stiff + np.eye(2)) / scale
+    world.root = np.linalg.cholesky(np.linalg.inv(world.precision))
+    truth = world.brute_force()
+    assert world.terms().sum() == pytest.approx(truth, rel=0.01)
+    by_prior = world.estimate("first_order")
+    assert by_prior == pytest.approx((1 + ratio) * truth, rel=0.01)
+    direction = by_prior * world.localization / world.precision[0, 0]  # only w0 is pushed
+    assert direction == pytest.approx(truth, rel=0.01)
+
+
 @pytest.mark.parametrize("ratio", [0.1, 0.3])
 def test_second_order_overstates_the_response_to_the_cubic_part_twice_as_much_where_phi_is_the_loss(ratio):
     """L = w^2/2 + w^3/6 = phi, psi = w: the factor is (1 + r)/(1 - r), with r = n_beta lambda / localization.
@@ -288,7 +309,9 @@ def test_first_order_holds_the_first_hermite_term_and_gauss_newton_the_second_an
         * np.tile(weights, 2)
         * psi.deriv(2)(np.concatenate([w, -w])[:, 0])
     )
-    bent = traces._replace(curvatures=curvature[:, None] / localization**2)
+    bent = traces._replace(
+        responses=traces.token_slopes + curvature[:, None] / (2 * localization**2), mean_response=traces.mean_slope
+    )
     assert covariance(bent, "gauss_newton") == pytest.approx(f1 + f2, rel=1e-9)
     exact = weights @ (phi(w) * psi(w)) - (weights @ phi(w)) * (weights @ psi(w))
     assert f1 + f2 + f3 + f4 == pytest.approx(exact.item(), rel=1e-9)

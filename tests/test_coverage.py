@@ -60,7 +60,7 @@ def repetitions(name):
         risen = directions.rise(model, component, SETTINGS, least, of_directions, measured[:1], slopes, seed)
         direction = (rest + risen.gradient) / SETTINGS.localization
         seed = seeds.sequence(first, "coverage", name)
-        kinds = {"direction": direction, "own_slopes": True, "curvatures": True}
+        kinds = {"direction": direction, "own_slopes": True, "responses": True}
         traces = token_draws.sample(model, component, SETTINGS, measured, of_draws, seed, **kinds)
         found += [loss_traces.take(traces, traces.chain // N_CHAINS == number) for number in range(AT_ONCE)]
     return found

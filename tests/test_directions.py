@@ -90,7 +90,7 @@ def test_the_stated_reliability_is_that_of_the_whole_direction(model, resting):
 def test_the_mean_slope_of_a_half_meets_no_chain_with_itself(resting):
     """A chain's gradient at rest is noise here: with its own it would give its squared length, with the other's about nothing."""
     noise = torch.randn(4, 100_000, generator=torch.Generator().manual_seed(0))
-    found = directions.mean_slopes(noise, noise, localization=2.0)
+    found = directions.mean_slopes(noise / 2.0, noise)
     assert np.all(np.abs(found) < 5 * 100_000**0.5 / 2)
     torch.testing.assert_close(found[0], float(noise[0] @ noise[2]) / 2.0, rtol=1e-4, atol=0)
 
@@ -168,7 +168,7 @@ def test_linear_responses_of_the_populations_own_tokens_average_to_nothing(model
     contexts = toys.toy_tokens(6, seed=3)
     zero = torch.zeros(1, components.n_parameters(model, component))
     gradient = gradient_at(model, component, contexts, zero).repeat(4, 1)
-    slopes = directions.mean_slopes(gradient, gradient, localization=LOCALIZATION)
+    slopes = directions.mean_slopes(gradient / LOCALIZATION, gradient)
     scores = 0.3 * torch.randn(2, zero.shape[1], generator=torch.Generator().manual_seed(0))
     curvatures = linear_response.mean_curvatures(model, component, contexts, scores, localization=LOCALIZATION)
     bare = StoredDirections(gradient[:2] / LOCALIZATION, slopes, LOCALIZATION)

@@ -18,7 +18,7 @@ def random_traces(seed=0, n_chains=4, per_chain=10, n_tokens=7, context_noise=0.
     n_draws = n_chains * per_chain
     phi, rest = rng.normal(size=n_draws), rng.normal(size=n_draws)
     of_batch, of_reference = phi + context_noise * rng.normal(size=(2, n_draws))
-    scalars = ("score", "mean_slope", "mean_own_slope", "mean_curvature")
+    scalars = ("score", "mean_slope", "mean_own_slope", "mean_response")
     return toys.traces_of(
         of_batch + rest,
         rng.normal(size=(n_draws, n_tokens)) + phi[:, None],
@@ -27,7 +27,7 @@ def random_traces(seed=0, n_chains=4, per_chain=10, n_tokens=7, context_noise=0.
         reference_rise=of_reference,
         token_slopes=rng.normal(size=(n_draws, n_tokens)),
         own_slopes=rng.normal(size=(n_draws, n_tokens)),
-        curvatures=rng.normal(size=(n_draws, n_tokens)),
+        responses=rng.normal(size=(n_draws, n_tokens)),
         **{name: rng.normal(size=n_draws) for name in scalars},
     )
 
@@ -54,6 +54,8 @@ def gaussian_traces(rng, *, n_chains=8, per_chain=50, n_tokens=6):
         mean_own_slope=mean_own_slope,
         token_slopes=v @ of_tokens.T + mean_slope[:, None],
         own_slopes=own @ of_tokens.T + mean_own_slope[:, None],
+        mean_response=mean_slope,
+        responses=v @ of_tokens.T + mean_slope[:, None],  # linear excess losses have no curvature but phi's
     )
     draw, mirror = traces.draw % (per_chain // 2), traces.draw // (per_chain // 2)
     return traces._replace(draw=draw, mirror=mirror), -(of_tokens @ g) / localization
@@ -195,7 +197,7 @@ def test_halves_are_estimates_from_disjoint_chains(kind):
     traces, whole = random_traces(), random_traces(seed=9)
     a, b = estimators.halves(traces, kind=kind, all_weights=whole)
     odd = (traces.chain == 1)[:, None]
-    slower = {name: np.where(odd, 9.0, getattr(traces, name)) for name in ("token_slopes", "own_slopes", "curvatures")}
+    slower = {name: np.where(odd, 9.0, getattr(traces, name)) for name in ("token_slopes", "own_slopes", "responses")}
     changed = traces._replace(token_losses=np.where(odd, traces.mean_loss[:, None], traces.token_losses), **slower)
     a_after, b_after = estimators.halves(changed, kind=kind, all_weights=whole)
     np.testing.assert_array_equal(a, a_after)
@@ -241,7 +243,7 @@ def test_unknown_estimators_are_refused():
         ("stein", "token_slopes", "stein needs slopes along response directions.*materialize"),
         ("second_order", "token_slopes", "second_order needs slopes along response directions.*materialize"),
         ("second_order", "own_slopes", "second_order needs slopes of mirrored pairs of chains.*materialize"),
-        ("gauss_newton", "curvatures", "gauss_newton needs curvatures along scores.*materialize"),
+        ("gauss_newton", "responses", "gauss_newton needs slopes and curvatures measured together.*materialize"),
     ],
 )
 def test_traces_that_lack_what_the_estimator_needs_are_refused(kind, lacking, message):
@@ -254,9 +256,9 @@ def test_traces_that_lack_what_the_estimator_needs_are_refused(kind, lacking, me
 def test_estimators_say_what_they_need():
     traces = random_traces()
     empty = np.zeros((len(traces.chain), 0), np.float32)
-    bare = traces._replace(token_slopes=empty, own_slopes=empty, curvatures=empty)
+    bare = traces._replace(token_slopes=empty, own_slopes=empty, responses=empty)
     for kind, estimator in estimators.ESTIMATORS.items():
-        if not (estimator.needs_direction or estimator.needs_own_slopes or estimator.needs_curvatures):
+        if not (estimator.needs_slopes or estimator.needs_own_slopes or estimator.needs_responses):
             expected = estimators.estimate(traces, kind=kind, all_weights=traces).value
             np.testing.assert_array_equal(estimators.estimate(bare, kind=kind, all_weights=traces).value, expected)
     with pytest.raises(ValueError, match="two_chain needs chains of all weights; sample the component all_weights too"):

@@ -38,7 +38,8 @@ def task():
         SETTINGS,
         **contexts,
         own_slopes=True,
-        curvatures=True,
+        slopes=True,
+        responses=True,
         seed=7,
         names=("sgld_samples", "shard-00000"),
     )
@@ -105,7 +106,7 @@ def test_a_task_samples_what_its_seed_and_contexts_say(task):
     directed = direction_of(model, component)
     settings = dataclasses.replace(SETTINGS, localization=directed.localization)
     seed = seeds.sequence(7, "sgld_samples", "shard-00000", "L1H0")
-    options = {"direction": torch.as_tensor(directed.direction), "own_slopes": True, "curvatures": True}
+    options = {"direction": torch.as_tensor(directed.direction), "own_slopes": True, "responses": True}
     by_hand = token_draws.sample(model, component, settings, task.shard, task.population, seed, **options)
     by_task = tasks.sampler(task)(component, directed)
     assert all(np.array_equal(a, b) for a, b in zip(by_hand, by_task, strict=True))

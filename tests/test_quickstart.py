@@ -97,9 +97,11 @@ def test_susceptibilities_are_those_of_the_pipelines_own_steps(loaded):
     slopes = directions.probe_slopes(model, probe, {component: rest / 300.0})[0]
     source = seeds.sequence(0, "response_directions", "L2H1")
     rise = directions.rise(model, component, QUICK, DIRECTIONS, for_directions, probe, slopes, source)
-    along = (rest + rise.gradient) / 300.0
+    (along,) = directions.divided(model, component, QUICK, DIRECTIONS, for_directions, rest + rise.gradient)
     shard, source = token_ids[:whole].reshape(-1, LENGTH), seeds.sequence(0, "sgld_samples", "L2H1")
-    traces = token_draws.sample(model, component, QUICK, shard, for_draws, source, direction=along, curvatures=True)
+    traces = token_draws.sample(
+        model, component, QUICK, shard, for_draws, source, direction=along, slopes=False, responses=True
+    )
     expected = estimators.estimate(traces, kind="gauss_newton")
     np.testing.assert_array_equal(found["susceptibility"], expected.value)
     np.testing.assert_array_equal(found["standard_error"], expected.standard_error)

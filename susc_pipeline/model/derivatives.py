@@ -92,19 +92,24 @@ def curvatures(
     here: Float[Tensor, "chains contexts predicted"],
     *,
     step: float,
+    drift: Float[Tensor, "chains parameters"] | None = None,
 ) -> Float[Tensor, "chains contexts predicted"]:
-    """Second derivative of each token's loss along a direction of each chain, by a central difference.
+    """Second derivative of each token's loss by h on the path w + h s + h^2 d, by a central difference.
+
+    It is the curvature along s and twice the slope along d: three losses give both, where d would take a tangent of its own.
 
     Args:
         model: at w*, in float32: in bfloat16 a difference of losses is noise.
         component: the one that is perturbed.
         inputs: as `losses` takes them.
         deltas: where the chains are.
-        along: the directions.
+        along: s of each chain.
         here: losses where the chains are.
-        step: of the difference, in lengths of the direction.
+        step: of the difference, in lengths of s.
+        drift: d of each chain; without it the curvature is found alone.
     """
-    ahead, behind = (perturbation.losses(model, component, inputs, deltas + sign * step * along) for sign in (1, -1))
+    middle = deltas if drift is None else deltas + step**2 * drift
+    ahead, behind = (perturbation.losses(model, component, inputs, middle + sign * step * along) for sign in (1, -1))
     return (ahead - here + behind - here) / step**2
 
 

@@ -36,18 +36,18 @@ class LossTraces(NamedTuple):
     """Slope of the population loss along v at the draw, from contexts that v has not seen."""
     mean_own_slope: Float[np.ndarray, " draws"]
     """Slope of the population loss along the draw's own direction, from contexts that the direction has not seen."""
-    mean_curvature: Float[np.ndarray, " draws"]
-    """Curvature of the population loss along the score that the draw is measured along, / localization^2."""
+    mean_response: Float[np.ndarray, " draws"]
+    """Response of the population loss, as `responses` has it of a token's, on the draw's other contexts."""
     token_losses: Float[np.ndarray, "draws tokens"]
     token_slopes: Float[np.ndarray, "draws sloped_tokens"]
     """Slope of each token's loss along the chain's response direction v."""
     own_slopes: Float[np.ndarray, "draws own_sloped_tokens"]
     """Slope of each token's loss along the draw's own direction: half the difference of the pair's gradients / localization."""
-    curvatures: Float[np.ndarray, "draws bent_tokens"]
-    """Second derivative of each token's loss along a score of another chain of the half, / localization^2; nats squared."""
+    responses: Float[np.ndarray, "draws responding_tokens"]
+    """Slope of each token's loss along v, and half its curvature along a score of another chain of the half / localization^2."""
 
 
-WIDE = ("token_losses", "token_slopes", "own_slopes", "curvatures")
+WIDE = ("token_losses", "token_slopes", "own_slopes", "responses")
 
 
 def take(traces: LossTraces, rows: Bool[np.ndarray, " draws"] | Int[np.ndarray, " chosen"]) -> LossTraces:

@@ -43,8 +43,10 @@ class SamplingTask(NamedTuple):
     """Contexts of the draws."""
     own_slopes: bool
     """Whether the estimator needs slopes of mirrored pairs of chains."""
-    curvatures: bool
-    """Whether it needs curvatures along scores."""
+    slopes: bool
+    """Whether it needs slopes along response directions by themselves."""
+    responses: bool
+    """Whether it needs slopes and curvatures along scores, measured together."""
     seed: int
     names: tuple[str, ...]
     """What the chains are for, such as ("sgld_samples", "shard-00003"): with the component's name, their seed."""
@@ -68,7 +70,8 @@ def sampler(task: SamplingTask) -> Callable[[Component, Directed | None], LossTr
             seeds.sequence(task.seed, *task.names, component.name),
             direction=None if direction is None else torch.as_tensor(direction).to(model.device),
             own_slopes=task.own_slopes and component.kind != "all_weights",
-            curvatures=task.curvatures and component.kind != "all_weights",
+            slopes=task.slopes,
+            responses=task.responses and component.kind != "all_weights",
         )
 
     return sample

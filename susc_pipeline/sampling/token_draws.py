@@ -1,7 +1,7 @@
-"""Draws of a component's chains: losses, slopes and curvatures of measured tokens at each. How chains move is in chains.py.
+"""Draws of a component's chains: losses, slopes and responses of measured tokens at each. How chains move is in chains.py.
 
-Where an estimator asks for curvatures, each draw is measured along a score: a random vector whose covariance is the Fisher
-matrix.
+Where an estimator asks for responses, each draw is measured along a score, a random vector whose covariance is the Fisher
+matrix, and along the response direction v at once.
 """
 
 import itertools
@@ -24,6 +24,9 @@ from susc_pipeline.sampling.loss_traces import LossTraces
 from susc_pipeline.sampling.observables import Population
 from susc_pipeline.sampling.posterior import SamplingSettings
 
+# Nats, of the step of a response. At twice as much the drift's own curvature is 5 % of heads' slopes, at a fifth rounding shows.
+RESPONSE_RISE = 0.0015
+
 
 def sample(
     model: Decoder,
@@ -34,12 +37,13 @@ def sample(
     seed: np.random.SeedSequence,
     *,
     direction: Float[Tensor, "chains parameters"] | None = None,
+    slopes: bool = True,
     own_slopes: bool = False,
-    curvatures: bool = False,
+    responses: bool = False,
 ) -> LossTraces:
     """Losses and slopes of a shard's tokens under the draws of all chains of one component.
 
-    With own slopes or curvatures each chain has a mirror image.
+    With own slopes or responses each chain has a mirror image.
 
     Args:
         model: at w*.
@@ -48,9 +52,10 @@ def sample(
         shard: the contexts whose tokens are measured; none of them may be in the population.
         population: a part for each chain.
         seed: of noise, and of the place in the population where reading begins.
-        direction: response direction of each chain, from other contexts; with it slopes along it are measured.
+        direction: response direction v of each chain, from other contexts.
+        slopes: whether slopes along v, where it is given, are measured by themselves.
         own_slopes: whether slopes along each draw's own direction are measured.
-        curvatures: whether curvatures along scores are measured.
+        responses: whether slopes along v and half the curvatures along scores are measured together.
 
     Raises:
         BatchTooLargeError, UnstableStepError: see `prepared`.
@@ -58,9 +63,9 @@ def sample(
     """
     settings = chains.prepared(model, component, settings, population)
     measured = perturbation.prepare_tokens(model, component, torch.as_tensor(shard.astype(np.int64)).to(model.device))
-    paired = own_slopes or curvatures
+    paired = own_slopes or responses
     n_weights, n_images = components.n_parameters(model, component), 1 + paired
-    labels = _labels(seed, settings.n_chains, model.device) if curvatures else None
+    labels = _labels(seed, settings.n_chains, model.device) if responses else None
     pushes = chains.noise(seed, n_weights, n_chains=settings.n_chains, mirrored=paired, device=model.device)
     fresh = fresh_batches(model, component, settings, population, seed)
     batches, references = itertools.tee(fresh)
@@ -71,11 +76,12 @@ def sample(
     steps = chains.run(model, component, settings, first, driving, pushes)
     for step, (batch, reference) in zip(steps, references):
         if chains.is_draw(step.number, settings):
-            along = _directions(step, direction, settings, n_images, own_slopes)
+            v = None if direction is None else torch.cat([direction] * n_images)
+            along = _directions(step, v if slopes else None, settings, own=own_slopes)
             pushed = None if labels is None else _scores(model, component, settings, step, batch, labels)
-            drawn = (first_contexts(batch, n_driving), reference), along, pushed
+            drawn = (first_contexts(batch, n_driving), reference), v, along, pushed
             rows.append(_measured(model, component, settings, step, measured, *drawn, own=own_slopes))
-            del drawn, along, pushed  # twice as large as the chains: not to be held beside the next step's gradients
+            del drawn, v, along, pushed  # twice as large as the chains: not to be held beside the next step's gradients
             for losses in (rows[-1]["mean_loss"], rows[-1]["token_losses"].mean(axis=1)):  # nan where any token's is
                 chains.check_losses(torch.as_tensor(losses), component, step.number, model, settings)
         if len(rows) == settings.n_draws:
@@ -113,11 +119,11 @@ def fresh_batches(
 
 
 def _directions(
-    step: Step, direction: Tensor | None, settings: SamplingSettings, n_images: int, own_slopes: bool
+    step: Step, v: Tensor | None, settings: SamplingSettings, *, own: bool
 ) -> Float[Tensor, "directions chains parameters"]:
     """The response direction of each chain, then the draw's own, as far as they are asked for."""
-    found = [] if direction is None else [torch.cat([direction] * n_images)]
-    if own_slopes:
+    found = [] if v is None else [v]
+    if own:
         plus, minus = step.gradient.chunk(2)
         odd = (plus - minus) / (2 * settings.localization)
         found.append(torch.cat([odd, -odd]))
@@ -141,7 +147,7 @@ def _scores(
 ) -> _Scores:
     found = derivatives.scores(model, component, chains.doubled(batch), step.delta, labels)
     others = found.unflatten(0, (2, settings.n_chains)).roll(2, dims=1).flatten(0, 1)
-    return _Scores(others, derivatives.curvature_step(found))
+    return _Scores(others, derivatives.curvature_step(found, rise=RESPONSE_RISE))
 
 
 @torch.no_grad()
@@ -152,6 +158,7 @@ def _measured(
     step: Step,
     shard: ComponentInputs,
     contexts: tuple[ComponentInputs, ComponentInputs],
+    v: Float[Tensor, "chains parameters"] | None,
     along: Float[Tensor, "directions chains parameters"],
     scores: _Scores | None,
     *,
@@ -166,12 +173,11 @@ def _measured(
         for part in (batch, reference)
     )
     reference = chains.doubled(reference) if paired else reference
-    there = _evaluate(model, component, settings, reference, step.delta, along, scores)
-    here = _evaluate(model, component, settings, shard, step.delta, along, scores)
-    has_response = len(along) - own == 1
+    there = _evaluate(model, component, settings, reference, step.delta, along[len(along) - own :], scores, v)
+    here = _evaluate(model, component, settings, shard, step.delta, along, scores, v)
     zeros, empty = torch.zeros_like(step.loss), here.losses.flatten(1)[:, :0]
-    mean_slope = (along[0] * step.gradient).sum(dim=1) if has_response else zeros
-    pull = settings.localization * (along[0] * step.delta).sum(dim=1) if has_response else zeros
+    mean_slope = zeros if v is None else (v * step.gradient).sum(dim=1)
+    pull = zeros if v is None else settings.localization * (v * step.delta).sum(dim=1)
     columns = {
         "step": torch.full_like(step.loss, step.number),
         "mean_loss": step.loss,
@@ -180,11 +186,11 @@ def _measured(
         "score": pull + settings.n_beta * mean_slope,
         "mean_slope": mean_slope,
         "mean_own_slope": there.slopes[-1].mean(dim=(1, 2)) if own else zeros,
-        "mean_curvature": zeros if there.curvatures is None else there.curvatures.mean(dim=(1, 2)),
+        "mean_response": zeros if there.responses is None else there.responses.mean(dim=(1, 2)),
         "token_losses": here.losses.flatten(1),
-        "token_slopes": here.slopes[0].flatten(1) if has_response else empty,
+        "token_slopes": here.slopes[0].flatten(1) if len(along) > own else empty,
         "own_slopes": here.slopes[-1].flatten(1) if own else empty,
-        "curvatures": empty if here.curvatures is None else here.curvatures.flatten(1),
+        "responses": empty if here.responses is None else here.responses.flatten(1),
     }
     return {name: column.float().cpu().numpy() for name, column in columns.items()}
 
@@ -192,7 +198,7 @@ def _measured(
 class _Evaluation(NamedTuple):
     losses: Float[Tensor, "chains contexts predicted"]
     slopes: Float[Tensor, "directions chains contexts predicted"]
-    curvatures: Float[Tensor, "chains contexts predicted"] | None
+    responses: Float[Tensor, "chains contexts predicted"] | None
 
 
 def _evaluate(
@@ -203,8 +209,13 @@ def _evaluate(
     delta: Float[Tensor, "chains parameters"],
     along: Float[Tensor, "directions chains parameters"],
     scores: _Scores | None,
+    v: Float[Tensor, "chains parameters"] | None = None,
 ) -> _Evaluation:
-    """Losses, slopes and curvatures / localization^2 of contexts, of all chains' own or shared, a few contexts at a time."""
+    """Losses, slopes and responses of contexts, of all chains' own or shared, a few contexts at a time.
+
+    Responses are slopes along v, where it is given, and curvatures along scores / (2 localization^2).
+    """
+    drift = None if scores is None or v is None else settings.localization**2 * v
     shared = inputs.token_ids.ndim == 2
     n_contexts = inputs.token_ids.shape[0 if shared else 1]
     at_once = max(1, settings.evaluation_batch_size // len(delta))
@@ -219,8 +230,9 @@ def _evaluate(
             slopes = losses[None][:0]
         bent = None
         if scores is not None:
-            bent = derivatives.curvatures(model, component, taken, delta, scores.along, losses, step=scores.step)
+            step = {"step": scores.step, "drift": drift}
+            bent = derivatives.curvatures(model, component, taken, delta, scores.along, losses, **step)
         pieces.append((losses, slopes, bent))
     all_losses, all_slopes, all_bent = zip(*pieces, strict=True)
-    bent = None if scores is None else torch.cat(all_bent, dim=1) / settings.localization**2
+    bent = None if scores is None else torch.cat(all_bent, dim=1) / (2 * settings.localization**2)
     return _Evaluation(torch.cat(all_losses, dim=1), torch.cat(all_slopes, dim=2), bent)

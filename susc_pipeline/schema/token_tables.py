@@ -33,7 +33,7 @@ ACTIVATIONS = ("activation", "loss_gradient")
 LOSS = {"loss": pl.Float32}  # of the token at the trained weights
 
 
-TRACE_SCALARS = ("mean_loss", "rest_loss", "reference_rise", "score", "mean_slope", "mean_own_slope", "mean_curvature")
+TRACE_SCALARS = ("mean_loss", "rest_loss", "reference_rise", "score", "mean_slope", "mean_own_slope", "mean_response")
 
 
 def loss_traces(widths: Mapping[str, int]) -> dict[str, object]:

@@ -76,22 +76,27 @@ def finder(task: DirectionTask) -> Callable[[Component, Rest], tuple[StoredDirec
         source = seeds.sequence(task.seed, "response_directions", component.name)
         chosen = (settings, task.wanted, task.population, task.probe, slopes, source)
         risen = directions.rise(model, component, *chosen)
-        gradient = at_rest + risen.gradient
-        mean_slopes = directions.mean_slopes(gradient, at_rest, localization=localization)
+        of_rest, of_rise = directions.divided(
+            model, component, settings, task.wanted, task.population, at_rest, risen.gradient
+        )
+        found = of_rest + of_rise
+        both = directions.probe_slopes(model, task.probe, {component: torch.cat([of_rest, of_rise])})[0]
+        slopes, of_chains = np.split(both, 2)
         needed = reliability.contexts_needed(
-            slopes, risen.slopes, n_contexts=risen.n_contexts, reliability=directions.NAMED_RELIABILITY
+            slopes, of_chains, n_contexts=risen.n_contexts, reliability=directions.NAMED_RELIABILITY
         )
         diagnostics = Diagnostics(
             risen.trace,
             slopes,
-            risen.slopes,
+            of_chains,
             n_contexts=risen.n_contexts,
             n_rest_contexts=rest.n_contexts,
-            reliability=risen.reliability,
+            reliability=reliability.of_replicates(slopes + of_chains),
             n_contexts_needed=needed,
             localization=localization,
         )
-        found = StoredDirections((gradient / localization).cpu(), mean_slopes, localization, at_rest.cpu())
+        mean_slopes = directions.mean_slopes(found, at_rest)
+        found = StoredDirections(found.cpu(), mean_slopes, localization, at_rest.cpu())
         if not len(rest.scores):
             return found, diagnostics
         scores = torch.as_tensor(rest.scores).to(model.device)

@@ -6,7 +6,8 @@ so it is averaged over the whole population. The chains give the rest, the mean 
     v = (grad L(w*) + E[(grad L(w* + x) + grad L(w* - x)) / 2 - grad L(w*)]) / localization,
 
 each term on the same fresh contexts. Context noise and the odd part cancel, so that the rest needs 3 to 18 times fewer contexts
-than a plain mean. How token losses change along a direction is in linear_response.py.
+than a plain mean. Where the loss is stiff (n_beta times curvature is not small beside localization) the posterior's precision
+takes the place of localization; see precision.py. How token losses change along a direction is in linear_response.py.
 """
 
 import dataclasses
@@ -25,7 +26,7 @@ from susc_pipeline.messages import require
 from susc_pipeline.model import components, decoder, decoder_weights, derivatives, tangents
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.decoder import Decoder
-from susc_pipeline.sampling import chains, observables
+from susc_pipeline.sampling import chains, observables, precision
 from susc_pipeline.sampling.diagnostics import Trace
 from susc_pipeline.sampling.observables import Population
 from susc_pipeline.sampling.posterior import SamplingSettings
@@ -34,6 +35,7 @@ from susc_pipeline.susceptibility import reliability
 LEAST_STEPS = 8
 NAMED_RELIABILITY = 0.9  # at which the table names the contexts that are needed
 REST_BATCH_SIZE = 16
+MAX_PRODUCT_CONTEXTS = 64  # that a chain reads for one product with the Hessian
 SMALL_SHARE = 0.2  # of the noise of the gradient at w*: below it more steps of the chains would hardly help
 
 
@@ -235,21 +237,34 @@ def _batches(model: Decoder, component: Component, settings: SamplingSettings, p
         yield observables.inputs(model, component, population.fresh(first, settings.batch_size))
 
 
+def divided(
+    model: Decoder,
+    component: Component,
+    settings: SamplingSettings,
+    wanted: DirectionSettings,
+    population: Population,
+    *gradients: Float[Tensor, "chains parameters"],
+) -> tuple[Float[Tensor, "chains parameters"], ...]:
+    """Parts of each chain's mean gradient as parts of its direction: divided by the posterior's precision, see precision.py."""
+    n_contexts = max(1, min(MAX_PRODUCT_CONTEXTS, wanted.max_contexts // settings.n_chains))
+    found = precision.divided(model, component, settings, population, torch.cat(gradients), n_contexts=n_contexts)
+    return found.chunk(len(gradients))
+
+
 def mean_slopes(
-    gradient: Float[Tensor, "chains parameters"], rest: Float[Tensor, "chains parameters"], *, localization: float
+    directions: Float[Tensor, "chains parameters"], rest: Float[Tensor, "chains parameters"]
 ) -> Float[np.ndarray, " halves"]:
     """Slope of the population loss at w* along each half's direction, in nats squared.
 
     A chain's direction meets the gradients at w* of the other chains of its half: its own would add its noise squared.
 
     Args:
-        gradient: mean gradient of each chain, that is localization times its direction.
+        directions: of each chain.
         rest: gradient at w* of each chain's documents.
-        localization: of the posterior.
     """
     found = []
     for half in (slice(0, None, 2), slice(1, None, 2)):
-        products = (gradient[half] @ rest[half].T).double()
+        products = (directions[half] @ rest[half].T).double()
         n_chains = len(products)
-        found.append((products.sum() - products.trace()) / (n_chains * (n_chains - 1) * localization))
+        found.append((products.sum() - products.trace()) / (n_chains * (n_chains - 1)))
     return torch.stack(found).cpu().numpy()

@@ -64,9 +64,9 @@ def estimate(traces: LossTraces, *, kind: str, all_weights: LossTraces | None = 
     estimator = by_name(kind)
     n_tokens = traces.token_losses.shape[1]
     for needed, present, what in (
-        (estimator.needs_direction, traces.token_slopes.shape[1], "slopes along response directions"),
+        (estimator.needs_slopes, traces.token_slopes.shape[1], "slopes along response directions"),
         (estimator.needs_own_slopes, traces.own_slopes.shape[1], "slopes of mirrored pairs of chains"),
-        (estimator.needs_curvatures, traces.curvatures.shape[1], "curvatures along scores"),
+        (estimator.needs_responses, traces.responses.shape[1], "slopes and curvatures measured together"),
     ):
         if needed and present != n_tokens:
             raise ValueError(f"estimator {kind} needs {what}, which were not sampled; materialize sgld_samples again")

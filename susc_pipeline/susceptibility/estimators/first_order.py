@@ -15,4 +15,4 @@ def estimate(traces: LossTraces, all_weights: LossTraces | None = None) -> Susce
     return terms.mean_and_error(-terms.excess_slope(traces), traces.chain)
 
 
-ESTIMATORS = {"first_order": Estimator(estimate, needs_direction=True)}
+ESTIMATORS = {"first_order": Estimator(estimate, needs_direction=True, needs_slopes=True)}

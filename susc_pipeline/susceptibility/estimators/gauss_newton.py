@@ -12,6 +12,9 @@ H - F, curvature times the error of the prediction; it is zero at w* for a model
 Why it is the default: splitting F evenly between both sides gives a noise of tr(F B F B), where second_order.py, which puts H
 on one side, has the larger tr(H H B B); for a token whose B is of one direction b that is (b.Fb)^2 instead of |b|^2 |Hb|^2.
 `benchmarks/truth.py --part estimators` holds the two against each other.
+
+Both terms are one second difference. On the path w + h s + h^2 localization^2 v a loss has the second derivative
+s.(hessian) s + 2 localization^2 v.grad, so that three losses measure both and no tangent is carried (derivatives.curvatures).
 """
 
 from susc_pipeline.sampling.loss_traces import LossTraces
@@ -22,8 +25,7 @@ from susc_pipeline.susceptibility.estimators.terms import Estimator, Susceptibil
 def estimate(traces: LossTraces, all_weights: LossTraces | None = None) -> Susceptibility:
     """Chains are independent in direction, draws, labels and contexts: their spread is the error of the population's value."""
     del all_weights
-    found = terms.excess_slope(traces) + terms.excess_curvature(traces) / 2
-    return terms.mean_and_error(-found, traces.chain)
+    return terms.mean_and_error(-terms.excess_response(traces), traces.chain)
 
 
-ESTIMATORS = {"gauss_newton": Estimator(estimate, needs_direction=True, needs_curvatures=True)}
+ESTIMATORS = {"gauss_newton": Estimator(estimate, needs_direction=True, needs_responses=True)}

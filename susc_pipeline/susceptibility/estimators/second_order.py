@@ -25,4 +25,4 @@ def estimate(traces: LossTraces, all_weights: LossTraces | None = None) -> Susce
     return terms.mean_and_error(-found, traces.chain)
 
 
-ESTIMATORS = {"second_order": Estimator(estimate, needs_direction=True, needs_own_slopes=True)}
+ESTIMATORS = {"second_order": Estimator(estimate, needs_direction=True, needs_slopes=True, needs_own_slopes=True)}

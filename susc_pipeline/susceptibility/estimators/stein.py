@@ -17,4 +17,4 @@ def estimate(traces: LossTraces, all_weights: LossTraces | None = None) -> Susce
     return terms.mean_and_error(-terms.excess_slope(traces) - rest, traces.chain)
 
 
-ESTIMATORS = {"stein": Estimator(estimate, needs_direction=True, is_covariance=True)}
+ESTIMATORS = {"stein": Estimator(estimate, needs_direction=True, needs_slopes=True, is_covariance=True)}

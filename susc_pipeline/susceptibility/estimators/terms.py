@@ -27,11 +27,13 @@ class Estimator(NamedTuple):
     estimate: Callable[[LossTraces, LossTraces | None], Susceptibility]
     """Of the component's traces and, where they are needed, of those of chains in which all weights move."""
     needs_direction: bool = False
-    """Whether slopes along the chain's response direction must be measured."""
+    """Whether the chain's response direction must be known."""
+    needs_slopes: bool = False
+    """Whether slopes along it must be measured by themselves."""
     needs_own_slopes: bool = False
     """Whether each chain must have a mirror image, and slopes along the draw's own direction be measured."""
-    needs_curvatures: bool = False
-    """Whether each chain must have a mirror image, and curvatures along scores be measured."""
+    needs_responses: bool = False
+    """Whether each chain must have a mirror image, and slopes along v and curvatures along scores be measured together."""
     needs_all_weights: bool = False
     """Whether chains of all weights must be sampled too."""
     is_covariance: bool = False
@@ -58,9 +60,9 @@ def excess_own_slope(traces: LossTraces) -> Float[np.ndarray, "draws tokens"]:
     return traces.own_slopes.astype(np.float64) - traces.mean_own_slope[:, None]
 
 
-def excess_curvature(traces: LossTraces) -> Float[np.ndarray, "draws tokens"]:
-    """Curvature of each token's loss along a score, less that of the population loss; nats squared."""
-    return traces.curvatures.astype(np.float64) - traces.mean_curvature[:, None]
+def excess_response(traces: LossTraces) -> Float[np.ndarray, "draws tokens"]:
+    """Response of each token's loss along v and a score, less that of the population loss; nats squared."""
+    return traces.responses.astype(np.float64) - traces.mean_response[:, None]
 
 
 def covariance_with_excess(first: Float[np.ndarray, " draws"], traces: LossTraces) -> Float[np.ndarray, "draws tokens"]:
