@@ -141,8 +141,9 @@ build/docs/.installed: locks/docs.txt
 	build/docs/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r locks/docs.txt
 	touch $@
 
+# Not with --quiet: strict counts the warnings that are logged.
 docs: build/docs/.installed ## Build the site of docs/ into build/site, with every link checked (installs MkDocs beside the environment)
-	NO_MKDOCS_2_WARNING=1 build/docs/bin/mkdocs build --quiet -f deploy/mkdocs.yml
+	@NO_MKDOCS_2_WARNING=1 build/docs/bin/mkdocs build -f deploy/mkdocs.yml
 	@! grep -rE '<(script|img|iframe)[^>]*src="?(https?:)?//|<link[^>]*href="?(https?:)?//' build/site --include='*.html'  # no network
 	@echo 'open build/site/index.html, or with its search: python3 -m http.server -b 127.0.0.1 -d build/site'
 

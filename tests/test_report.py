@@ -111,3 +111,27 @@ def test_the_figures_of_the_readme_are_those_of_the_run(figures):
         text = Path(page).read_text(encoding="utf-8")
         assert "\n| reliability" in text
         assert report.stale(text, known) == [], "susc-pipeline report writes them anew"
+
+
+def test_the_report_writes_page_and_readme_and_then_nothing_is_stale(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(report.headline, "figures", lambda *_: FIGURES)
+    monkeypatch.setattr(report, "markdown", lambda *_: PAGE.format(".74; .94"))
+    for name in ("DOCUMENT", "README"):
+        monkeypatch.setattr(report, name, tmp_path / name)
+    report.README.write_text(PAGE.format(".1; .2"))
+    assert report.main(["--experiment", "tiny", "--check"]) == 1
+    assert capsys.readouterr().out == "README: r; ceiling (make x) | .1; .2 | now .74; .94\n"
+    assert not report.DOCUMENT.exists(), "--check writes nothing"
+    assert report.main(["--experiment", "tiny"]) == 0
+    assert report.main(["--experiment", "tiny", "--check"]) == 0
+    assert report.DOCUMENT.read_text() == PAGE.format(".74; .94")
+
+
+def test_the_report_of_another_experiment_is_printed_and_no_page_is_touched(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(report.headline, "figures", lambda *_: FIGURES)
+    monkeypatch.setattr(report, "markdown", lambda *_: "# Results\n")
+    for name in ("DOCUMENT", "README"):
+        monkeypatch.setattr(report, name, tmp_path / name)
+    (tmp_path / "mine.toml").write_text('name = "mine"\n')
+    assert report.main(["--experiment", str(tmp_path / "mine.toml")]) == 0
+    assert capsys.readouterr().out == "# Results\n" and not report.DOCUMENT.exists() and not report.README.exists()
