@@ -9,7 +9,7 @@ export PYTHONPATH := $(CURDIR)
 # Threads that wait spin for less long: a third faster where other work shares the cores, no slower where none does.
 export GOMP_SPINCOUNT ?= 10000
 
-.PHONY: audit bench-auxiliary bench-bergson bench-clustering bench-clusters-believable bench-explorer bench-kernels bench-llc bench-load bench-partitions bench-repeatability bench-sampling bench-scale bench-scaling bench-truth check-house clean columns controls explore fuzz help install lint lock postgres real run screenshots test test-browser test-engines test-faults test-faults-slow test-peer test-slow tiny-model ui
+.PHONY: audit bench-auxiliary bench-bergson bench-clustering bench-clusters-believable bench-explorer bench-kernels bench-llc bench-load bench-partitions bench-repeatability bench-sampling bench-scale bench-scaling bench-truth check-house clean columns controls docs explore fuzz help install lint lock postgres real run screenshots test test-browser test-engines test-faults test-faults-slow test-peer test-slow tiny-model ui
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -59,8 +59,9 @@ ui: install ## Open the Dagster UI on 127.0.0.1:3000
 explore: install ## Serve the explorer of the experiment on loopback (EXPERIMENT=tiny); LIVE=1 measures text of your own too
 	@$(BIN)/python -m resources.serve --experiment $(EXPERIMENT) $(if $(LIVE),--live)
 
-check-house: install ## Check the length of modules and functions, their names, docstrings and import circles
+check-house: install ## Check the length of modules and functions, their names, docstrings and import circles, and retired words
 	$(BIN)/python .ci/house.py
+	$(BIN)/python .ci/words.py
 
 lint: install check-house ## Check style, types, the import contract and the rules of the house
 	$(BIN)/ruff check .
@@ -130,8 +131,21 @@ bench-scale: install ## What a large experiment takes, by formula, and its graph
 bench-partitions: $(VENV)/.browser ## Load the definitions and Dagster's pages with 10,000 token shards
 	PYTHONPATH=$(CURDIR):$(CURDIR)/tests $(BIN)/python benchmarks/partitions.py
 
-columns: install ## Write docs/columns.md, what each column of the warehouse means
+columns: install ## Write docs/columns.md and docs/configuration.md, what each column and each key means
 	$(BIN)/python -m resources.columns
+	$(BIN)/python -m resources.configuration
+
+# MkDocs and its theme, apart from the environment: nothing of the project imports them, and the pages run no code.
+build/docs/.installed: locks/docs.txt
+	$(PYTHON) -m venv build/docs
+	build/docs/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r locks/docs.txt
+	touch $@
+
+# Not with --quiet: strict counts the warnings that are logged.
+docs: build/docs/.installed ## Build the site of docs/ into build/site, with every link checked (installs MkDocs beside the environment)
+	@NO_MKDOCS_2_WARNING=1 build/docs/bin/mkdocs build -f deploy/mkdocs.yml
+	@! grep -rE '<(script|img|iframe)[^>]*src="?(https?:)?//|<link[^>]*href="?(https?:)?//' build/site --include='*.html'  # no network
+	@echo 'open build/site/index.html, or with its search: python3 -m http.server -b 127.0.0.1 -d build/site'
 
 bench-truth: run $(VENV)/.peer ## Are the susceptibilities right, how sure, and how soon? Beside the covariance and devinterp (half an hour)
 	$(BIN)/python -m benchmarks.truth

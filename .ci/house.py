@@ -21,7 +21,9 @@ ENTRY_POINTS = (
     "assets.definitions",  # workspace.yaml
     *("assets.run", "assets.status", "assets.verify"),  # commands of susc-pipeline
     *("resources.check_model", "resources.garbage", "resources.new_experiment", "resources.price", "resources.serve"),
-    *("resources.columns", "resources.postgres", "resources.train_tiny"),  # make columns, postgres, tiny-model
+    "resources.report",  # a command of susc-pipeline too
+    *("resources.columns", "resources.configuration", "resources.notebook"),  # make columns, or by hand
+    *("resources.postgres", "resources.train_tiny"),  # make postgres, tiny-model
     "susc_pipeline.__main__",  # the command susc-pipeline itself
     *("susc_pipeline.quickstart", "susc_pipeline.store"),  # README, As a library
 )

@@ -1,4 +1,4 @@
-"""The command line of what looks at one experiment's store: its option, the experiment in force, errors in a line."""
+"""The command line of what reads one experiment's store: its option, the experiment in force, errors in a line."""
 
 import argparse
 import os

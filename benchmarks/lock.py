@@ -2,7 +2,8 @@
 
 Run by `make lock`, which puts uv beside it: that asks the index which files there are of each version in constraints.txt.
 `base.txt` is everything but torch, of which there are several builds: `torch.txt` is the published one, with what only that
-needs; `torch-cpu.txt` is one for CPUs only, if such a wheel lies in PIP_FIND_LINKS, and else stays as it was.
+needs; `torch-cpu.txt` is one for CPUs only, if such a wheel lies in PIP_FIND_LINKS, and else stays as it was. `docs.txt` is
+MkDocs with the Material theme, for `make docs`.
 """
 
 import hashlib
@@ -20,14 +21,14 @@ OF_CUDA = re.compile(r"(nvidia-|cuda-|triton)")
 HEAD = "# Written by make lock from pyproject.toml and constraints.txt; not by hand.\n"
 
 
-def resolved() -> str:
-    """Requirements with hashes of the project, of what its tests need, and of what builds it."""
+def resolved(requirements: str, *sources: str) -> str:
+    """Requirements with hashes of these, a line each, and of the sources; constraints.txt decides versions that it names."""
     with tempfile.TemporaryDirectory() as folder:
-        build = Path(folder) / "build.in"
-        build.write_text("setuptools>=77\n")
-        options = ["--extra", "dev", "--constraint", "constraints.txt", "--generate-hashes", "--python-version", "3.11"]
+        own = Path(folder) / "own.in"
+        own.write_text(f"{requirements}\n")
+        options = ["--constraint", "constraints.txt", "--generate-hashes", "--python-version", "3.11"]
         options += ["--universal", "--no-annotate", "--no-header", "--quiet", "--emit-build-options"]
-        command = [str(Path(sys.executable).parent / "uv"), "pip", "compile", "pyproject.toml", str(build), *options]
+        command = [str(Path(sys.executable).parent / "uv"), "pip", "compile", str(own), *sources, *options]
         return subprocess.run(command, cwd=CHECKOUT, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
@@ -54,11 +55,13 @@ def write(name: str, requirements: Iterable[str]) -> None:
 
 
 def main() -> None:
-    found = entries(resolved())
+    found = entries(resolved("setuptools>=77", "pyproject.toml", "--extra", "dev"))
     version = re.split(r"[ ;]", found["torch"])[0].partition("==")[2]
     of_torch = {name: entry for name, entry in found.items() if name == "torch" or OF_CUDA.match(name)}
     write("base", (entry for name, entry in found.items() if name not in of_torch))
     write("torch", of_torch.values())
+    # Later ones need Python 3.11.5, and a file of two versions of one package would lose one.
+    write("docs", entries(resolved("mkdocs-material>=9.7,<10\npymdown-extensions<13")).values())
     if hashes := local_wheels("torch").get(f"{version}+cpu"):
         write("torch-cpu", [" \\\n    ".join([f"torch=={version}+cpu", *hashes]) + "\n"])
     print(f"{len(found) - len(of_torch)} packages, {len(of_torch)} for the published build of torch")

@@ -1,7 +1,7 @@
 """A PostgreSQL server on loopback for Dagster's history: several runs may write at once, which SQLite files bear badly.
 
 `python -m resources.postgres start` makes one below DAGSTER_HOME, where need be, and writes the dagster.yaml that uses it; `stop`
-and `restart` do as they say. For a trial on one machine; a cluster wants a server that somebody looks after.
+and `restart` do as they say. For a trial on one machine; a cluster wants a server that somebody maintains.
 """
 
 import argparse

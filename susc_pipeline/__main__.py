@@ -14,6 +14,7 @@ COMMANDS = {
     "verify": ("assets.verify", "check a store: what is missing, stale, corrupt, foreign or left over"),
     "gc": ("resources.garbage", "list what no manifest names, and remove it with --yes"),
     "explore": ("resources.serve", "serve the explorer on loopback"),
+    "report": ("resources.report", "write the figures of a finished run, or check those that are written"),
     "price": ("resources.price", "what an experiment takes: hours, disk and memory of each asset"),
     "check-model": (
         "resources.check_model",

@@ -1,10 +1,11 @@
 """Experiments are read strictly; digests change with what they cover and nothing else."""
 
 import dataclasses
+import re
 
 import pytest
 
-from resources import experiment
+from resources import configuration, experiment
 from susc_pipeline.config import ExperimentConfig
 
 
@@ -67,3 +68,20 @@ def test_every_experiment_that_comes_with_the_project_loads():
         assert experiment.load(name).name == name
     with pytest.raises(ValueError, match="unknown experiment 'huge'; known are gemma-3-270m"):
         experiment.load("huge")
+
+
+def test_the_document_of_the_configuration_is_what_the_dataclasses_say():
+    shown = configuration.DOCUMENT.read_text(encoding="utf-8")
+    assert shown == configuration.markdown(), "python -m resources.configuration writes it anew"
+
+
+def test_every_key_has_its_meaning_and_its_row():
+    sections = {field.name: field.type for field in dataclasses.fields(ExperimentConfig)}
+    stages = {name: stage for name, stage in sections.items() if dataclasses.is_dataclass(stage)}
+    document = configuration.markdown()
+    for name, stage in stages.items():
+        words, keys = dict(configuration.meanings(stage)), [field.name for field in dataclasses.fields(stage)]
+        assert list(words) == keys and all(words.values()), name
+        section = document.partition(f"\n## [{name}]\n")[2].partition("\n## ")[0]
+        assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == keys
+    assert set(sections) - set(stages) == {"name", "seed"}

@@ -57,7 +57,7 @@ def check_points(points: Float[np.ndarray, "tokens pcs"], n_neighbors: int) -> N
 def finder(points: Float[np.ndarray, "tokens pcs"], n_neighbors: int, backend: str, rng: np.random.Generator) -> Finder:
     """What finds neighbours block by block, `exact` or `ivf`: the result does not depend on the blocks.
 
-    `exact` compares all pairs, on a GPU where there is one. `ivf` looks into the nearest cells of an inverted file
+    `exact` compares all pairs, on a GPU where there is one. `ivf` searches the nearest cells of an inverted file
     (Sivic and Zisserman 2003; faiss): it misses neighbours in the bulk of the cloud and few inside clusters.
     """
     if backend == "exact" and torch.cuda.is_available():
