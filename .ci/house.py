@@ -19,8 +19,7 @@ FUNCTION_LINES = 50
 # Modules that a command, Dagster or a reader begins with, so that no module need import them.
 ENTRY_POINTS = (
     "assets.definitions",  # workspace.yaml
-    *("assets.run", "assets.status", "assets.verify"),  # commands of susc-pipeline
-    *("resources.check_model", "resources.garbage", "resources.new_experiment", "resources.price", "resources.serve"),
+    "assets.cli",  # the commands of susc-pipeline
     *("resources.columns", "resources.postgres", "resources.train_tiny"),  # make columns, postgres, tiny-model
     "susc_pipeline.__main__",  # the command susc-pipeline itself
     *("susc_pipeline.quickstart", "susc_pipeline.store"),  # README, As a library

@@ -48,7 +48,7 @@ GROUND_TRUTH = ["sgld_samples", "ground_truth_susceptibilities", "chain_products
 
 
 def command(*arguments):
-    return [sys.executable, "-m", "assets.run", *map(str, arguments)]
+    return [sys.executable, "-m", "assets.cli", "run", *map(str, arguments)]
 
 
 def environment(root):
