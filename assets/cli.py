@@ -255,6 +255,18 @@ def ui(experiment: Experiment = experiment_files.DEFAULT, port: Port = 3000) -> 
     return work.serve(port or 3000)
 
 
+@command(READ, "--experiment mine.toml OUT/")
+def export(
+    folder: Annotated[Path, typer.Argument()],
+    experiment: Experiment = experiment_files.DEFAULT,
+    float16: Annotated[bool, typer.Option("--float16", help="Linear responses in half the space.")] = False,
+) -> int:
+    """Write clusters, members, labels, vectors and a card into a new FOLDER, as Parquet and JSON that data hubs accept."""
+    from resources import bundle
+
+    return bundle.export(experiment, folder, half_precision=float16)
+
+
 def _put_in_force(experiment: str) -> None:
     """Name the experiment to the modules that hold its partitions: they read it when they are imported."""
     os.environ[experiment_files.VARIABLE] = experiment

@@ -166,7 +166,7 @@ def made(wish: Wish) -> tuple[ExperimentConfig, str, str]:
     """
     settings = ModelSettings(source=wish.model, components=wish.components)
     loaded = language_model.load(language_model.locate(settings), settings)
-    begun = base(options, loaded)
+    begun = base(wish, loaded)
     chosen, rate = components.chosen(loaded.model, begun.model.components), price.measured_rate(begun.model)
 
     def hours_of(one: ExperimentConfig) -> float:

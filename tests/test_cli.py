@@ -18,7 +18,7 @@ from resources import experiment_files
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 LARGE = ("dagster", "torch", "numpy", "polars", "transformers", "duckdb", "uvicorn")
-COMMANDS = ["init", "check-model", "price", "run", "status", "verify", "gc", "explore", "ui"]
+COMMANDS = ["init", "check-model", "price", "run", "status", "verify", "gc", "explore", "ui", "export"]
 
 
 def called(*arguments, cwd=CHECKOUT, **environ):
