@@ -44,7 +44,7 @@ def say_the_price() -> None:
     """Print what the whole experiment takes; nothing where its model is not known, of which the walk says more.
 
     Raises:
-        ValueError: an asset needs more memory than there is; names the keys to lower.
+        ValueError: an asset needs more memory than there is, or a setting cannot be obeyed; names the keys to change.
     """
     from assets import overview
     from assets.partitions import EXPERIMENT

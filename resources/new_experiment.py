@@ -79,7 +79,7 @@ class Wish:
     corpus: str
     """A file or folder."""
     hours: float = 0.0
-    """What it may take on this machine; 0: any time."""
+    """That its matrix products may take on this machine; 0: any time."""
     name: str = ""
     """Of the experiment; empty takes the corpus's."""
     components: tuple[str, ...] = ()
@@ -101,7 +101,7 @@ def base(wish: Wish, loaded: LoadedModel) -> ExperimentConfig:
     is_folder = not is_embedded and language_model.folder_of(ModelSettings(source=wish.model)).is_dir()
     source = _absolute(wish.model) if is_folder else wish.model
     return ExperimentConfig(
-        name=wish.name or _name(Path(wish.corpus)),
+        name=wish.name or _name(Path(_absolute(wish.corpus)).resolve()),
         seed=1,
         model=ModelSettings(source=source, components=wish.components),
         corpus=CorpusSettings(

@@ -15,7 +15,7 @@ import torch
 
 from resources import experiment as experiments
 from resources import language_model
-from susc_pipeline import price
+from susc_pipeline import feasibility, price
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.model import components, pretrained
 from susc_pipeline.model.pretrained import ModelSettings
@@ -127,15 +127,16 @@ def summary(plan: Plan, rate: float) -> str:
 
 
 def refuse_what_cannot_fit(plan: Plan, available: float) -> None:
-    """Compare the memory of each asset with what the machine has.
+    """Compare the memory of each asset with what the machine has, after settings with the model and the tokens.
 
     Args:
         plan: of the experiment.
         available: bytes of the whole machine or GPU.
 
     Raises:
-        ValueError: an asset needs more; names it and the keys to lower.
+        ValueError: an asset needs more, or a setting cannot be obeyed; names the keys to change.
     """
+    feasibility.check(plan)
     for name, one in price.prices(plan).items():
         if PROCESS_BYTES + one.memory > available:
             remedy = REMEDIES.get(name.split(",")[0], "the size of the experiment")

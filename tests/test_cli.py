@@ -64,7 +64,7 @@ def test_the_command_line_imports_nothing_large():
     [
         (["frobnicate"], "No such command 'frobnicate'"),
         (["run", "--frob"], "No such option '--frob'"),
-        (["init"], "Missing option '--corpus'"),
+        (["check-model"], "Missing argument 'SOURCE'"),
         (["explore", "--port", "70000"], "70000 is not in the range 1<=x<=65535"),
         (["price", "nonesuch"], "unknown experiment 'nonesuch'; known are"),
         *(

@@ -86,6 +86,17 @@ def test_what_is_written_is_read_back_and_the_corpus_fills_it(tmp_path, capsys, 
     assert "is there already" in capsys.readouterr().err
 
 
+def test_a_folder_with_one_text_needs_no_option(tmp_path, capsys, monkeypatch):
+    (tmp_path / "my book").mkdir()
+    (tmp_path / "my book" / "text.txt").write_text(prose(150_000), encoding="utf-8")
+    monkeypatch.chdir(tmp_path / "my book")
+    assert cli.main(["init", "--license", "CC0-1.0"]) == 0
+    assert "next: susc-pipeline run --experiment my-book.toml" in capsys.readouterr().out
+    written = ExperimentConfig.from_toml(tmp_path / "my book" / "my-book.toml")
+    assert written.name == "my-book" and written.corpus.license == "CC0-1.0"
+    assert next(document.document_id.partition("#")[0] for document in corpus.documents(written.corpus)) == "text.txt"
+
+
 def test_fewer_hours_make_a_smaller_experiment_and_too_few_are_refused():
     loaded = language_model.load(
         language_model.locate(ExperimentConfig(name="a").model), ExperimentConfig(name="a").model

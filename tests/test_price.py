@@ -98,6 +98,33 @@ def test_what_cannot_fit_is_refused_with_the_asset_and_the_keys(tiny):
     reports.refuse_what_cannot_fit(tiny, 8e9)
 
 
+@pytest.mark.parametrize(
+    ("section", "key", "value", "said"),
+    [
+        ("representation", "layers", (1, 9), r"representation\.layers must be numbers of at most 4, .* got \[1, 9\]"),
+        ("representation", "n_components", 23, r"representation\.n_components must be at most 22, .* got 23"),
+        ("knn", "n_neighbors", 100_584, r"knn\.n_neighbors must be less than the 100,584 tokens .* got 100584"),
+        ("regime", "components", ("L9H9",), r"regime\.components must be components of the model, .* got \['L9H9'\]"),
+    ],
+)
+def test_a_setting_that_a_late_asset_cannot_obey_is_refused_before_anything_is_made(tiny, section, key, value, said):
+    changed = dataclasses.replace(getattr(tiny.experiment, section), **{key: value})
+    with pytest.raises(ValueError, match=said):
+        reports.refuse_what_cannot_fit(
+            tiny._replace(experiment=dataclasses.replace(tiny.experiment, **{section: changed})), 1e12
+        )
+
+
+def test_a_component_of_a_calibration_that_is_off_is_not_asked_for(tiny):
+    off = dataclasses.replace(tiny.experiment.calibration, enabled=False, components=("L9H9",))
+    reports.refuse_what_cannot_fit(
+        tiny._replace(experiment=dataclasses.replace(tiny.experiment, calibration=off)), 1e12
+    )
+    swept = dataclasses.replace(tiny.experiment, calibration=dataclasses.replace(off, enabled=True))
+    with pytest.raises(ValueError, match=r"calibration\.components must be components of the model"):
+        reports.refuse_what_cannot_fit(tiny._replace(experiment=swept), 1e12)
+
+
 def test_the_command_prices_a_model_of_which_only_the_sizes_are_here(tmp_path, capsys):
     config = tmp_path / "config.json"
     config.write_text(json.dumps(public_models.MODELS["pythia-160m"]))
