@@ -22,6 +22,7 @@ install: $(VENV)/.installed ## Create .venv with pinned dependencies
 # a tenth of the size; else the published one with what it needs.
 HASHED := $(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps
 $(VENV)/.installed: pyproject.toml locks/base.txt locks/torch.txt locks/torch-cpu.txt
+	@$(PYTHON) .ci/python_version.py
 	$(PYTHON) -m venv $(VENV)
 	$(HASHED) -r locks/base.txt
 	$(HASHED) -r locks/torch-cpu.txt 2>/dev/null || $(HASHED) -r locks/torch.txt
