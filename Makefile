@@ -1,6 +1,7 @@
 # Everything a newcomer needs; `make help` lists it.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 EXPERIMENT ?= tiny
+PORT ?=
 SECONDS ?= 60
 VENV := .venv
 BIN := $(VENV)/bin
@@ -21,6 +22,7 @@ install: $(VENV)/.installed ## Create .venv with pinned dependencies
 # a tenth of the size; else the published one with what it needs.
 HASHED := $(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps
 $(VENV)/.installed: pyproject.toml locks/base.txt locks/torch.txt locks/torch-cpu.txt
+	@$(PYTHON) .ci/python_version.py
 	$(PYTHON) -m venv $(VENV)
 	$(HASHED) -r locks/base.txt
 	$(HASHED) -r locks/torch-cpu.txt 2>/dev/null || $(HASHED) -r locks/torch.txt
@@ -33,10 +35,10 @@ lock: ## Write locks/ anew: hashes of every package of constraints.txt, from the
 	build/lock/bin/python benchmarks/lock.py
 
 run: install ## Materialize every asset of the experiment that is not up to date (EXPERIMENT=tiny)
-	@$(BIN)/python -m assets.run --experiment $(EXPERIMENT)
+	@$(BIN)/susc-pipeline run --experiment $(EXPERIMENT)
 
 controls: install ## What else finds the clusters: text, activations, gradients, other weights (after what make run makes; some 40 minutes of processor time)
-	@$(BIN)/python -m assets.run --experiment $(EXPERIMENT) --controls
+	@$(BIN)/susc-pipeline run --experiment $(EXPERIMENT) --controls
 
 # Two at a time, of one thread each: most of a long test waits for one core or for a server, and threads wait for small sums.
 TWO_AT_A_TIME := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
@@ -52,12 +54,11 @@ test-faults: install ## Kill, fill and break: a moment or two for each asset (mi
 test-faults-slow: install ## The same at 20 moments for each asset, counted in tests/faults/results.json (hours)
 	FAULT_MOMENTS=20 FAULT_RESULTS=tests/faults/results.json $(TWO_AT_A_TIME) -m faults tests/faults
 
-ui: install ## Open the Dagster UI on 127.0.0.1:3000
-	@mkdir -p $(DAGSTER_HOME) && (grep -q '^storage:' $(DAGSTER_HOME)/dagster.yaml 2>/dev/null || cp deploy/dagster.yaml $(DAGSTER_HOME)/dagster.yaml)
-	SUSC_EXPERIMENT=$(EXPERIMENT) $(BIN)/dg dev -w workspace.yaml -h 127.0.0.1 -p 3000
+ui: install ## Open the Dagster UI on 127.0.0.1:3000 (PORT=3001: on another port)
+	@$(BIN)/susc-pipeline ui --experiment $(EXPERIMENT) $(if $(PORT),--port $(PORT))
 
-explore: install ## Serve the explorer of the experiment on loopback (EXPERIMENT=tiny); LIVE=1 measures text of your own too
-	@$(BIN)/python -m resources.serve --experiment $(EXPERIMENT) $(if $(LIVE),--live)
+explore: install ## Serve the explorer of the experiment on loopback (EXPERIMENT=tiny, PORT=); LIVE=1 measures text of your own too
+	@$(BIN)/susc-pipeline explore --experiment $(EXPERIMENT) $(if $(PORT),--port $(PORT)) $(if $(LIVE),--live)
 
 check-house: install ## Check the length of modules and functions, their names, docstrings and import circles, and retired words
 	$(BIN)/python .ci/house.py

@@ -19,9 +19,7 @@ FUNCTION_LINES = 50
 # Modules that a command, Dagster or a reader begins with, so that no module need import them.
 ENTRY_POINTS = (
     "assets.definitions",  # workspace.yaml
-    *("assets.run", "assets.status", "assets.verify"),  # commands of susc-pipeline
-    *("resources.check_model", "resources.garbage", "resources.new_experiment", "resources.price", "resources.serve"),
-    "resources.report",  # a command of susc-pipeline too
+    "assets.cli",  # the commands of susc-pipeline
     *("resources.columns", "resources.configuration", "resources.notebook"),  # make columns, or by hand
     *("resources.postgres", "resources.train_tiny"),  # make postgres, tiny-model
     "susc_pipeline.__main__",  # the command susc-pipeline itself

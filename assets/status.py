@@ -1,20 +1,13 @@
 """Says how far an experiment is: `susc-pipeline status`. Sizes of files are compared, not their contents; nothing is written."""
 
-import sys
 import warnings
 from collections import Counter
 
-from assets import command
 from susc_pipeline.messages import plain
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Print the state of each computation, what is next, and what to do; 0 where all is current."""
-    return command.run(status, "susc-pipeline status", __doc__, arguments, failed=2)
-
-
 def status(experiment: str) -> int:
-    """Print it for the experiment in force."""
+    """Print the state of each computation of the experiment in force, what is next, and what to do; 0 where all is current."""
     warnings.filterwarnings("ignore", module="dagster")  # previews of features that a pinned Dagster cannot withdraw
     from assets import definitions, partitions, states  # the experiment in force is read when these are imported
     from resources import experiment as experiments
@@ -33,7 +26,3 @@ def status(experiment: str) -> int:
     else:
         print(f"next: {following}; `susc-pipeline run --experiment {experiment}` makes what is stale or missing")
     return 0 if total["current"] == total.total() else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -3,20 +3,13 @@
 Every file is read and its SHA-256 compared: as fast as the disk, or 1.8 GB a second, whichever is less.
 """
 
-import sys
 import warnings
 
-from assets import command
 from susc_pipeline.messages import plain
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Print what is wrong with a store and what makes it good; 1 if anything is wrong."""
-    return command.run(verify, "susc-pipeline verify", __doc__, arguments)
-
-
 def verify(experiment: str) -> int:
-    """Check the store of the experiment in force; what is wrong is printed as it is found."""
+    """Print what is wrong with the store of the experiment in force, as it is found, and what makes it good; 1 if anything is."""
     warnings.filterwarnings("ignore", module="dagster")  # previews of features that a pinned Dagster cannot withdraw
     from assets import definitions, findings, partitions  # the experiment in force is read when these are imported
     from resources import experiment as experiments
@@ -32,7 +25,3 @@ def verify(experiment: str) -> int:
     if not found:
         print(f"{store.root}: every artifact is there, current, and as it was written")
     return 1 if found else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -79,7 +79,7 @@ def experiment(root: Path, n_shards: int) -> dict[str, str]:
 def walk(root: Path, n_shards: int) -> dict:
     """Memory of one walk over the whole graph, sampled after each materialization, and whether its store is whole."""
     env = experiment(root, n_shards)
-    command = [sys.executable, "-u", "-m", "assets.run"]
+    command = [sys.executable, "-u", "-m", "assets.cli", "run"]
     started, samples = time.monotonic(), []
     with subprocess.Popen(command, cwd=CHECKOUT, env=env, stdout=subprocess.PIPE, text=True) as process:
         guard, seen = psutil.Process(process.pid), {}
@@ -113,9 +113,11 @@ def materializations(process: subprocess.Popen) -> Iterator[tuple[int, str]]:
 
 def consistency(root: Path, env: dict[str, str]) -> dict:
     """Whether nothing is left to do, nothing temporary is left, and every artifact has the content that its manifest names."""
-    again = subprocess.run([sys.executable, "-m", "assets.run"], cwd=CHECKOUT, env=env, capture_output=True, text=True)
+    again = subprocess.run(
+        [sys.executable, "-m", "assets.cli", "run"], cwd=CHECKOUT, env=env, capture_output=True, text=True
+    )
     check = subprocess.run(
-        [sys.executable, "-m", "assets.verify"], cwd=CHECKOUT, env=env, capture_output=True, text=True
+        [sys.executable, "-m", "assets.cli", "verify"], cwd=CHECKOUT, env=env, capture_output=True, text=True
     )
     return {
         "second_walk_does_nothing": again.returncode == 0 and "up to date" in again.stdout,
@@ -133,7 +135,7 @@ def size(folder: Path) -> float:
 def daemon(root: Path, n_shards: int) -> dict:
     """Memory of each process of `dagster dev` while its daemon runs a backfill of so many shards."""
     env = experiment(root, n_shards)
-    first = [sys.executable, "-m", "assets.run", "--select", "language_model", "corpus_documents"]
+    first = [sys.executable, "-m", "assets.cli", "run", "--select", "language_model", "corpus_documents"]
     subprocess.run(first, cwd=CHECKOUT, env=env, check=True, stdout=subprocess.DEVNULL)
     port, server = partitions.serve(env, "dev")
     try:

@@ -110,7 +110,7 @@ def main() -> int:
         subprocess.run([sys.executable, "-m", "benchmarks.real", "--convert"], check=True, env=beside)
     if not all((CORPUS / f"{kind}.jsonl").is_file() for kind in ("prose", "source")):
         write_corpus()
-    code = subprocess.run([sys.executable, "-m", "assets.run", "--experiment", str(EXPERIMENT)]).returncode
+    code = subprocess.run([sys.executable, "-m", "assets.cli", "run", "--experiment", str(EXPERIMENT)]).returncode
     if not code:
         print("\n".join(lines(time.monotonic() - started)))
     return code

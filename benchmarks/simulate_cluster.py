@@ -23,7 +23,7 @@ import numpy as np
 from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
 
 from benchmarks import scale
-from resources import experiment
+from resources import experiment_files
 from susc_pipeline import price
 from susc_pipeline.price import Plan
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from assets.walk import Unit
 
 RESULTS = Path(__file__).resolve().parent / "results" / "simulate_cluster.json"
-PYTHIA = experiment.EXPERIMENTS / "pythia-1.4b.toml"
+PYTHIA = experiment_files.EXPERIMENTS / "pythia-1.4b.toml"
 BY_COMPONENT = (("response_directions",), ("sgld_samples",))
 REPAIR = 600.0  # seconds that a failed machine is away: assumed
 

@@ -4,9 +4,7 @@ The model of transformers that it is held against gets the sizes of config.json 
 of the folder, and no loader that would look for more, is run.
 """
 
-import argparse
 import json
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -154,23 +152,13 @@ def report(source: str, revision: str, text: str, experiment: ExperimentConfig) 
     return "\n".join(lines), is_equal
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """0 where the model is computed as transformers computes it, 1 where it is not, 2 where it cannot be loaded."""
-    parser = argparse.ArgumentParser(prog="susc-pipeline check-model", description=__doc__)
-    parser.add_argument("source", help="`embedded`, a folder in Hugging Face format, or a Hub name")
-    parser.add_argument("--revision", default="main", help="Hub revision (default: main)")
-    parser.add_argument("--text", type=Path, help="a text file of yours, whose losses are compared")
-    parser.add_argument("--experiment", help="whose sizes the memory is for: a name or a TOML file (default: tiny)")
-    options = parser.parse_args(arguments)
-    try:
-        text = options.text.read_text(encoding="utf-8") if options.text else TEXT
-        said, is_equal = report(options.source, options.revision, text, experiments.load(options.experiment))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+def check(source: str, revision: str, text: Path | None, experiment: str) -> int:
+    """Print what `report` says; 0 where the model is computed as transformers computes it, 1 where it is not.
+
+    Raises:
+        ValueError: the model cannot be loaded, or the text is too short.
+    """
+    content = text.read_text(encoding="utf-8") if text else TEXT
+    said, is_equal = report(source, revision, content, experiments.load(experiment))
     print(said)
     return 0 if is_equal else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,21 +1,16 @@
-"""The experiment in force: which TOML file, and where its artifacts go. What the values mean is in susc_pipeline/config.py."""
+"""The experiment in force: its settings, and where its artifacts go. What the values mean is in susc_pipeline/config.py."""
 
 import os
 import re
 from pathlib import Path
 
+from resources import experiment_files
 from resources.remote import Remote
 from resources.storage import Store
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.messages import has_credentials, shown
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-EXPERIMENTS = Path(__file__).resolve().parent / "experiments"
-
-
-def known() -> list[str]:
-    """Names of the experiments that come with the project."""
-    return sorted(path.stem for path in EXPERIMENTS.glob("*.toml"))
 
 
 def load(name_or_path: str | None = None) -> ExperimentConfig:
@@ -24,14 +19,7 @@ def load(name_or_path: str | None = None) -> ExperimentConfig:
     Raises:
         ValueError: no such experiment, or a file with a mistake.
     """
-    wanted = name_or_path or os.environ.get("SUSC_EXPERIMENT", "tiny")
-    is_path = wanted.endswith(".toml")
-    path = Path(wanted) if is_path else EXPERIMENTS / f"{wanted}.toml"
-    if not (path.is_file() if is_path else wanted in known()):
-        raise ValueError(
-            f"unknown experiment {shown(wanted)}; known are {', '.join(known())}, or give the path of a .toml file"
-        )
-    return ExperimentConfig.from_toml(path)
+    return ExperimentConfig.from_toml(experiment_files.path_of(name_or_path))
 
 
 def store(experiment: ExperimentConfig) -> Store:

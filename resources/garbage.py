@@ -3,10 +3,8 @@
 Only with --yes, only below the store's folder, never through a link, and never while anything is materialized.
 """
 
-import argparse
 import contextlib
 import shutil
-import sys
 from pathlib import Path
 
 from resources import experiment as experiments
@@ -16,25 +14,21 @@ from resources.storage import Store
 from susc_pipeline.messages import plain
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """List what no manifest names with its size, and remove it if told to."""
-    parser = argparse.ArgumentParser(prog="susc-pipeline gc", description=__doc__)
-    parser.add_argument("--experiment", help="name of an experiment, or the path of a TOML file (default: tiny)")
-    parser.add_argument("--yes", action="store_true", help="remove it; otherwise it is only listed")
-    options = parser.parse_args(arguments)
-    try:
-        store = experiments.store(experiments.load(options.experiment))
-        with store.lock_all():
-            found = unnamed(store)
-            total = sum(inventory.n_bytes(path) for path in found)
-            for path in found:
-                print(f"{inventory.n_bytes(path):>15,} bytes  {plain(str(path.relative_to(store.root)))}")
-            if options.yes:
-                remove(store, found)
-    except (ValueError, OSError) as error:
-        print(f"error: {plain(str(error))}", file=sys.stderr)
-        return 1
-    done = "removed" if options.yes else "to remove with --yes"
+def clean(experiment: str, *, is_told_to: bool) -> int:
+    """List what no manifest names with its size, and remove it if told to; 0.
+
+    Raises:
+        StoreError: there is no store, it is in use, or it cannot be read.
+    """
+    store = experiments.store(experiments.load(experiment))
+    with store.lock_all():
+        found = unnamed(store)
+        total = sum(inventory.n_bytes(path) for path in found)
+        for path in found:
+            print(f"{inventory.n_bytes(path):>15,} bytes  {plain(str(path.relative_to(store.root)))}")
+        if is_told_to:
+            remove(store, found)
+    done = "removed" if is_told_to else "to remove with --yes"
     print(
         f"{total:>15,} bytes in {len(found)} files and folders that no manifest names, {done}"
         if found
@@ -78,7 +72,3 @@ def remove(store: Store, paths: list[Path]) -> None:
                 break
             with contextlib.suppress(OSError):  # not empty
                 folder.rmdir()
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,16 +1,16 @@
-"""`susc-pipeline init --model MODEL --corpus PATH`: write an experiment whose sizes fit the corpus and, where given, the hours.
+"""`susc-pipeline init`: writes an experiment whose sizes fit the corpus and, where they are given, the hours.
 
 The corpus is read and tokenized. Plain texts longer than a few thousand characters are split at blank lines, so that one file
 is enough: an experiment needs many documents, since halves of the chains share none.
 """
 
-import argparse
 import dataclasses
 import json
 import math
 import re
-import sys
+import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from resources import corpus, language_model, price
@@ -41,7 +41,7 @@ source = {source}
 [corpus]
 kind = "files"
 path = {path}
-{text_column}max_document_characters = {max_document_characters}  # longer texts are split at blank lines
+{text_column}{license}max_document_characters = {max_document_characters}  # longer texts are split at blank lines
 
 [tokens]
 context_length = {context_length}
@@ -70,18 +70,44 @@ max_epochs = 8
 """
 
 
-def base(options: argparse.Namespace, loaded: LoadedModel) -> ExperimentConfig:
+@dataclass(frozen=True)
+class Wish:
+    """What an experiment is to be written for."""
+
+    model: str
+    """`embedded`, a Hugging Face folder, or a Hub name."""
+    corpus: str
+    """A file or folder."""
+    hours: float = 0.0
+    """That its matrix products may take on this machine; 0: any time."""
+    name: str = ""
+    """Of the experiment; empty takes the corpus's."""
+    components: tuple[str, ...] = ()
+    """Patterns of components; none takes all."""
+    text_column: str = "text"
+    """Field of a record that holds its text."""
+    context_length: int = 128
+    """Tokens of a context."""
+    license: str = ""
+    """Of the text; empty where it is not stated."""
+    output: Path | None = None
+    """The file to write; none takes NAME.toml in the working directory."""
+
+
+def base(wish: Wish, loaded: LoadedModel) -> ExperimentConfig:
     """What is not a size: model, corpus, sampler."""
-    n_layers, is_embedded = loaded.model.n_layers, options.model == "embedded"
+    n_layers, is_embedded = loaded.model.n_layers, wish.model == "embedded"
     quarters = (max(1, n_layers * quarter // 4) for quarter in (1, 2, 3, 4))
-    is_folder = not is_embedded and language_model.folder_of(ModelSettings(source=options.model)).is_dir()
-    source = _absolute(options.model) if is_folder else options.model
+    is_folder = not is_embedded and language_model.folder_of(ModelSettings(source=wish.model)).is_dir()
+    source = _absolute(wish.model) if is_folder else wish.model
     return ExperimentConfig(
-        name=options.name or _name(Path(options.corpus)),
+        name=wish.name or _name(Path(_absolute(wish.corpus)).resolve()),
         seed=1,
-        model=ModelSettings(source=source, components=tuple(options.components)),
-        corpus=CorpusSettings(kind="files", path=_absolute(options.corpus), text_column=options.text_column),
-        tokens=TokenSettings(context_length=options.context_length, population_share=0.65),
+        model=ModelSettings(source=source, components=wish.components),
+        corpus=CorpusSettings(
+            kind="files", path=_absolute(wish.corpus), text_column=wish.text_column, license=wish.license
+        ),
+        tokens=TokenSettings(context_length=wish.context_length, population_share=0.65),
         sampling=SamplingSettings(step_size=2.0, draw_batch_size=4, target_rise=0.0 if is_embedded else TARGET_RISE),
         directions=DirectionSettings(reliability=0.93),
         representation=RepresentationSettings(layers=tuple(sorted(set(quarters)))),
@@ -103,6 +129,7 @@ def text(experiment: ExperimentConfig, counts: str, priced: str) -> str:
         "components": f"components = [{', '.join(map(_quoted, chosen))}]\n" if chosen else "",
         "path": _quoted(experiment.corpus.path),
         "text_column": f"text_column = {_quoted(column)}\n" if column != "text" else "",
+        "license": f"license = {_quoted(experiment.corpus.license)}\n" if experiment.corpus.license else "",
         "localization": f"target_rise = {rise}  # nats; it chooses each component's localization" if rise else "",
         "layers": ", ".join(map(str, experiment.representation.layers)),
         "n_chains": experiment.sampling.n_chains,
@@ -131,15 +158,15 @@ def _counts(documents: Sequence[TokenizedDocument]) -> str:
     return f"{len(documents):,} documents, {n_copies:,} of them copies of another; {n_tokens:,} tokens"
 
 
-def made(options: argparse.Namespace) -> tuple[ExperimentConfig, str, str]:
+def made(wish: Wish) -> tuple[ExperimentConfig, str, str]:
     """The experiment, the counts of its corpus and its price, in words.
 
     Raises:
         ValueError: no such model or corpus, too little text, or too few hours.
     """
-    settings = ModelSettings(source=options.model, components=tuple(options.components))
+    settings = ModelSettings(source=wish.model, components=wish.components)
     loaded = language_model.load(language_model.locate(settings), settings)
-    begun = base(options, loaded)
+    begun = base(wish, loaded)
     chosen, rate = components.chosen(loaded.model, begun.model.components), price.measured_rate(begun.model)
 
     def hours_of(one: ExperimentConfig) -> float:
@@ -150,7 +177,7 @@ def made(options: argparse.Namespace) -> tuple[ExperimentConfig, str, str]:
         cut = dataclasses.replace(begun, corpus=dataclasses.replace(begun.corpus, max_document_characters=longest))
         documents = tokens.tokenize(corpus.documents(cut.corpus), loaded.tokenizer)
         try:
-            experiment = sizes.fitted(documents, cut, hours_of=hours_of, hours=options.hours or math.inf)
+            experiment = sizes.fitted(documents, cut, hours_of=hours_of, hours=wish.hours or math.inf)
         except ValueError as error:
             refused = error
             continue
@@ -158,39 +185,24 @@ def made(options: argparse.Namespace) -> tuple[ExperimentConfig, str, str]:
     raise refused
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Write the file and say what to do next; 2 where no experiment can be written."""
-    parser = argparse.ArgumentParser(prog="susc-pipeline init", description=__doc__)
-    parser.add_argument("--model", default="embedded", help="`embedded`, a Hugging Face folder, or a Hub name")
-    parser.add_argument("--corpus", required=True, help="a file, or a folder of files: .txt .md .py .jsonl .parquet …")
-    parser.add_argument("--hours", type=float, default=0.0, help="what it may take on this machine (default: any time)")
-    parser.add_argument("--name", default="", help="of the experiment and of its folder (default: the corpus's)")
-    parser.add_argument("--components", nargs="*", default=[], help='patterns such as "L*H*" (default: all)')
-    parser.add_argument("--text-column", default="text", help="field of a record that holds its text")
-    parser.add_argument("--context-length", type=int, default=128, help="tokens of a context")
-    parser.add_argument("--output", help="the file to write (default: NAME.toml here)")
-    options = parser.parse_args(arguments)
+def write(wish: Wish) -> int:
+    """Write the file and say what to do next; 0.
+
+    Raises:
+        ValueError: no such model or corpus, too little text, too few hours, or the file is there already.
+    """
+    experiment, counts, priced = made(wish)
+    place = wish.output or Path(f"{experiment.name}.toml")
     try:
-        experiment, counts, priced = made(options)
-        place = Path(options.output or f"{experiment.name}.toml")
         with place.open("x", encoding="utf-8") as file:
             file.write(text(experiment, counts, priced))
     except FileExistsError as error:
-        print(f"error: {error.filename} is there already; give another --output", file=sys.stderr)
-        return 2
-    except (ValueError, OSError) as error:
-        print(f"error: {plain(str(error))}", file=sys.stderr)
-        return 2
-    n_tokens = (
-        experiment.tokens.n_shards * experiment.tokens.contexts_per_shard * (experiment.tokens.context_length - 1)
-    )
+        raise ValueError(f"{place} is there already; give another --output") from error
+    sizes_of = experiment.tokens
+    n_tokens = sizes_of.n_shards * sizes_of.contexts_per_shard * (sizes_of.context_length - 1)
     print(f"{plain(experiment.corpus.path)}: {counts}")
     print(
         f"{plain(str(place))}: {n_tokens:,} tokens are measured, {experiment.sampling.n_chains} chains a component; {priced}"
     )
-    print(f"next: susc-pipeline run --experiment {plain(str(place))}")
+    print(f"next: susc-pipeline run --experiment {plain(shlex.quote(str(place)))}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

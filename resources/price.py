@@ -4,7 +4,6 @@ Only the sizes of the model are read: config.json is enough, and --config gives 
 follow from operations over the rate of a matrix product, measured on this machine or given, of which a share is reached.
 """
 
-import argparse
 import json
 import sys
 import time
@@ -16,7 +15,7 @@ import torch
 
 from resources import experiment as experiments
 from resources import language_model
-from susc_pipeline import price
+from susc_pipeline import feasibility, price
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.model import components, pretrained
 from susc_pipeline.model.pretrained import ModelSettings
@@ -128,15 +127,16 @@ def summary(plan: Plan, rate: float) -> str:
 
 
 def refuse_what_cannot_fit(plan: Plan, available: float) -> None:
-    """Compare the memory of each asset with what the machine has.
+    """Compare the memory of each asset with what the machine has, after settings with the model and the tokens.
 
     Args:
         plan: of the experiment.
         available: bytes of the whole machine or GPU.
 
     Raises:
-        ValueError: an asset needs more; names it and the keys to lower.
+        ValueError: an asset needs more, or a setting cannot be obeyed; names the keys to change.
     """
+    feasibility.check(plan)
     for name, one in price.prices(plan).items():
         if PROCESS_BYTES + one.memory > available:
             remedy = REMEDIES.get(name.split(",")[0], "the size of the experiment")
@@ -154,22 +154,22 @@ def memory_of(settings: ModelSettings) -> float:
     return float(psutil.virtual_memory().total)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """0 where the experiment fits, 1 where it does not, 2 where it cannot be priced."""
-    parser = argparse.ArgumentParser(prog="susc-pipeline price", description=__doc__)
-    parser.add_argument("experiment", nargs="?", help="a name or a TOML file (default: tiny)")
-    parser.add_argument("--config", type=Path, help="config.json of the model, where it is not here yet")
-    parser.add_argument("--teraflops", type=float, help="rate of a large matrix product (default: measured here)")
-    parser.add_argument("--memory", type=float, metavar="GB", help="of the machine (default: this one's)")
-    options = parser.parse_args(arguments)
-    try:
-        experiment = experiments.load(options.experiment)
-        plan = plan_of(experiment, options.config)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    rate = options.teraflops * 1e12 if options.teraflops else measured_rate(experiment.model)
-    source = "given" if options.teraflops else "measured here"
+def report(name: str, config: Path | None, *, teraflops: float | None = None, gigabytes: float | None = None) -> int:
+    """Print the price of an experiment; 0 where it fits, 1 where it does not.
+
+    Args:
+        name: of the experiment, or its TOML file.
+        config: config.json of a model that is not here.
+        teraflops: rate of a large matrix product; measured, if none is given.
+        gigabytes: memory of the machine; this one's, if none is given.
+
+    Raises:
+        ValueError: it cannot be priced.
+    """
+    experiment = experiments.load(name)
+    plan = plan_of(experiment, config)
+    rate = teraflops * 1e12 if teraflops else measured_rate(experiment.model)
+    source = "given" if teraflops else "measured here"
     print(
         f"{experiment.name}: {len(plan.chosen)} components, {plan.n_tokens:,} tokens, {plan.n_sampled:,} of them sampled"
     )
@@ -180,12 +180,8 @@ def main(arguments: list[str] | None = None) -> int:
     if not experiment.tokens.max_population_contexts:
         print(f"the population is taken for {price.POPULATION:,} contexts; tokens.max_population_contexts bounds it")
     try:
-        refuse_what_cannot_fit(plan, options.memory * 1e9 if options.memory else memory_of(experiment.model))
+        refuse_what_cannot_fit(plan, gigabytes * 1e9 if gigabytes else memory_of(experiment.model))
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -5,11 +5,9 @@ another experiment it prints the page. Whether the run is up to date is not aske
 figures are is in headline.py.
 """
 
-import argparse
 import json
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,21 +29,17 @@ MAX_ROWS = 24  # of a table of a benchmark; the file has the rest
 ROW = re.compile(r"^\| (?P<name>.+?) \| ?(?P<value>.*?) ?\|$")
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Write, print or check the report; 1 where a figure is stale or the run is not finished."""
-    parser = argparse.ArgumentParser(prog="susc-pipeline report", description=__doc__)
-    parser.add_argument("--experiment", help="name of an experiment, or the path of a TOML file (default: tiny)")
-    parser.add_argument("--check", action="store_true", help="write nothing; name the figures that are stale")
-    options = parser.parse_args(arguments)
-    try:
-        experiment = experiments.load(options.experiment)
-        store = experiments.store(experiment)
-        store.refresh()
-        figures = headline.figures(store, experiment, RESULTS)
-    except (ValueError, OSError) as error:
-        print(f"error: {plain(str(error))}", file=sys.stderr)
-        return 1
-    if options.check:
+def report(name: str, *, check: bool) -> int:
+    """Write, print or check the report of an experiment; 1 where a figure is stale.
+
+    Raises:
+        ValueError, OSError: there is no such experiment, or the run is not finished.
+    """
+    experiment = experiments.load(name)
+    store = experiments.store(experiment)
+    store.refresh()
+    figures = headline.figures(store, experiment, RESULTS)
+    if check:
         pages = (path for path in (README, DOCUMENT) if path.is_file())
         found = [f"{path.name}: {line}" for path in pages for line in stale(path.read_text(encoding="utf-8"), figures)]
         print("\n".join(found) or "every figure is that of the store")
@@ -179,7 +173,3 @@ def _cell(cell: object) -> str:
         return f"{cell:.0f}" if abs(cell) >= 1000 else f"{cell:.3g}"
     shown = "" if cell is None else plain(str(cell))
     return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", shown)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

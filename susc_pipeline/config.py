@@ -38,6 +38,7 @@ MAX_INTEGER = 2**63 - 1
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 # Keys that came later: an experiment that does not give them keeps its artifacts.
 COUNTED_WHERE_GIVEN = (("sampling", "target_rise"), ("corpus", "max_document_characters"))
+NEVER_COUNTED = (("model", "device"), ("corpus", "license"))  # they decide no number
 Section = typing.TypeVar("Section")
 
 
@@ -138,16 +139,17 @@ class ExperimentConfig:
     def digest(self, *sections: str) -> str:
         """Sixteen hexadecimal digits that change with any value in the named sections, or in all of them.
 
-        The seed always counts; the device and who does the work never do, for they may not decide a number. A choice of
-        components is a section of its own, `components`: the model is the same whatever is chosen of it. That choice and the
-        keys of COUNTED_WHERE_GIVEN count where they are given.
+        The seed always counts; the device, the text's licence and who does the work never do, for they may not decide a number.
+        A choice of components is a section of its own, `components`: the model is the same whatever is chosen of it. That
+        choice and the keys of COUNTED_WHERE_GIVEN count where they are given.
         """
         content = dataclasses.asdict(self)
         del content["execution"]
         content["components"] = content["model"].pop("components")
         chosen = {key: content[key] for key in (*(sections or content), "seed")}
-        if "model" in chosen:
-            chosen["model"] = {key: value for key, value in chosen["model"].items() if key != "device"}
+        for section, name in NEVER_COUNTED:
+            if section in chosen:
+                chosen[section] = {key: value for key, value in chosen[section].items() if key != name}
         if not chosen.get("components"):
             chosen.pop("components", None)
         for section, name in COUNTED_WHERE_GIVEN:

@@ -7,6 +7,7 @@ Corpus text is data from strangers: it is decoded strictly and never interpreted
 import hashlib
 import json
 import os
+import re
 import tokenize
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -43,6 +44,8 @@ class CorpusSettings:
     """Documents read from a Hub stream, at most."""
     max_document_characters: int = 0
     """For `files`: a longer text is split at blank lines into documents of at most so many characters; 0 splits none."""
+    license: str = ""
+    """Licence of the text, as SPDX names it, such as `CC-BY-4.0`; empty where it is not stated. Exports state it."""
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -52,6 +55,8 @@ class CorpusSettings:
         require(bool(self.path) or not needs_path, "corpus.path", self.path, f"given for corpus.kind {self.kind!r}")
         require(self.max_documents >= 1, "corpus.max_documents", self.max_documents, "at least 1")
         longest = self.max_document_characters
+        is_name = re.fullmatch(r"[A-Za-z0-9.+-]{0,60}", self.license) is not None
+        require(is_name, "corpus.license", self.license, "a licence as SPDX names it: letters, digits, dots and dashes")
         require(longest >= 0, "corpus.max_document_characters", longest, "zero (no text is split) or more")
 
 

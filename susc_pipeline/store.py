@@ -1,9 +1,11 @@
 """A finished run as tables, for a notebook: `Store.open("data/tiny").clusters()`. It needs neither Dagster nor DuckDB.
 
+It reads a run's own folder and what `susc-pipeline export` made of it alike.
 Every method returns a polars frame; `.to_pandas()` makes a pandas frame of it. What a column means stands in docs/columns.md.
 A store may be copied, moved or mounted read-only: nothing in it is found by where it once lay.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +19,15 @@ from susc_pipeline.messages import shown
 from susc_pipeline.representation import pca
 
 TABLE, MANIFEST = ".parquet", ".manifest.json"
+EXPORT, FORMAT = "export.json", 1  # file that says what an export holds; version of its layout
 N_BEFORE, N_AFTER = 15, 5  # tokens of context around a token that is shown
 KEYS = ["context_id", "position"]
 
 
 SOURCES = {  # asset and column of each way in which the vectors of tokens over components are had
     "linear_response": ("linear_response", "linear_response"),  # measured at w*, of every token
+    "half_a": ("linear_response", "half_a"),  # the same by half of the chains; the halves share nothing
+    "half_b": ("linear_response", "half_b"),
     "measured": ("ground_truth_susceptibilities", "susceptibility"),  # sampled, of ground-truth tokens
     "predicted": ("predicted_susceptibilities", "prediction"),  # from the scores that are clustered, of every token
 }
@@ -40,15 +45,20 @@ class Store:
 
     @classmethod
     def open(cls, folder: str | Path) -> "Store":
-        """The store in a folder, such as data/tiny.
+        """The store in a folder, such as data/tiny, or an export of it.
 
         Raises:
-            StoreNotFoundError: it holds no finished artifact.
+            StoreNotFoundError: it holds no finished artifact, or an export of another layout.
         """
         root = Path(folder).expanduser()
-        if not any(root.glob(f"*{MANIFEST}")):
+        if (root / EXPORT).is_file():
+            content = json.loads((root / EXPORT).read_bytes())
+            found = content.get("format") if isinstance(content, dict) else content
+            if found != FORMAT:
+                raise StoreNotFoundError(f"{root} is an export of format {shown(found)}; this version reads {FORMAT}")
+        elif not any(root.glob(f"*{MANIFEST}")):
             raise StoreNotFoundError(
-                f"{root.absolute()} holds no finished run; give the folder of an experiment, such as data/tiny"
+                f"{root.absolute()} holds no finished run; give the folder of an experiment, such as data/tiny, or an export"
             )
         return cls(root)
 
@@ -60,14 +70,23 @@ class Store:
         """The clusters, by rising conductance."""
         return self._table("clusters").collect()
 
-    def members(self, cluster: int) -> pl.DataFrame:
+    def labels(self) -> pl.DataFrame:
+        """What each cluster is in words: its rule, how well the rule holds, and its commonest tokens."""
+        return self._table("cluster_labels").collect()
+
+    def members(self, cluster: int | None = None) -> pl.DataFrame:
         """The tokens of a cluster in their context, most central first.
+
+        Args:
+            cluster: its number; every cluster, one after another, if none is given.
 
         Raises:
             ValueError: there is no such cluster.
         """
-        found = self._table("cluster_members").filter(pl.col("cluster") == cluster).sort("rank").collect()
-        if not found.height:
+        found = self._table("cluster_members").select("cluster", "rank", "shard", *KEYS)
+        chosen = pl.lit(True) if cluster is None else pl.col("cluster") == cluster
+        found = found.filter(chosen).sort("cluster", "rank").collect()
+        if cluster is not None and not found.height:
             n_clusters = self._table("clusters").select(pl.len()).collect().item()
             raise ValueError(f"there is no cluster {cluster}: clusters are numbered from 0 to {n_clusters - 1}")
         return self._in_context(found).select(
@@ -105,7 +124,7 @@ class Store:
 
         Args:
             components: their names; all, if none is given.
-            source: linear_response, measured or predicted (SOURCES).
+            source: linear_response, half_a or half_b of it, measured, or predicted (SOURCES); an export has no predicted one.
             standardized: in standard deviations from the mean of the sampled susceptibilities; nats squared otherwise.
 
         Raises:
@@ -179,9 +198,7 @@ class Store:
     def _table(self, asset: str) -> pl.LazyFrame:
         path = self.root / f"{asset}{TABLE}"
         if not path.is_file():
-            raise StoreNotFoundError(
-                f"{path.absolute()} is missing: the run was not finished; `susc-pipeline run` goes on"
-            )
+            raise StoreNotFoundError(self._missing(path))
         return pl.scan_parquet(path, glob=False)
 
     def _shards(self, asset: str) -> pl.LazyFrame:
@@ -190,11 +207,16 @@ class Store:
     def _paths(self, asset: str) -> list[Path]:
         """The shards that are there, in order; one without a manifest was never finished."""
         found = sorted((self.root / asset).glob(f"*{TABLE}"))
-        finished = [path for path in found if path.with_name(path.stem + MANIFEST).is_file()]
+        is_export = (self.root / EXPORT).is_file()  # it was written whole, after the run
+        finished = [path for path in found if is_export or path.with_name(path.stem + MANIFEST).is_file()]
         if not finished:
-            place = (self.root / asset).absolute()
-            raise StoreNotFoundError(f"{place} holds no shard: the run was not finished; `susc-pipeline run` goes on")
+            raise StoreNotFoundError(self._missing(self.root / asset))
         return finished
+
+    def _missing(self, place: Path) -> str:
+        if (self.root / EXPORT).is_file():
+            return f"{place.absolute()} is missing: an export holds no such thing, the run that it was made of does"
+        return f"{place.absolute()} is missing: the run was not finished; `susc-pipeline run` goes on"
 
 
 def _distances(

@@ -13,7 +13,7 @@ from scipy import sparse
 
 import toys
 from hostile import obeys
-from resources import experiment, tables
+from resources import experiment_files, tables
 from resources.manifest import FileRecord, Manifest
 from resources.storage import Store
 from susc_pipeline import arrays, corpus
@@ -81,7 +81,7 @@ TABLE = parquet(pl.DataFrame({"text": ["plain", "«é»"]}))
 TARGETS = {
     "experiment": Target(
         "tiny.toml",
-        write("tiny.toml", (experiment.EXPERIMENTS / "tiny.toml").read_bytes()),
+        write("tiny.toml", (experiment_files.EXPERIMENTS / "tiny.toml").read_bytes()),
         lambda folder: ExperimentConfig.from_toml(folder / "tiny.toml").digest(),
     ),
     "text": Target("a.txt", write("a.txt", b"plain \xc2\xab"), read_corpus("a.txt")),

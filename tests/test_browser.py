@@ -707,7 +707,7 @@ def test_an_address_of_nothing_says_so(watched_hostile):
 def live_address():
     if tiny() is None or not (tiny() / "live.js").is_file():
         pytest.skip("the explorer of tiny has not been made")
-    command = [sys.executable, "-u", "-m", "resources.serve", "--experiment", "tiny", "--live"]
+    command = [sys.executable, "-u", "-m", "assets.cli", "explore", "--experiment", "tiny", "--live"]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     said = ""
     while not (found := re.search(r"http://127\.0\.0\.1:\d+/", said)):

@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 import variants
+from assets import cli
 from resources import check_model
 
 
@@ -26,7 +27,7 @@ def saved(folder, variant):
 @pytest.mark.parametrize("variant", ["gpt_neox", "gpt2", "llama, grouped, tied", "qwen3", "gemma2", "olmo2"])
 def test_a_model_that_is_computed_as_transformers_computes_it_is_said_to_be_equal(tmp_path, capsys, variant):
     text = saved(tmp_path, variant)
-    assert check_model.main([str(tmp_path), "--text", str(text)]) == 0
+    assert cli.main(["check-model", str(tmp_path), "--text", str(text)]) == 0
     said = capsys.readouterr().out
     assert f"family {variant.split(',')[0]}: 2 layers" in said and "equal but for rounding" in said
 
@@ -42,7 +43,7 @@ def test_another_model_than_the_one_that_is_compared_is_not_equal(tmp_path, caps
         return module
 
     monkeypatch.setattr(check_model, "reference", other)
-    assert check_model.main([str(tmp_path), "--text", str(text)]) == 1
+    assert cli.main(["check-model", str(tmp_path), "--text", str(text)]) == 1
     assert "NOT the same model" in capsys.readouterr().out
 
 
@@ -50,11 +51,11 @@ def test_what_cannot_be_checked_is_said_in_one_sentence(tmp_path, capsys):
     text = saved(tmp_path, "llama")
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": "mixtral"}))
-    assert check_model.main([str(tmp_path), "--text", str(text)]) == 2
+    assert cli.main(["check-model", str(tmp_path), "--text", str(text)]) == 2
     assert "mixtral" in capsys.readouterr().err
     (tmp_path / "config.json").write_text(json.dumps(config))
     text.write_text("w1")
-    assert check_model.main([str(tmp_path), "--text", str(text)]) == 2
+    assert cli.main(["check-model", str(tmp_path), "--text", str(text)]) == 2
     assert "at least 2 tokens, got 1" in capsys.readouterr().err
 
 
@@ -63,7 +64,7 @@ def test_a_weight_that_is_missing_is_named(tmp_path, capsys):
     weights = load_file(tmp_path / "model.safetensors")
     del weights["model.layers.0.mlp.up_proj.weight"]
     save_file(weights, tmp_path / "model.safetensors")
-    assert check_model.main([str(tmp_path), "--text", str(text)]) == 2
+    assert cli.main(["check-model", str(tmp_path), "--text", str(text)]) == 2
     assert "lacks 1 weights" in capsys.readouterr().err
 
 
@@ -73,4 +74,4 @@ def test_config_names_no_code_that_is_run(tmp_path, capsys):
     hostile = {"auto_map": {"AutoModelForCausalLM": "evil.Model"}, "quantization_config": {"quant_method": "evil"}}
     (tmp_path / "config.json").write_text(json.dumps(config | hostile))
     (tmp_path / "evil.py").write_text("raise SystemExit('run')")
-    assert check_model.main([str(tmp_path), "--text", str(text)]) == 0
+    assert cli.main(["check-model", str(tmp_path), "--text", str(text)]) == 0

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from resources import configuration, experiment
+from resources import configuration, experiment, experiment_files
 from susc_pipeline.config import ExperimentConfig
 
 
@@ -63,8 +63,8 @@ def test_digests_cover_their_sections_the_seed_and_not_the_device(tmp_path):
 
 def test_every_experiment_that_comes_with_the_project_loads():
     pythia = {"pythia-14m", "pythia-70m", "pythia-160m", "pythia-410m", "pythia-1.4b"}
-    assert pythia | {"tiny", "gpt2", "smollm2-135m", "qwen3-0.6b", "gemma-3-270m"} == set(experiment.known())
-    for name in experiment.known():
+    assert pythia | {"tiny", "gpt2", "smollm2-135m", "qwen3-0.6b", "gemma-3-270m"} == set(experiment_files.known())
+    for name in experiment_files.known():
         assert experiment.load(name).name == name
     with pytest.raises(ValueError, match="unknown experiment 'huge'; known are gemma-3-270m"):
         experiment.load("huge")

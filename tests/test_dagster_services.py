@@ -129,7 +129,7 @@ def test_dagster_finds_nothing_wrong_with_the_definitions(command, tmp_path):
 
 def test_a_backfill_from_the_ui_runs_and_a_changed_experiment_shows_as_stale(served):
     root, toml, serve, stop = served
-    first = [sys.executable, "-m", "assets.run", "--experiment", str(toml), "--select"]
+    first = [sys.executable, "-m", "assets.cli", "run", "--experiment", str(toml), "--select"]
     first += ["language_model", "corpus_documents"]
     assert subprocess.run(first, cwd=CHECKOUT, env=environment(root, toml), timeout=200).returncode == 0
     port = serve()

@@ -10,7 +10,7 @@ import pytest
 from sklearn.metrics import adjusted_rand_score
 
 import sites
-from resources import serve
+from assets import cli
 from susc_pipeline import buckets
 from susc_pipeline.clustering import agreement
 from susc_pipeline.explorer import (
@@ -367,5 +367,5 @@ def test_a_run_without_clusters_has_a_site_too(made, tmp_path):
 
 def test_a_missing_site_is_said_with_the_remedy(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("SUSC_STORE", str(tmp_path))
-    assert serve.main(["--experiment", "tiny"]) == 1
+    assert cli.main(["explore", "--experiment", "tiny"]) == 1
     assert "make run EXPERIMENT=tiny writes it" in capsys.readouterr().err

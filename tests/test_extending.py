@@ -104,7 +104,7 @@ def susceptibilities(root, name, folders, estimator, sampler):
     text = toml.read_text().replace('name = "toy"', f'name = "{name}"')
     text = text.replace("[sampling]", f'[susceptibility]\nestimator = "{estimator}"\n[sampling]\nsampler = "{sampler}"')
     toml.write_text(text, encoding="utf-8")
-    ran(root, "-m", "assets.run", "--experiment", str(toml), "--select", *MADE, "ground_truth_susceptibilities")
+    ran(root, "-m", "assets.cli", "run", "--experiment", str(toml), "--select", *MADE, "ground_truth_susceptibilities")
     (found,) = {path.parent for path in root.glob(f"data/{name}/ground_truth_susceptibilities/*.parquet")}
     return pl.concat([pl.read_parquet(path) for path in sorted(found.glob("*.parquet"))])
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from assets import cli
 from resources import files, garbage, inventory, manifest, tables
 from resources.manifest import Manifest
 from resources.storage import Store
@@ -33,7 +34,7 @@ def store(tmp_path, monkeypatch):
 
 
 def clean(store, *arguments):
-    return garbage.main(["--experiment", str(store.root.parent.parent / "toy.toml"), *arguments])
+    return cli.main(["gc", "--experiment", str(store.root.parent.parent / "toy.toml"), *arguments])
 
 
 def everything(store):
@@ -113,6 +114,6 @@ def test_the_command_hands_over_to_the_checkout_from_any_directory(store, tmp_pa
 
     done = command("gc", "--experiment", str(tmp_path / "toy.toml"))
     assert done.returncode == 0 and "nothing to remove" in done.stdout, done.stderr
-    assert command("gc", "--experiment", "nowhere").returncode == 1
+    assert command("gc", "--experiment", "nowhere").returncode == 2
     unknown = command("frobnicate")
-    assert unknown.returncode == 2 and "verify" in unknown.stdout
+    assert unknown.returncode == 2 and "susc-pipeline --help" in unknown.stderr and not unknown.stdout

@@ -82,6 +82,7 @@ def test_a_run_does_not_outlive_its_guard():
 
 
 def test_nothing_large_is_imported_before_the_guard_is_forked():
-    code = "import sys; from assets import run; print([n for n in ('dagster', 'torch', 'numpy', 'polars') if n in sys.modules])"
+    code = "import sys; from assets import cli, guard, run\n"
+    code += "print([n for n in ('dagster', 'torch', 'numpy', 'polars') if n in sys.modules])"
     environment = os.environ | {"PYTHONPATH": str(CHECKOUT)}
     assert subprocess.check_output([sys.executable, "-c", code], text=True, env=environment).strip() == "[]"

@@ -9,11 +9,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hostile import NAMES, PASSWORDS, mutated, obeys
-from resources import experiment
+from resources import experiment, experiment_files
 from susc_pipeline import config
 from susc_pipeline.config import ExperimentConfig
 
-TINY = (experiment.EXPERIMENTS / "tiny.toml").read_bytes()
+TINY = (experiment_files.EXPERIMENTS / "tiny.toml").read_bytes()
 SECTIONS = {
     field.name: field.default_factory
     for field in dataclasses.fields(ExperimentConfig)
@@ -86,7 +86,7 @@ def test_no_name_of_an_experiment_leads_out_of_the_store(tmp_path_factory, name)
 @example("../experiments/tiny")
 def test_a_name_on_the_command_line_is_one_of_the_known_or_refused(name):
     found = obeys(lambda: experiment.load(name or "/"), "unknown experiment")
-    assert found is None or found.name in experiment.known()
+    assert found is None or found.name in experiment_files.known()
 
 
 @pytest.mark.parametrize("url", PASSWORDS)

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import re
 import shlex
 import signal
 import socket
@@ -27,9 +26,15 @@ def environment(root):
     return os.environ | SECRETS | places | {"OMP_NUM_THREADS": "1"}
 
 
-def recipe(target):
+def recipe(target, *variables):
     """The last command of a target of the Makefile, as users run it."""
-    command = ["make", "-n", "--no-print-directory", target]  # as printed where make itself runs the tests, too
+    command = [
+        "make",
+        "-n",
+        "--no-print-directory",
+        target,
+        *variables,
+    ]  # as printed where make itself runs the tests, too
     printed = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout
     return printed.strip().splitlines()[-1]
 
@@ -61,7 +66,7 @@ def test_errors_hold_nothing_that_a_terminal_obeys(tmp_path):
     toml = tmp_path / "\x1b[2J\x07.toml"
     toml.write_text("name = 1")
     # In a process of its own: definitions are read once in each.
-    command = [sys.executable, "-m", "assets.run", "--experiment", str(toml)]
+    command = [sys.executable, "-m", "assets.cli", "run", "--experiment", str(toml)]
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "name must be of type str" in done.stderr and "\x1b" not in done.stderr and "\x07" not in done.stderr
@@ -73,7 +78,8 @@ def test_no_credential_of_the_environment_reaches_logs_metadata_or_the_store(tmp
     command = [
         sys.executable,
         "-m",
-        "assets.run",
+        "assets.cli",
+        "run",
         "--experiment",
         str(toml),
         "--select",
@@ -93,9 +99,8 @@ def test_no_credential_of_the_environment_reaches_logs_metadata_or_the_store(tmp
 @pytest.mark.slow
 def test_the_user_interface_listens_on_loopback_only(tmp_path, toy_folders):
     toml, port = conftest.write_toml(tmp_path / "toy.toml", *toy_folders), free_port()
-    command = re.sub(r"-p \d+", f"-p {port}", recipe("ui").replace("SUSC_EXPERIMENT=tiny", ""))
-    (tmp_path / "dagster").mkdir()
-    env = environment(tmp_path) | {"SUSC_EXPERIMENT": str(toml)}
+    command = recipe("ui", f"PORT={port}", f"EXPERIMENT={toml}")
+    env = environment(tmp_path)
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     with subprocess.Popen(shlex.split(command), cwd=CHECKOUT, env=env, start_new_session=True, **quiet) as server:
         try:
@@ -114,7 +119,7 @@ def explorer(tmp_path, toy_folders):
     site.mkdir(parents=True)
     (site / "index.html").write_text("page")
     (site.parent / "secret").write_text("sesame")
-    command = shlex.split(recipe("explore").replace("tiny", str(toml)))
+    command = shlex.split(recipe("explore", f"EXPERIMENT={toml}"))
     with subprocess.Popen(command, cwd=CHECKOUT, env=environment(tmp_path), stdout=subprocess.PIPE) as server:
         try:
             process = psutil.Process(server.pid)

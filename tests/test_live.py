@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from assets import cli
 from resources import experiment as experiments
 from resources import serve
 from susc_pipeline import schema
@@ -31,7 +32,7 @@ def finished(toy_folders, tmp_path_factory):
     toml = conftest.write_toml(root / "toy.toml", *toy_folders)
     environment = {"PYTHONPATH": str(CHECKOUT), "SUSC_STORE": str(root / "data"), "DAGSTER_HOME": str(root / "dagster")}
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    command = [sys.executable, "-m", "assets.run", "--experiment", str(toml)]
+    command = [sys.executable, "-m", "assets.cli", "run", "--experiment", str(toml)]
     done = subprocess.run(command, cwd=CHECKOUT, env=os.environ | environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     return root, toml, environment
@@ -42,7 +43,7 @@ class Served:
 
     def __init__(self, finished, *arguments):
         root, toml, environment = finished
-        command = [sys.executable, "-u", "-m", "resources.serve", "--experiment", str(toml), *arguments]
+        command = [sys.executable, "-u", "-m", "assets.cli", "explore", "--experiment", str(toml), *arguments]
         self.log = root / "server.log"
         self.process = subprocess.Popen(
             command,
@@ -301,16 +302,16 @@ def test_the_port_stays_and_a_taken_one_is_said(live, finished, capsys):
         )
     finally:
         second.end()
-    with pytest.raises(ValueError, match=f"port {live.port} cannot be had; give another by --port"):
+    with pytest.raises(ValueError, match=f"port {live.port} is taken; give another: --port {live.port + 1}"):
         serve.bound(live.port, page)
 
 
 def test_what_cannot_be_served_is_said_with_the_remedy(finished, tmp_path, monkeypatch, capsys):
     _, toml, _ = finished
     monkeypatch.setenv("SUSC_STORE", str(tmp_path))
-    assert serve.main(["--experiment", str(toml)]) == 1
+    assert cli.main(["explore", "--experiment", str(toml)]) == 1
     assert f"make run EXPERIMENT={toml} writes it" in capsys.readouterr().err
-    assert serve.main(["--experiment", "nonesuch"]) == 1
+    assert cli.main(["explore", "--experiment", "nonesuch"]) == 2
     assert "unknown experiment 'nonesuch'; known are" in capsys.readouterr().err
 
 
@@ -321,5 +322,5 @@ def test_a_page_of_other_clusters_is_not_served_live(finished, tmp_path, monkeyp
     shutil.copytree(root / "data", tmp_path / "data")
     (tmp_path / "data" / "toy" / "cluster_members.manifest.json").unlink()
     monkeypatch.setenv("SUSC_STORE", str(tmp_path / "data"))
-    assert serve.main(["--experiment", str(toml), "--live"]) == 1
+    assert cli.main(["explore", "--experiment", str(toml), "--live"]) == 1
     assert "not made of the clusters in the store; make run" in capsys.readouterr().err

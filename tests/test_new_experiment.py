@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resources import corpus, language_model, new_experiment
+from assets import cli
+from resources import corpus, language_model
 from susc_pipeline import corpus as corpora
 from susc_pipeline import sizes, tokens
 from susc_pipeline.config import ExperimentConfig
@@ -60,7 +61,7 @@ def test_a_key_that_came_later_counts_only_where_it_is_given():
 def test_what_is_written_is_read_back_and_the_corpus_fills_it(tmp_path, capsys, name):
     (tmp_path / name).write_text(prose(150_000), encoding="utf-8")
     out = tmp_path / "mine.toml"
-    assert new_experiment.main(["--corpus", str(tmp_path / name), "--output", str(out)]) == 0
+    assert cli.main(["init", "--corpus", str(tmp_path / name), "--output", str(out)]) == 0
     said = capsys.readouterr().out
     experiment = ExperimentConfig.from_toml(out)
     assert experiment.corpus.path == str(tmp_path / name) and f"--experiment {out}" in said
@@ -81,8 +82,19 @@ def test_what_is_written_is_read_back_and_the_corpus_fills_it(tmp_path, capsys, 
     counted = population.group_by("role", "chain").len()["len"]
     assert len(counted) == 2 * n_chains and counted.min() == least >= sizes.LEAST_OF_A_PART
     assert {frame.height for frame in cut} == {settings.contexts_per_shard}
-    assert new_experiment.main(["--corpus", str(tmp_path / name), "--output", str(out)]) == 2
+    assert cli.main(["init", "--corpus", str(tmp_path / name), "--output", str(out)]) == 2
     assert "is there already" in capsys.readouterr().err
+
+
+def test_a_folder_with_one_text_needs_no_option(tmp_path, capsys, monkeypatch):
+    (tmp_path / "my book").mkdir()
+    (tmp_path / "my book" / "text.txt").write_text(prose(150_000), encoding="utf-8")
+    monkeypatch.chdir(tmp_path / "my book")
+    assert cli.main(["init", "--license", "CC0-1.0"]) == 0
+    assert "next: susc-pipeline run --experiment my-book.toml" in capsys.readouterr().out
+    written = ExperimentConfig.from_toml(tmp_path / "my book" / "my-book.toml")
+    assert written.name == "my-book" and written.corpus.license == "CC0-1.0"
+    assert next(document.document_id.partition("#")[0] for document in corpus.documents(written.corpus)) == "text.txt"
 
 
 def test_fewer_hours_make_a_smaller_experiment_and_too_few_are_refused():
@@ -122,5 +134,5 @@ def test_fewer_hours_make_a_smaller_experiment_and_too_few_are_refused():
 def test_what_cannot_be_written_is_said_in_a_line(tmp_path, capsys, content, arguments, said):
     (tmp_path / "text.txt").write_text(content)
     out = tmp_path / "mine.toml"
-    assert new_experiment.main(["--corpus", str(tmp_path / "text.txt"), "--output", str(out), *arguments]) == 2
+    assert cli.main(["init", "--corpus", str(tmp_path / "text.txt"), "--output", str(out), *arguments]) == 2
     assert said in capsys.readouterr().err and not out.exists()

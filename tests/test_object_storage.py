@@ -65,7 +65,7 @@ class Machine:
         self.environment |= {"SUSC_STORE": store, "SUSC_CACHE": str(root / "cache")}
 
     def start(self, *arguments):
-        command = [sys.executable, "-m", "assets.run", "--experiment", str(self.toml), *arguments]
+        command = [sys.executable, "-m", "assets.cli", "run", "--experiment", str(self.toml), *arguments]
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         return subprocess.Popen(command, cwd=CHECKOUT, env=self.environment, **streams)
 

@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from assets import cli
 from resources import columns, manifest
 from susc_pipeline import schema
 from susc_pipeline.representation import pca
@@ -48,7 +49,7 @@ GROUND_TRUTH = ["sgld_samples", "ground_truth_susceptibilities", "chain_products
 
 
 def command(*arguments):
-    return [sys.executable, "-m", "assets.run", *map(str, arguments)]
+    return [sys.executable, "-m", "assets.cli", "run", *map(str, arguments)]
 
 
 def environment(root):
@@ -385,6 +386,17 @@ def test_a_store_that_was_moved_is_read_as_the_warehouse_reads_the_original(fini
     documents = moved.documents()
     assert documents["n_tokens"].sum() == tokens.height == 5 * 10 * 15
     assert moved.tokens(documents["document_id"][0]).height == documents["n_tokens"][0]
+
+
+def test_an_export_is_read_as_the_run_itself(finished, moved, tmp_path, monkeypatch):
+    monkeypatch.setenv("SUSC_STORE", str(finished[0] / "data"))
+    assert cli.main(["export", "--experiment", str(finished[1]), str(tmp_path / "out")]) == 0
+    export = Store.open(tmp_path / "out")
+    for name in ("clusters", "labels", "members", "components", "documents", "tokens"):
+        assert getattr(export, name)().equals(getattr(moved, name)()), name
+    for source in ("linear_response", "half_a", "half_b", "measured"):
+        assert export.vectors(source=source).equals(moved.vectors(source=source)), source
+    assert export.nearest(1, 2).equals(moved.nearest(1, 2))
 
 
 def test_the_nearest_tokens_are_those_of_the_whitened_space(moved):

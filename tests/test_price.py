@@ -11,7 +11,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import variants
+from assets import cli
 from resources import experiment as experiments
+from resources import experiment_files
 from resources import price as reports
 from susc_pipeline import price
 from susc_pipeline.config import ExperimentConfig
@@ -58,7 +60,7 @@ def test_operations_above_a_component_are_those_that_torch_does(variant, kind):
 
 @pytest.mark.parametrize("name", public_models.MODELS)
 def test_a_preset_states_its_price(name):
-    text = (experiments.EXPERIMENTS / f"{name}.toml").read_text()
+    text = (experiment_files.EXPERIMENTS / f"{name}.toml").read_text()
     experiment = experiments.load(name)
     model = price.shaped(public_models.MODELS[name], Path(name))
     plan = price.Plan(model, components.chosen(model, experiment.model.components), experiment)
@@ -96,17 +98,44 @@ def test_what_cannot_fit_is_refused_with_the_asset_and_the_keys(tiny):
     reports.refuse_what_cannot_fit(tiny, 8e9)
 
 
+@pytest.mark.parametrize(
+    ("section", "key", "value", "said"),
+    [
+        ("representation", "layers", (1, 9), r"representation\.layers must be numbers of at most 4, .* got \[1, 9\]"),
+        ("representation", "n_components", 23, r"representation\.n_components must be at most 22, .* got 23"),
+        ("knn", "n_neighbors", 100_584, r"knn\.n_neighbors must be less than the 100,584 tokens .* got 100584"),
+        ("regime", "components", ("L9H9",), r"regime\.components must be components of the model, .* got \['L9H9'\]"),
+    ],
+)
+def test_a_setting_that_a_late_asset_cannot_obey_is_refused_before_anything_is_made(tiny, section, key, value, said):
+    changed = dataclasses.replace(getattr(tiny.experiment, section), **{key: value})
+    with pytest.raises(ValueError, match=said):
+        reports.refuse_what_cannot_fit(
+            tiny._replace(experiment=dataclasses.replace(tiny.experiment, **{section: changed})), 1e12
+        )
+
+
+def test_a_component_of_a_calibration_that_is_off_is_not_asked_for(tiny):
+    off = dataclasses.replace(tiny.experiment.calibration, enabled=False, components=("L9H9",))
+    reports.refuse_what_cannot_fit(
+        tiny._replace(experiment=dataclasses.replace(tiny.experiment, calibration=off)), 1e12
+    )
+    swept = dataclasses.replace(tiny.experiment, calibration=dataclasses.replace(off, enabled=True))
+    with pytest.raises(ValueError, match=r"calibration\.components must be components of the model"):
+        reports.refuse_what_cannot_fit(tiny._replace(experiment=swept), 1e12)
+
+
 def test_the_command_prices_a_model_of_which_only_the_sizes_are_here(tmp_path, capsys):
     config = tmp_path / "config.json"
     config.write_text(json.dumps(public_models.MODELS["pythia-160m"]))
-    arguments = ["pythia-160m", "--config", str(config), "--teraflops", "100"]
-    assert reports.main([*arguments, "--memory", "80"]) == 0
+    arguments = ["price", "pythia-160m", "--config", str(config), "--teraflops", "100"]
+    assert cli.main([*arguments, "--memory", "80"]) == 0
     said = capsys.readouterr().out
     assert "158 components" in said and "together" in said and "100 TFLOP/s (given)" in said
-    assert reports.main([*arguments, "--memory", "8"]) == 1
+    assert cli.main([*arguments, "--memory", "8"]) == 1
     assert "lower sampling.n_chains" in capsys.readouterr().err
     config.write_text('{"model_type": "mixtral"}')
-    assert reports.main(arguments) == 2 and "mixtral" in capsys.readouterr().err
+    assert cli.main(arguments) == 2 and "mixtral" in capsys.readouterr().err
 
 
 def test_a_population_without_bound_is_taken_for_a_stated_number(tiny):

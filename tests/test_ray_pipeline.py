@@ -27,7 +27,7 @@ def start(root, *arguments, **streams):
         "DAGSTER_HOME": str(root / "dagster"),
         "OMP_NUM_THREADS": "1",
     }
-    command = [sys.executable, "-m", "assets.run", "--experiment", root / "toy.toml", *arguments]
+    command = [sys.executable, "-m", "assets.cli", "run", "--experiment", root / "toy.toml", *arguments]
     return subprocess.Popen(list(map(str, command)), cwd=CHECKOUT, env=environment, text=True, **streams)
 
 

@@ -7,6 +7,7 @@ import duckdb
 import polars as pl
 import pytest
 
+from assets import cli
 from resources import experiment, headline, report
 from resources.headline import Figure
 from resources.storage import Store
@@ -63,7 +64,7 @@ def test_results_of_benchmarks_become_tables_in_which_nothing_is_markup(tmp_path
 
 def test_a_store_that_holds_no_run_is_refused_in_a_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("SUSC_STORE", str(tmp_path))
-    assert report.main(["--experiment", "tiny", "--check"]) == 1
+    assert cli.main(["report", "--experiment", "tiny", "--check"]) == 1
     said = capsys.readouterr().err
     assert said.startswith("error: linear_response") and "materialize it first" in said and said.count("\n") == 1
 
@@ -119,11 +120,11 @@ def test_the_report_writes_page_and_readme_and_then_nothing_is_stale(tmp_path, m
     for name in ("DOCUMENT", "README"):
         monkeypatch.setattr(report, name, tmp_path / name)
     report.README.write_text(PAGE.format(".1; .2"))
-    assert report.main(["--experiment", "tiny", "--check"]) == 1
+    assert report.report("tiny", check=True) == 1
     assert capsys.readouterr().out == "README: r; ceiling (make x) | .1; .2 | now .74; .94\n"
     assert not report.DOCUMENT.exists(), "--check writes nothing"
-    assert report.main(["--experiment", "tiny"]) == 0
-    assert report.main(["--experiment", "tiny", "--check"]) == 0
+    assert report.report("tiny", check=False) == 0
+    assert report.report("tiny", check=True) == 0
     assert report.DOCUMENT.read_text() == PAGE.format(".74; .94")
 
 
@@ -133,5 +134,5 @@ def test_the_report_of_another_experiment_is_printed_and_no_page_is_touched(tmp_
     for name in ("DOCUMENT", "README"):
         monkeypatch.setattr(report, name, tmp_path / name)
     (tmp_path / "mine.toml").write_text('name = "mine"\n')
-    assert report.main(["--experiment", str(tmp_path / "mine.toml")]) == 0
+    assert report.report(str(tmp_path / "mine.toml"), check=False) == 0
     assert capsys.readouterr().out == "# Results\n" and not report.DOCUMENT.exists() and not report.README.exists()

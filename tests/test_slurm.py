@@ -64,7 +64,7 @@ def test_the_chain_makes_every_artifact_and_leaves_no_history(toy_folders, tmp_p
     done = subprocess.run(command, cwd=CHECKOUT, env=environment, capture_output=True, text=True, timeout=1500)
     assert done.returncode == 0, done.stderr + (tmp_path / "log").read_text()[-3000:]
     assert not list(tmp_path.glob("dagster-*"))
-    verify = [sys.executable, "-m", "assets.verify", "--experiment", str(toml)]
+    verify = [sys.executable, "-m", "assets.cli", "verify", "--experiment", str(toml)]
     checked = subprocess.run(verify, cwd=CHECKOUT, env=environment, capture_output=True, text=True)
     assert "warehouse" in checked.stdout or checked.returncode == 0
     assert "missing" not in checked.stdout.replace("missing    warehouse", "") and "stale" not in checked.stdout

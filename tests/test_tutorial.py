@@ -41,7 +41,7 @@ def run(arguments, folder):
 
 def test_every_command_of_the_tutorial_and_of_the_page_of_commands_exists():
     targets = set(re.findall(r"^([a-z-]+):", (CHECKOUT / "Makefile").read_text(), re.MULTILINE))
-    page = (CHECKOUT / "docs" / "commands.md").read_text(encoding="utf-8")
+    page = (CHECKOUT / "docs" / "command-line.md").read_text(encoding="utf-8")
     named = set(re.findall(r"^\| `([a-z-]+)` \|", page, re.MULTILINE))
     typed = {line.removeprefix(COMMAND).split()[0] for line in lines() if line.startswith(COMMAND)}
     made = {line.split()[1] for line in lines() if line.startswith("make ")}

@@ -4,8 +4,6 @@ Start-up takes six seconds of imports, most trials less. Nothing has run before 
 torch do not survive it. Threads that only tidy up the memory and the spilled files of an idle polars are not missed.
 """
 
-import functools
-import importlib
 import json
 import os
 import resource
@@ -17,7 +15,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from assets import guard
+from assets import cli, guard
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 LONGEST = 900.0  # seconds of a run, after which it hangs
@@ -58,7 +56,7 @@ class Warm:
     def run(self, *arguments, **how):
         """Run to the end, or until `kill_after` seconds or before file operation `kill_at`, under `limits` of resources.
 
-        Another `command` than run is given as its module. If it is to be `guarded`, it has a guard as users' runs do.
+        Another `command` than run is given by its name. If it is to be `guarded`, it has a guard as users' runs do.
         """
         task = {"arguments": list(map(str, arguments)), "log": str(self.log), "store": str(self.store), **how}
         self.process.stdin.write(json.dumps(task) + "\n")
@@ -76,7 +74,7 @@ def serve():
     """Fork a child for each task of the standard input, and tell how it ended."""
     import umap.umap_  # noqa: F401  it is imported late elsewhere
 
-    from assets import definitions, run, walk  # noqa: F401
+    from assets import definitions, findings, run, verify, walk  # noqa: F401
 
     names = {Path("/proc/self/task", thread, "comm").read_text().strip() for thread in os.listdir("/proc/self/task")}
     assert not {name for name in names if not name.startswith(HOUSEKEEPING)}, names
@@ -110,14 +108,14 @@ def child(task, counted):
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    command = importlib.import_module(task.get("command", "assets.run"))
     watch_files(task["store"], counted, task.get("kill_at"))
     for name, limit in task.get("limits", {}).items():
         resource.setrlimit(getattr(resource, name), (limit, limit))
     status = 70
     try:
-        work = functools.partial(command.main, task["arguments"])
-        status = guard.watched(work) if task.get("guarded") else work()
+        if not task.get("guarded"):
+            guard.watched = lambda work: work()
+        status = cli.main([task.get("command", "run"), *task["arguments"]])
     except SystemExit as error:
         status = error.code
     except BaseException:

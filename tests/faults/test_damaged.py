@@ -57,14 +57,14 @@ def test_damage_is_found_and_named_and_made_good_and_nothing_else_is_made(world,
         world.restore()
         shard, path, other = chosen(world.store, assets, rng, kind)
         damage(path, kind, rng, other)
-        found = world.process.run("--experiment", world.toml, command="assets.verify")
+        found = world.process.run("--experiment", world.toml, command="verify")
         assert found.status == 1 and path.name.removesuffix(manifest.SUFFIX) in found.output, (kind, path, found.output)
         assert "--verify --select" in found.output and "Traceback" not in found.output
         repaired = world.process.run("--experiment", world.toml, "--verify")
         assert repaired.status == 0, (kind, path, repaired.output[-3000:])
         assert set(trials.made(repaired.output)) == {(asset, shard) for asset in assets}, (kind, path)
         assert not world.differences(), (kind, path)
-        whole = world.process.run("--experiment", world.toml, command="assets.verify")
+        whole = world.process.run("--experiment", world.toml, command="verify")
         assert whole.status == 0 and "as it was written" in whole.output, whole.output
     trials.record("damaged", "+".join(assets), found_and_made_good=len(kinds))
 
@@ -105,7 +105,7 @@ def test_a_damaged_warehouse_is_found_and_written_again(world):
     for name in ("warehouse.duckdb", "vocabulary.parquet"):
         world.restore()
         damage(world.store.root / name, "flipped", seeded(name), None)
-        found = world.process.run("--experiment", world.toml, command="assets.verify")
+        found = world.process.run("--experiment", world.toml, command="verify")
         assert found.status == 1 and name in found.output
         assert world.process.run("--experiment", world.toml, "--verify").status == 0
-        assert world.process.run("--experiment", world.toml, command="assets.verify").status == 0
+        assert world.process.run("--experiment", world.toml, command="verify").status == 0

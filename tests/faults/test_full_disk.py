@@ -83,7 +83,7 @@ def test_a_read_only_store_is_an_error_that_says_so_for_every_asset_and_a_finish
     options("rw")
     fill(world, ())
     options("ro")
-    assert world.process.run("--experiment", world.toml, command="assets.verify").status == 0
+    assert world.process.run("--experiment", world.toml, command="verify").status == 0
     assert world.process.run("--experiment", world.toml).status == 0
 
 
