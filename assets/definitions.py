@@ -36,6 +36,7 @@ from assets import (  # noqa: E402
     overview,
     partitions,
     prediction,
+    report,
     sampling,
 )
 from resources import experiment as experiments  # noqa: E402
@@ -62,6 +63,7 @@ MODULES = (
     cluster_ablations,
     cluster_controls,
     cluster_interventions,
+    report,
     explorer,
 )
 
