@@ -95,8 +95,8 @@ def cluster_profiles(
 ) -> dg.MaterializeResult[pl.DataFrame]:
     """Mean response of each cluster to each component, in standard deviations over tokens, with its standard error.
 
-    The error is that over documents, sqrt(D/(D - 1) sum (s_d - n_d m)^2) / n (Liang and Zeger 1986), and that of the chains: half
-    the difference of halves that share nothing. half_width is half of the 95 % interval.
+    m = sum s_d / n. The error is that over documents, sqrt(D/(D - 1) sum (s_d - n_d m)^2) / n (Liang and Zeger 1986), and half
+    the difference of halves of the chains, which share nothing. half_width is half of the 95 % interval.
     """
     scores, names = Scores(predicted_susceptibilities, half_a_predictions, half_b_predictions), component_table["name"]
     with store.scratch("cluster_profiles") as folder:
