@@ -19,9 +19,8 @@ from resources.storage import Store
 from susc_pipeline import schema, seeds
 from susc_pipeline.clustering.knn import StoredGraph
 from susc_pipeline.config import ExperimentConfig
-from susc_pipeline.explorer import comparison, layout, run_page
+from susc_pipeline.explorer import comparison, controls, layout, run_page
 from susc_pipeline.explorer.comparison import Comparison
-from susc_pipeline.explorer.controls import Controls
 from susc_pipeline.explorer.corpus import Shards
 from susc_pipeline.explorer.site import Site
 from susc_pipeline.model.pretrained import token_texts
@@ -114,26 +113,15 @@ def explorer(
         "aux_correlation": aux_correlation,
     }
     tables |= {"leakage": leakage, "regime": regime, "negative_control": negative_control, "calibration": calibration}
-    has_controls = cluster_controls is not None and cluster_control_matches is not None
     predictions = (predicted_susceptibilities, half_a_predictions, half_b_predictions)
-    site = Site(
-        settings=experiment.explorer,
-        run=run_of(experiment, store, response_directions, component_table["name"], tables, pca_basis),
-        texts=token_texts(loaded.tokenizer, loaded.model.vocabulary_size),
-        components=component_table,
-        basis=pca_basis,
-        shards=Shards(token_shards, *predictions, whitened_susceptibilities, ground_truth_susceptibilities),
-        graph=knn_graph,
-        clusters=clusters,
-        members=cluster_members,
-        labels=cluster_labels,
-        profiles=cluster_profiles,
-        layout=map_layout,
-        comparisons=comparisons(clusters.height, experiment, store),
-        controls=Controls(cluster_controls, cluster_control_matches) if has_controls else None,
-    )
-    page = dg.MetadataValue.path(store.page())
-    return dg.MaterializeResult(value=site, metadata={"page": page, "clusters": clusters.height})
+    shards = Shards(token_shards, *predictions, whitened_susceptibilities, ground_truth_susceptibilities)
+    run = run_of(experiment, store, response_directions, component_table["name"], tables, pca_basis)
+    texts = token_texts(loaded.tokenizer, loaded.model.vocabulary_size)
+    of_clusters = (clusters, cluster_members, cluster_labels, cluster_profiles)
+    beside = comparisons(clusters.height, experiment, store), controls.of(cluster_controls, cluster_control_matches)
+    parts = (component_table, pca_basis, shards, knn_graph, *of_clusters, map_layout, *beside)
+    metadata = {"page": dg.MetadataValue.path(store.page()), "clusters": clusters.height}
+    return dg.MaterializeResult(value=Site(experiment.explorer, run, texts, *parts), metadata=metadata)
 
 
 def run_of(

@@ -6,11 +6,8 @@ in-process run for each asset and shard, so that the UI shows afterwards what ha
 
 import argparse
 import os
-import shutil
 import sys
-import time
 import warnings
-from pathlib import Path
 
 from assets import guard
 from susc_pipeline.messages import plain
@@ -58,42 +55,8 @@ def run(
     warnings.filterwarnings("ignore", module="dagster")  # previews of features that a pinned Dagster cannot withdraw
     from assets import definitions, walk  # the experiment in force is read when these are imported
 
-    if not selected and shard is None:
-        say_the_price()
-    home = dagster_home()
-    started = time.monotonic()
     how = {"thorough": thorough, "verbose": verbose, "with_controls": with_controls}
-    n_done = walk.materialize(definitions, home, selected=selected, shard=shard, **how)
-    walk.report(definitions, n_done, time.monotonic() - started, shard=shard, thorough=thorough)
-
-
-def say_the_price() -> None:
-    """Print what the whole experiment takes; nothing where its model is not known, of which the walk says more.
-
-    Raises:
-        ValueError: an asset needs more memory than there is; names the keys to lower.
-    """
-    from assets import overview
-    from assets.partitions import EXPERIMENT
-    from resources import experiment as experiments
-    from resources import price
-
-    plan = overview.plan(EXPERIMENT, experiments.store(EXPERIMENT))
-    if plan is None:
-        return
-    price.refuse_what_cannot_fit(plan, price.memory_of(EXPERIMENT.model))
-    rate = price.measured_rate(EXPERIMENT.model)
-    print(f"{EXPERIMENT.name}, if nothing were there yet: {price.summary(plan, rate)}", flush=True)
-
-
-def dagster_home() -> Path:
-    """DAGSTER_HOME, by default in the checkout so that history and lineage outlive the run."""
-    checkout = Path(__file__).resolve().parent.parent
-    home = Path(os.environ.setdefault("DAGSTER_HOME", str(checkout / ".dagster_home")))
-    home.mkdir(parents=True, exist_ok=True)
-    if not (home / "dagster.yaml").exists():
-        shutil.copy(checkout / "deploy" / "dagster.yaml", home / "dagster.yaml")
-    return home
+    walk.run(definitions.defs, selected, shard, **how)
 
 
 if __name__ == "__main__":
