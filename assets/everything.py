@@ -1,10 +1,10 @@
-"""The whole pipeline as one job. Which artifacts are up to date and how one is made is in walk.py."""
+"""The whole pipeline as one job. Which artifacts are up to date and how one is made is in runner.py."""
 
 from collections.abc import Callable
 
 import dagster as dg
 
-from assets import walk
+from assets import runner
 
 
 def job(definitions: Callable[[], dg.Definitions]) -> dg.JobDefinition:
@@ -13,7 +13,7 @@ def job(definitions: Callable[[], dg.Definitions]) -> dg.JobDefinition:
     @dg.op(out=dg.Out(dg.Nothing))
     def walk_the_graph() -> None:
         """Materialize every asset and shard that is missing or stale, in order, each in a run of its own, as `make run` does."""
-        walk.run(definitions(), [], None)
+        runner.run(definitions(), [], None)
 
     @dg.job
     def everything() -> None:

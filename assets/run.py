@@ -53,10 +53,10 @@ def run(
 ) -> None:
     """Materialize in order of the graph what is missing, stale or, if it is to be thorough, damaged; say what there is to see."""
     warnings.filterwarnings("ignore", module="dagster")  # previews of features that a pinned Dagster cannot withdraw
-    from assets import definitions, walk  # the experiment in force is read when these are imported
+    from assets import definitions, runner  # the experiment in force is read when these are imported
 
     how = {"thorough": thorough, "verbose": verbose, "with_controls": with_controls}
-    walk.run(definitions.defs, selected, shard, **how)
+    runner.run(definitions.defs, selected, shard, **how)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import toys
-from assets import checks, corpus, definitions, partitions, pools, walk
+from assets import checks, corpus, definitions, partitions, pools, runner
 from resources.component_folder import ComponentFolder
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.model import components, families
@@ -215,7 +215,7 @@ def test_what_runs_the_model_waits_for_a_gpu_and_what_holds_all_tokens_for_memor
 
 def test_a_plain_run_leaves_the_controls_out_and_a_selection_or_a_request_makes_them():
     def made(selected, **how):
-        return {a for unit in walk.units(definitions.defs, selected, None, **how) for a in unit.assets}
+        return {a for unit in runner.units(definitions.defs, selected, None, **how) for a in unit.assets}
 
     assert made([]) == set(PARENTS) - CONTROLS - COMPARED - {"cluster_interventions", "cluster_agreement"}
     assert made([], on_request=lambda asset: True) == set(PARENTS)

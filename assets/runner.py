@@ -1,4 +1,4 @@
-"""The walk over the asset graph: which artifacts are up to date, their materialization in order, and the report."""
+"""Runs over the asset graph: which artifacts are up to date, their materialization in order, and the report."""
 
 import os
 import shutil
