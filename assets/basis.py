@@ -64,7 +64,7 @@ def pca_basis(
     },
     group_name=GROUP,
     kinds={"numpy", "polars"},
-    code_version=version(3),
+    code_version=version(3, "components"),
 )
 def reliability(
     language_model: LanguageModelFolder,
@@ -188,7 +188,7 @@ def _trained(
     return dg.MaterializeResult(value=training.model, metadata={**metadata, "training": plots.training(history)})
 
 
-@dg.asset(ins=AUXILIARY_INPUTS, group_name=GROUP, kinds={"numpy", "polars"}, code_version=version(3))
+@dg.asset(ins=AUXILIARY_INPUTS, group_name=GROUP, kinds={"numpy", "polars"}, code_version=version(3, "seed"))
 def aux_correlation(
     activations: dict[str, pl.LazyFrame],
     linear_response: dict[str, pl.LazyFrame],

@@ -151,7 +151,7 @@ def find_clusters(
     ins=ALL_WHITENED,
     group_name=GROUP,
     kinds={"numpy", "polars"},
-    code_version=version(1),
+    code_version=version(1, "seed"),
 )
 def cluster_reproducibility(
     whitened_susceptibilities: dict[str, pl.LazyFrame],

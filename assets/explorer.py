@@ -8,9 +8,10 @@ import numpy as np
 import polars as pl
 from scipy import sparse
 
-from assets import plots, pools
+from assets import pools
 from assets.clusters import ALL_WHITENED
 from assets.partitions import EVERY_SHARD, version
+from assets.report import GROUP
 from resources import clustered_tokens
 from resources.component_folder import ComponentFolder
 from resources.language_model import LanguageModelFolder
@@ -18,19 +19,15 @@ from resources.storage import Store
 from susc_pipeline import schema, seeds
 from susc_pipeline.clustering.knn import StoredGraph
 from susc_pipeline.config import ExperimentConfig
-from susc_pipeline.explorer import comparison, layout, run_page
-from susc_pipeline.explorer import component_table as component_tables
+from susc_pipeline.explorer import comparison, controls, layout, run_page
 from susc_pipeline.explorer.comparison import Comparison
-from susc_pipeline.explorer.controls import Controls
 from susc_pipeline.explorer.corpus import Shards
 from susc_pipeline.explorer.site import Site
-from susc_pipeline.model import components
 from susc_pipeline.model.pretrained import token_texts
 from susc_pipeline.representation.pca import PCABasis
 from susc_pipeline.susceptibility import direction_files
 from susc_pipeline.susceptibility import regime as regimes
 
-GROUP = "7_explorer"
 LIBRARIES = ("torch", "transformers", "numpy", "polars", "scikit-learn", "pynndescent", "umap-learn", "dagster")
 SHARDED = (
     "token_shards",
@@ -69,33 +66,11 @@ def map_layout(
     return dg.MaterializeResult(value=frame, metadata={"edges": graph.nnz // 2})
 
 
-@dg.asset(group_name=GROUP, kinds={"polars"}, code_version=version(1, "model", "sampling", "components"))
-def component_table(
-    language_model: LanguageModelFolder,
-    pca_basis: PCABasis,
-    reliability: pl.DataFrame,
-    regime: pl.DataFrame,
-    experiment: dg.ResourceParam[ExperimentConfig],
-) -> dg.MaterializeResult[pl.DataFrame]:
-    """What each component is, and its figures in one row: reliability, LLC, regime, share of variance, loadings.
-
-    What reads of components reads this table; a name is only shown. The warehouse has it as `components`.
-    """
-    model = language_model.load(experiment.model).model
-    chosen = components.chosen(model, experiment.model.components)
-    n_weights = [components.n_parameters(model, component) for component in chosen]
-    frame = component_tables.component_table(
-        chosen, n_weights, pca_basis, reliability, regime, n_beta=experiment.sampling.n_beta
-    )
-    columns = [name for name, kind in frame.schema.items() if not kind.is_nested()]
-    return dg.MaterializeResult(value=frame, metadata={"table": plots.table(frame.select(columns))})
-
-
 @dg.asset(
     ins={name: dg.AssetIn(partition_mapping=EVERY_SHARD) for name in SHARDED},
     group_name=GROUP,
     kinds={"html"},
-    code_version=version(9, "explorer"),
+    code_version=version(10, "explorer"),
     pool=pools.MEMORY,
 )
 def explorer(
@@ -112,10 +87,12 @@ def explorer(
     clusters: pl.DataFrame,
     cluster_members: pl.LazyFrame,
     cluster_labels: pl.DataFrame,
+    cluster_profiles: pl.LazyFrame,
     cluster_controls: pl.DataFrame | None,
     cluster_control_matches: pl.DataFrame | None,
     map_layout: pl.DataFrame,
     component_table: pl.DataFrame,
+    chain_diagnostics: pl.DataFrame,
     reliability: pl.DataFrame,
     aux_correlation: pl.DataFrame,
     leakage: pl.DataFrame,
@@ -130,47 +107,33 @@ def explorer(
     It needs no server and loads nothing from a network; data lie in small files beside the page, loaded when needed.
     """
     loaded = language_model.load(experiment.model)
-    found = {name: direction_files.diagnostics(response_directions.whole(name)) for name in component_table["name"]}
     tables = {
+        "chains": run_page.chains(chain_diagnostics),
         "reliability": reliability,
         "aux_correlation": aux_correlation,
-        "leakage": leakage,
-        "regime": regime,
-        "negative_control": negative_control,
-        "calibration": calibration,
     }
-    run = run_of(experiment, store, found, tables, pca_basis)
-    has_controls = cluster_controls is not None and cluster_control_matches is not None
+    tables |= {"leakage": leakage, "regime": regime, "negative_control": negative_control, "calibration": calibration}
     predictions = (predicted_susceptibilities, half_a_predictions, half_b_predictions)
     shards = Shards(token_shards, *predictions, whitened_susceptibilities, ground_truth_susceptibilities)
-    site = Site(
-        settings=experiment.explorer,
-        run=run,
-        texts=token_texts(loaded.tokenizer, loaded.model.vocabulary_size),
-        components=component_table,
-        basis=pca_basis,
-        shards=shards,
-        graph=knn_graph,
-        clusters=clusters,
-        members=cluster_members,
-        labels=cluster_labels,
-        layout=map_layout,
-        comparisons=comparisons(clusters.height, experiment, store),
-        controls=Controls(cluster_controls, cluster_control_matches) if has_controls else None,
-    )
-    page = dg.MetadataValue.path(store.page())
-    return dg.MaterializeResult(value=site, metadata={"page": page, "clusters": clusters.height})
+    run = run_of(experiment, store, response_directions, component_table["name"], tables, pca_basis)
+    texts = token_texts(loaded.tokenizer, loaded.model.vocabulary_size)
+    of_clusters = (clusters, cluster_members, cluster_labels, cluster_profiles)
+    beside = comparisons(clusters.height, experiment, store), controls.of(cluster_controls, cluster_control_matches)
+    parts = (component_table, pca_basis, shards, knn_graph, *of_clusters, map_layout, *beside)
+    metadata = {"page": dg.MetadataValue.path(store.page()), "clusters": clusters.height}
+    return dg.MaterializeResult(value=Site(experiment.explorer, run, texts, *parts), metadata=metadata)
 
 
 def run_of(
     experiment: ExperimentConfig,
     store: Store,
-    found: dict[str, direction_files.Diagnostics],
+    directions: ComponentFolder,
+    names: pl.Series,
     tables: dict[str, pl.DataFrame],
     basis: PCABasis,
 ) -> dict[str, object]:
-    """What the page of the run shows: facts, tables of errors, and the traces of the chains."""
-    tables = {"chains": run_page.chains(found, experiment.sampling), **tables}
+    """What the page of the run shows: facts, tables of errors, and the traces of the chains that found the directions."""
+    found = {name: direction_files.diagnostics(directions.whole(name)) for name in names}
     return {
         **facts(experiment, store),
         "tables": {name: run_page.table(frame) for name, frame in tables.items()},

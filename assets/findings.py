@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import dagster as dg
 
-from assets import walk
+from assets import runner
 from resources import inventory, manifest
 from resources.files import StoreError
 from resources.storage import Store
@@ -38,7 +38,7 @@ class Finding(NamedTuple):
 def of(store: Store, definitions: dg.Definitions) -> Iterator[Finding]:
     """Everything wrong with a store; every file of it is read."""
     graph, seen = definitions.resolve_asset_graph(), {store.manifest_path("warehouse")}
-    for unit in walk.units(definitions, [], None, on_request=lambda asset: store.manifest_path(asset).is_file()):
+    for unit in runner.units(definitions, [], None, on_request=lambda asset: store.manifest_path(asset).is_file()):
         for asset in unit.assets:
             seen.add(store.manifest_path(asset, unit.shard))
             yield from of_artifact(store, asset, unit.shard, graph.get(dg.AssetKey(asset)).code_version)

@@ -15,7 +15,7 @@ from susc_pipeline.model.pretrained import token_texts
     ins={"token_shards": dg.AssetIn(partition_mapping=EVERY_SHARD)},
     group_name=GROUP,
     kinds={"scikitlearn", "polars"},
-    code_version=version(1),
+    code_version=version(1, "seed"),
 )
 def cluster_labels(
     language_model: LanguageModelFolder,

@@ -16,8 +16,9 @@ ON_REQUEST = {"susc/on_request": "true"}  # tag of assets that a plain run leave
 
 
 def version(number: int, *sections: str) -> str:
-    """Code version of an asset: it changes with its code (bump the number) and with the settings that it reads.
+    """Code version of an asset: it changes with its code (bump the number) and with the sections of settings that it reads.
 
+    The seed always counts; `seed` as the only section says that nothing else does. No section at all means every setting.
     Dagster then shows as stale just the assets that a change of the experiment's file concerns.
     """
     return f"{number}-{EXPERIMENT.digest(*sections)}"

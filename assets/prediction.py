@@ -89,7 +89,7 @@ def whitening_basis(
     return dg.MaterializeResult(value=basis, metadata={**metadata, "variance": plots.variance(basis.variance)})
 
 
-@dg.asset(partitions_def=SHARDS, group_name=GROUP, kinds={"numpy", "parquet"}, code_version=version(1))
+@dg.asset(partitions_def=SHARDS, group_name=GROUP, kinds={"numpy", "parquet"}, code_version=version(1, "seed"))
 def whitened_susceptibilities(
     predicted_susceptibilities: pl.LazyFrame, whitening_basis: WhiteningBasis
 ) -> dg.MaterializeResult[pl.DataFrame]:

@@ -63,17 +63,8 @@ def response_directions(
     missing = [component for component in found if folder.damage(component.name)]
     n_chains = experiment.sampling.n_chains
     population, probe = directions_population(population_contexts, experiment)
-    task = DirectionTask(
-        model,
-        experiment.model.device,
-        experiment.sampling,
-        experiment.directions,
-        population,
-        probe,
-        experiment.seed,
-        found,
-        n_scores,
-    )
+    where = (model, experiment.model.device, experiment.sampling, experiment.directions)
+    task = DirectionTask(*where, population, probe, experiment.seed, found, n_scores)
     own = dataclasses.replace(folder, share=None)  # of no use to others once the components are there
     of_choice = hashlib.sha256(" ".join(component.name for component in found).encode()).hexdigest()[:8]
     rest_names = [f"rest-{of_choice}-{chain:02d}" for chain in range(n_chains)]

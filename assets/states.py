@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import dagster as dg
 
-from assets import walk
+from assets import runner
 from resources.storage import Store
 
 STATES = ("current", "stale", "missing", "being made")
@@ -23,19 +23,19 @@ class Line(NamedTuple):
 def of(store: Store, definitions: dg.Definitions) -> Iterator[Line]:
     """A line for each computation, in order of the graph."""
     seconds, found = store.seconds(), dict[tuple[str, ...], Counter[str]]()
-    for unit in walk.units(definitions, [], None, on_request=lambda asset: store.manifest_path(asset).is_file()):
+    for unit in runner.units(definitions, [], None, on_request=lambda asset: store.manifest_path(asset).is_file()):
         found.setdefault(unit.assets, Counter())[state(store, definitions, unit)] += 1
     for assets, counts in found.items():
         yield Line(" + ".join(assets), counts, seconds.get("+".join(assets)))
 
 
-def state(store: Store, definitions: dg.Definitions, unit: walk.Unit) -> str:
+def state(store: Store, definitions: dg.Definitions, unit: runner.Unit) -> str:
     """One of STATES."""
     if any(store.is_held(name, unit.shard) for name in unit.assets):
         return "being made"
     if not all(store.manifest_path(name, unit.shard).is_file() for name in unit.assets):
         return "missing"
-    return "current" if walk.is_current(store, definitions, unit) else "stale"
+    return "current" if runner.is_current(store, definitions, unit) else "stale"
 
 
 def written(line: Line) -> str:

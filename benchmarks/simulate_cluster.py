@@ -28,7 +28,7 @@ from susc_pipeline import price
 from susc_pipeline.price import Plan
 
 if TYPE_CHECKING:
-    from assets.walk import Unit
+    from assets.runner import Unit
 
 RESULTS = Path(__file__).resolve().parent / "results" / "simulate_cluster.json"
 PYTHIA = experiment_files.EXPERIMENTS / "pythia-1.4b.toml"
@@ -124,7 +124,7 @@ def tasks_of(
 
     Args:
         definitions: the graph.
-        units: assets and shards in an order in which each comes after what it is made from (assets/walk.py); what is not
+        units: assets and shards in an order in which each comes after what it is made from (assets/runner.py); what is not
             among them, for it is made on request alone, is not waited for.
         seconds: of a shard of each asset, or of the whole where it has no shards.
         n_components: parts of response_directions and of a shard of sgld_samples.
@@ -194,9 +194,9 @@ def real_tasks(plan: Plan, teraflops: float, gigabytes_a_second: float) -> list[
         path = Path(folder) / "plan.toml"
         path.write_text(text)
         os.environ["SUSC_EXPERIMENT"] = str(path)
-        from assets import definitions, walk  # the experiment in force is read when these are imported
+        from assets import definitions, runner  # the experiment in force is read when these are imported
 
-        units = list(walk.units(definitions.defs, [], None))
+        units = list(runner.units(definitions.defs, [], None))
         return tasks_of(definitions.defs, units, durations(plan, teraflops, gigabytes_a_second), len(plan.chosen))
 
 

@@ -84,6 +84,18 @@ class ComponentFolder:
         """
         return tables.scan(self.whole(component)).collect()
 
+    def scan(self, component: str, columns: list[str]) -> pl.DataFrame:
+        """Some columns of a component's table, of which nothing else is read: its size is checked, not its content.
+
+        Raises:
+            StoreError: it is missing, of another size, or no table.
+        """
+        entry = self.record(component)
+        what = manifest.damage(self.file(component), entry, thorough=False) if entry else "has no record"
+        if what:
+            raise StoreError(f"{self.file(component)} {what}; materialize {self.name} again")
+        return tables.scan(self.file(component)).select(columns).collect()
+
     def remove(self, component: str) -> None:
         """Remove a component's file and then its record."""
         self.file(component).unlink(missing_ok=True)

@@ -1,11 +1,14 @@
 """The warehouse: a DuckDB file of views over the stored Parquet files, never a second copy of them.
 
-It has a manifest like an artifact's. DuckDB keeps checksums of its own blocks and refuses a file in which one is wrong; what a
-query reads of the Parquet files behind a view is checked by `susc-pipeline verify` only.
+Views name files by their place below the store, and find the store by the path that DuckDB opened: a store may be copied, moved
+or mounted read-only. Where a view cannot know the place it fails; it never reads another store.
+
+The warehouse has a manifest like an artifact's. DuckDB keeps checksums of its own blocks and refuses a file in which one is
+wrong; what a query reads of the Parquet files behind a view is checked by `susc-pipeline verify` only.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import duckdb
@@ -29,8 +32,27 @@ TABLES = {
 OF_ONE_NAME = ("population_contexts", "reliability", "aux_correlation", "leakage", "clusters", "cluster_members")
 OF_ONE_NAME += ("cluster_agreement", "cluster_reproducibility", "cluster_controls", "cluster_control_matches")
 OF_ONE_NAME += ("regime", "negative_control", "document_groups", "cluster_labels", "cluster_interventions")
+OF_ONE_NAME += ("cluster_profiles", "chain_diagnostics")
 SINGLE_TABLES = {"components": "component_table", **{name: name for name in OF_ONE_NAME}}
 STORAGE = "v1.0.0"  # of the file: what DuckDB 1.1 and every later version reads
+VARIABLE = "store"  # of a connection: the folder of the store, where the user knows it and the view cannot
+LOST = (
+    "this view cannot tell where its store lies; open warehouse.duckdb itself, not attached and under its own name, or give the "
+    "folder of the store: set variable store = ''data/tiny''"
+)
+AMBIGUOUS = (
+    "two warehouses are attached, and this view cannot tell which is its own; open each in a connection of its own"
+)
+# DuckDB has no function for the path of the database. It documents one setting that is made of it: the default of
+# temp_directory is that path and `.tmp`. current_setting is constant when a query is bound, as read_parquet's argument must be.
+FOLDER = f"""coalesce(rtrim(getvariable('{VARIABLE}'), '/') || '/', case
+        when suffix(current_setting('temp_directory'), '/warehouse.duckdb.tmp')
+            then left(current_setting('temp_directory'), -length('warehouse.duckdb.tmp'))
+        else error('{LOST}') end)"""
+LITERAL = rf"regexp_replace({FOLDER}, '([*?\[])', '[\1]', 'g')"  # a folder's name is no pattern
+# The setting is of the database that was opened. A view of a second one, attached, would read the files of the first.
+GUARD = f"""case when (select count(*) from duckdb_views() where view_name = 'vocabulary' and not temporary) = 1
+    then true else error('{AMBIGUOUS}') end"""
 TEXT_OF = """(select coalesce(string_agg(v.text, '' order by w.place), '') from (
         select unnest(c.token_ids[{first}:{last}]) as id, generate_subscripts(c.token_ids[{first}:{last}], 1) as place
     ) w join vocabulary v on v.token_id = w.id)"""
@@ -103,6 +125,8 @@ def refresh(
         vocabulary = _write_vocabulary(store, loaded)
         with files.replacing(store.warehouse(), described_by=store.manifest_path("warehouse")) as temporary:
             with _connect(store, temporary, read_only=False) as connection:
+                if not store.remote:
+                    connection.execute(f"set variable {VARIABLE} = ?", [str(store.root.absolute())])
                 for statement in statements:
                     connection.execute(statement)
                 _comment(connection)
@@ -150,14 +174,21 @@ def _statements(store: Store, made: Mapping[str, Sequence[str | None]]) -> list[
     sources = {name: [store.table(asset, shard) for shard in made.get(asset, ())] for name, asset in TABLES.items()}
     sources |= {name: [store.table(asset)] for name, asset in SINGLE_TABLES.items() if asset in made}
     sources = {name: paths for name, paths in sources.items() if paths} | {"vocabulary": [store.table("vocabulary")]}
-    statements = [
-        f"create view {name} as select * from read_parquet([{_quoted(store, p)}])" for name, p in sources.items()
-    ]
+    statements = [f"create view {name} as {_reading(store, paths)}" for name, paths in sources.items()]
     return statements + [statement for statement, of in COMPOSED.items() if of <= set(sources)]
 
 
-def _quoted(store: Store, paths: list[Path]) -> str:
-    return ", ".join("'" + store.url(path).replace("'", "''") + "'" for path in paths)
+def _reading(store: Store, paths: list[Path]) -> str:
+    """The rows of these tables. What machines share has one address; else a table lies somewhere below the store."""
+    if store.remote:
+        return f"select * from read_parquet([{_quoted(store.url(path) for path in paths)}])"
+    names = _quoted(path.relative_to(store.root).as_posix() for path in paths)
+    # A list comprehension, because lambdas are written otherwise in DuckDB 1.1 than in 2.
+    return f"select * from read_parquet([{LITERAL} || name for name in [{names}]]) where {GUARD}"
+
+
+def _quoted(names: Iterable[str]) -> str:
+    return ", ".join("'" + name.replace("'", "''") + "'" for name in names)
 
 
 def _comment(connection: duckdb.DuckDBPyConnection) -> None:

@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 from jaxtyping import Float
+from matplotlib.figure import Figure
 
 from susc_pipeline import schema
+from susc_pipeline.clustering import profile_plot
 from susc_pipeline.messages import shown
 from susc_pipeline.representation import pca
 
@@ -87,11 +89,43 @@ class Store:
         chosen = pl.lit(True) if cluster is None else pl.col("cluster") == cluster
         found = found.filter(chosen).sort("cluster", "rank").collect()
         if cluster is not None and not found.height:
-            n_clusters = self._table("clusters").select(pl.len()).collect().item()
-            raise ValueError(f"there is no cluster {cluster}: clusters are numbered from 0 to {n_clusters - 1}")
+            raise self._no_cluster(cluster)
         return self._in_context(found).select(
             "cluster", "rank", "token", "before", "after", "document_id", *KEYS, "shard"
         )
+
+    def cluster_profiles(self, cluster: int | None = None) -> pl.DataFrame:
+        """The response of clusters to components, a row for each pair: mean, standard error and half of the 95 % interval.
+
+        In standard deviations over tokens, from the mean token.
+
+        Args:
+            cluster: number of the only cluster to be read; all, if none is given.
+
+        Raises:
+            ValueError: there is no such cluster.
+        """
+        found = self._table("cluster_profiles")
+        if cluster is None:
+            return found.collect()
+        rows = found.filter(pl.col("cluster") == cluster).collect()
+        if not rows.height:
+            raise self._no_cluster(cluster)
+        return rows
+
+    def plot_profile(self, cluster: int) -> Figure:
+        """The response of a cluster to every component, with 95 % intervals: a panel for each layer, a point for each head.
+
+        Raises:
+            ValueError: there is no such cluster.
+        """
+        columns = ("component", "kind", "layer", "head")
+        places = self.components().select(*columns)
+        return profile_plot.figure(self.cluster_profiles(cluster).join(places, on="component", how="left"))
+
+    def chain_diagnostics(self) -> pl.DataFrame:
+        """Whether the chains of each component can be believed: R-hat, effective sample size, LLC; by shard and of directions."""
+        return self._table("chain_diagnostics").collect()
 
     def documents(self) -> pl.DataFrame:
         """The documents that the shards are cut from: their contexts and predicted tokens."""
@@ -170,6 +204,10 @@ class Store:
         others = pl.concat(nearest).filter(~(own & (pl.col("position") == position)))
         found = others.bottom_k(n, by="distance").sort("distance", *KEYS)
         return self._in_context(found).select("distance", "token", "before", "after", "document_id", *KEYS)
+
+    def _no_cluster(self, cluster: int) -> ValueError:
+        n_clusters = self._table("clusters").select(pl.len()).collect().item()
+        return ValueError(f"there is no cluster {cluster}: clusters are numbered from 0 to {n_clusters - 1}")
 
     def _numbers(self, table: pl.DataFrame, wanted: Sequence[str]) -> list[int]:
         places = {name: number for number, name in enumerate(table["name"])}

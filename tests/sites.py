@@ -8,7 +8,7 @@ import polars as pl
 from scipy import sparse
 
 from susc_pipeline import schema
-from susc_pipeline.clustering import knn
+from susc_pipeline.clustering import cluster_profiles, knn
 from susc_pipeline.explorer import comparison, component_table, run_page
 from susc_pipeline.explorer.controls import Controls
 from susc_pipeline.explorer.corpus import Shards
@@ -173,10 +173,17 @@ def site(shape: Shape, texts: list[str], documents: list[str], *, folder: Path, 
         clusters=clusters,
         members=_stored(found, folder, "members"),
         labels=_labels_in_words(found, shape, texts, rng),
+        profiles=_profiles(tables, found, basis, names, shape, folder),
         layout=layout,
         comparisons=[_comparison(found, shape)],
         controls=_controls(shape.n_clusters),
     )
+
+
+def _profiles(tables, members, basis, names, shape, folder):
+    scores = cluster_profiles.Scores(tables.predictions, tables.half_a, tables.half_b)
+    how = {"n_clusters": shape.n_clusters, "folder": folder / "profiles"}
+    return _stored(cluster_profiles.table(scores, members, basis, names, **how), folder, "cluster_profiles")
 
 
 def _labels_in_words(members, shape, texts, rng):

@@ -151,7 +151,7 @@ def test_ctrl_c_is_one_line(tmp_path, toy_folders):
     with subprocess.Popen(
         line, env=environment, stdout=pipe, stderr=pipe, text=True, preexec_fn=conftest.hear_interrupts
     ) as process:
-        process.stdout.readline()  # the price: the walk begins
+        process.stdout.readline()  # the price: the run begins
         time.sleep(0.5)
         process.send_signal(signal.SIGINT)
         _, error = process.communicate(timeout=120)

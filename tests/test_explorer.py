@@ -12,7 +12,7 @@ from sklearn.metrics import adjusted_rand_score
 import sites
 from assets import cli
 from susc_pipeline import buckets
-from susc_pipeline.clustering import agreement
+from susc_pipeline.clustering import agreement, profiles
 from susc_pipeline.explorer import (
     cards,
     comparison,
@@ -21,7 +21,6 @@ from susc_pipeline.explorer import (
     gathering,
     layout,
     payload,
-    profiles,
     search,
     vectors,
 )

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import toys
-from assets import checks, corpus, definitions, partitions, pools, walk
+from assets import checks, corpus, definitions, partitions, pools, runner
 from resources.component_folder import ComponentFolder
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.model import components, families
@@ -93,8 +93,15 @@ PARENTS = {
     "cluster_labels": {"language_model", "token_shards", "cluster_members", "document_groups"},
     "map_layout": {"whitened_susceptibilities", "knn_graph"},
     "component_table": {"language_model", "pca_basis", "reliability", "regime"},
+    "chain_diagnostics": {"component_table", "response_directions", "sgld_samples"},
+    "cluster_profiles": {
+        *("predicted_susceptibilities", "half_a_predictions", "half_b_predictions", "pca_basis"),
+        *("clusters", "cluster_members", "component_table"),
+    },
     "explorer": {
         "component_table",
+        "chain_diagnostics",
+        "cluster_profiles",
         "language_model",
         "token_shards",
         "response_directions",
@@ -203,12 +210,12 @@ def test_what_runs_the_model_waits_for_a_gpu_and_what_holds_all_tokens_for_memor
     assert found[pools.GPU] == run | controls | PREDICTIONS | {"aux_model"} | BY_KERNEL
     graphs = {name for name in PARENTS if any("knn_graph" in each for each in {name} | PARENTS[name])}
     searched = LAYERS | {"unwhitened_cluster_members", "auxiliary_cluster_members", "cluster_agreement"}
-    assert found[pools.MEMORY] == graphs | searched | {"leakage"}
+    assert found[pools.MEMORY] == graphs | searched | {"leakage", "cluster_profiles"}
 
 
 def test_a_plain_run_leaves_the_controls_out_and_a_selection_or_a_request_makes_them():
     def made(selected, **how):
-        return {a for unit in walk.units(definitions.defs, selected, None, **how) for a in unit.assets}
+        return {a for unit in runner.units(definitions.defs, selected, None, **how) for a in unit.assets}
 
     assert made([]) == set(PARENTS) - CONTROLS - COMPARED - {"cluster_interventions", "cluster_agreement"}
     assert made([], on_request=lambda asset: True) == set(PARENTS)
@@ -234,6 +241,12 @@ def test_a_setting_changes_the_version_of_those_that_read_it_and_of_no_other():
         number, digest = versions[name].split("-")
         assert number.isdigit() and digest == before.digest(*sections)
         assert (after.digest(*sections) == digest) == ("sampling" not in sections)
+
+
+@pytest.mark.parametrize("name", sorted(set(PARENTS) - BY_TEXT - COMPARED))
+def test_no_asset_depends_on_settings_that_it_does_not_name(graph, name):
+    """Of the controls of the clusters a few still do: any edit of the experiment makes them stale."""
+    assert partitions.EXPERIMENT.digest() not in node(graph, name).code_version
 
 
 def test_checks_that_can_fail_do_fail():

@@ -219,7 +219,7 @@ def test_a_store_that_cannot_be_had_is_an_error_in_a_line(server, bucket, toml, 
 
 
 def test_who_has_a_store_on_disk_imports_no_engine(toml, tmp_path):
-    code = "import sys, assets.run, assets.definitions, assets.walk; print(*sys.modules)"
+    code = "import sys, assets.run, assets.definitions, assets.runner; print(*sys.modules)"
     environment = os.environ | {"PYTHONPATH": str(CHECKOUT), "SUSC_STORE": str(tmp_path), "SUSC_EXPERIMENT": str(toml)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     engines = {"ray", "dagster_ray", "s3fs", "boto3", "botocore", "psycopg2", "dagster_postgres"}

@@ -6,7 +6,7 @@ import html
 import dagster as dg
 import pytest
 
-from assets import definitions, overview, partitions, walk
+from assets import definitions, overview, partitions, runner
 from resources import experiment as experiments
 from resources import language_model
 from resources.storage import Store
@@ -50,7 +50,7 @@ def test_the_resource_of_the_experiment_says_what_it_is():
 
 
 def test_runs_are_found_by_experiment_asset_and_shard():
-    found = [walk.run_tags(walk.Unit(*unit)) for unit in ((("a", "b"), "shard-00001"), (("c",), None))]
+    found = [runner.run_tags(runner.Unit(*unit)) for unit in ((("a", "b"), "shard-00001"), (("c",), None))]
     name = partitions.EXPERIMENT.name
     assert found == [{"experiment": name, "made": "a+b", "shard": "shard-00001"}, {"experiment": name, "made": "c"}]
 

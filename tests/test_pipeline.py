@@ -42,7 +42,8 @@ ONCE += [f"layer_{layer}_cluster_members" for layer in (1, 2, 3)]
 ONCE += ["token_cluster_members", "token_pair_cluster_members", "auxiliary_cluster_members", "gradient_cluster_members"]
 ONCE += ["untrained_cluster_members", "permuted_cluster_members", "cluster_controls", "cluster_control_matches"]
 ONCE += ["cluster_interventions"]
-ONCE += ["document_groups", "cluster_labels", "map_layout", "component_table", "explorer"]
+ONCE += ["document_groups", "cluster_labels", "map_layout", "component_table", "cluster_profiles", "chain_diagnostics"]
+ONCE += ["explorer"]
 BY_SHARD = ["token_shards", "linear_response", "activations", "predicted_susceptibilities", "auxiliary_predictions"]
 BY_SHARD += ["half_a_predictions", "half_b_predictions", "whitened_susceptibilities"]
 GROUND_TRUTH = ["sgld_samples", "ground_truth_susceptibilities", "chain_products"]
@@ -189,19 +190,27 @@ def test_a_row_of_component_values_is_the_entry_of_the_vectors_behind_it(finishe
 
 
 def test_the_questions_of_the_docs_have_answers(finished):
-    text = (
-        (CHECKOUT / "docs" / "explorer.md").read_text(encoding="utf-8").replace("L1H2", "L1H1")
-    )  # the toy has two heads
+    text = ((CHECKOUT / "docs" / "explorer.md").read_text(encoding="utf-8").replace("L1H2", "L1H1")).replace(
+        "abc.py", "document-003.txt"
+    )  # the toy has two heads and other documents
     questions = re.findall(r"```sql\n(.*?)```", text, re.DOTALL)
     with duckdb.connect(str(finished[0] / "data" / "toy" / "warehouse.duckdb"), read_only=True) as connection:
         answers = [pl.DataFrame(connection.sql(question)) for question in questions]
-    most, llc, correlation, clusters = answers
+    most, of_document, correlation, clusters, llc = answers
     assert most.height == 20 and most["linear_response_z"].is_sorted(descending=True)
     assert most["token"].null_count() == 0 and (most["linear_response_error_z"] >= 0).all()
     assert llc["llc"].is_sorted(descending=True, nulls_last=True) and llc["llc"].null_count() == 0
     assert abs(correlation.item()) <= 1
-    members = pl.read_parquet(finished[0] / "data" / "toy" / "cluster_members.parquet")
-    assert dict(clusters.select("cluster", "tokens").iter_rows()) == dict(members.group_by("cluster").len().iter_rows())
+    store = Store.open(finished[0] / "data" / "toy")
+    members = pl.read_parquet(store.root / "cluster_members.parquet")
+    assert dict(clusters.select("cluster", "n_members").iter_rows()) == dict(
+        members.group_by("cluster").len().iter_rows()
+    )
+    assert clusters["mean"].is_sorted() and (clusters.drop_nulls().select(pl.col("low") < pl.col("high")))["low"].all()
+    in_document = store.tokens("document-003.txt").drop_nulls("cluster").group_by("cluster").len()
+    assert in_document.height and dict(of_document.select("cluster", "tokens").iter_rows()) == dict(
+        in_document.iter_rows()
+    )
 
 
 def test_every_column_of_every_view_says_what_it_means_and_the_schema_lists_them_all(finished):
@@ -407,6 +416,21 @@ def test_the_nearest_tokens_are_those_of_the_whitened_space(moved):
     np.testing.assert_allclose(found["distance"], np.sort(distance)[1:6], rtol=1e-5)
 
 
+def test_profiles_of_the_store_are_the_means_over_members_of_what_is_predicted(moved):
+    found, names = moved.cluster_profiles(), moved.components()["name"].to_list()
+    keys = ["context_id", "position"]
+    predicted = moved.vectors(source="predicted", standardized=True)
+    members = pl.read_parquet(moved.root / "cluster_members.parquet", glob=False).join(predicted, on=keys)
+    wanted = members.group_by("cluster").agg(pl.col(names).mean()).sort("cluster").select(names).to_numpy()
+    np.testing.assert_allclose(found["mean"].to_numpy(), wanted.ravel(), atol=1e-4)
+    assert moved.cluster_profiles(1).equals(found.filter(cluster=1))
+    figure = moved.plot_profile(1)
+    assert sum(len(panel.get_xticks()) for panel in figure.axes) == len(names)
+    diagnostics = moved.chain_diagnostics()
+    assert diagnostics.filter(pl.col("shard").is_null())["component"].to_list() == names
+    assert set(diagnostics["shard"].drop_nulls()) == set(SHARDS[:3]) and diagnostics["llc"].null_count() == 0
+
+
 def test_a_frame_of_the_store_becomes_a_pandas_frame(moved):
     assert list(moved.clusters().to_pandas()["cluster"]) == moved.clusters()["cluster"].to_list()
 
@@ -415,6 +439,7 @@ def test_what_a_store_lacks_is_refused_in_words(moved, tmp_path):
     for ask, said in (
         (lambda: Store.open(tmp_path), "holds no finished run"),
         (lambda: moved.members(10**6), "there is no cluster 1000000"),
+        (lambda: moved.cluster_profiles(10**6), "there is no cluster 1000000"),
         (lambda: moved.tokens("no such document"), r"documents\(\) lists them"),
         (lambda: moved.vectors(["L9H9"]), r"no component 'L9H9'; components\(\) lists them"),
         (lambda: moved.vectors(source="guessed"), "source must be one of"),

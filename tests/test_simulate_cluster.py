@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from assets import definitions, partitions, walk
+from assets import definitions, partitions, runner
 from benchmarks import simulate_cluster
 from benchmarks.simulate_cluster import Task, simulate
 
@@ -70,7 +70,7 @@ def test_the_real_definitions_become_one_task_a_shard_and_one_a_component():
     seconds = dict.fromkeys(
         (key.to_user_string() for key in definitions.defs.resolve_asset_graph().get_all_asset_keys()), 1.0
     )
-    units = list(walk.units(definitions.defs, [], None))
+    units = list(runner.units(definitions.defs, [], None))
     tasks = simulate_cluster.tasks_of(definitions.defs, units, seconds, 22)
     names = [task.name for task in tasks]
     n_sampled = sum(unit.assets == ("sgld_samples",) for unit in units)

@@ -9,7 +9,7 @@ import conftest
 import dagster as dg
 import pytest
 
-from assets import definitions, walk
+from assets import definitions, runner
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 # Runs the tasks of a job in turn, as Slurm would with the same environment, and prints a number that --dependency must name.
@@ -40,9 +40,9 @@ def test_each_stage_reads_only_what_it_or_a_stage_before_it_makes():
         nodes = [graph.get(dg.AssetKey(name)) for name in line.split(" -- ")[1].split()]
         made |= {key for node in nodes for key in node.execution_set_asset_keys}
         read = {parent for node in nodes for parent in node.parent_keys}
-        early = {key.to_user_string() for key in read - made if not walk.is_on_request(graph.get(key).tags)}
+        early = {key.to_user_string() for key in read - made if not runner.is_on_request(graph.get(key).tags)}
         assert not early, line
-    wanted = {key for key in graph.get_all_asset_keys() if not walk.is_on_request(graph.get(key).tags)}
+    wanted = {key for key in graph.get_all_asset_keys() if not runner.is_on_request(graph.get(key).tags)}
     assert {key.to_user_string() for key in wanted ^ made} == set()
 
 

@@ -26,9 +26,9 @@ DONE = re.compile(r"^\[\d+/\d+\] (\w+(?: \+ \w+)*(?: shard-\d+)?) (?:(?!^\[\d).)
 
 def unit_names():
     """Assets that are made together, for each computation of the graph, in order; a new asset is among them by itself."""
-    from assets import definitions, walk
+    from assets import definitions, runner
 
-    return list(dict.fromkeys(unit.assets for unit in walk.units(definitions.defs, [], None)))
+    return list(dict.fromkeys(unit.assets for unit in runner.units(definitions.defs, [], None)))
 
 
 def units_tried():
@@ -47,7 +47,7 @@ def units_tried():
 
 def edges():
     """Each asset with each that it reads; not those made on request, nor those of which it reads some shards alone."""
-    from assets import definitions, walk
+    from assets import definitions, runner
 
     graph = definitions.defs.resolve_asset_graph()
     keys = sorted(graph.get_all_asset_keys())
@@ -57,7 +57,7 @@ def edges():
         (key.path[-1], parent.path[-1])
         for key, parent in found
         if not isinstance(graph.get(key).partition_mappings.get(parent), some)
-        and not any(walk.is_on_request(graph.get(one).tags) for one in (key, parent))
+        and not any(runner.is_on_request(graph.get(one).tags) for one in (key, parent))
     ]
 
 

@@ -7,10 +7,10 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float, Float64, Int
 
-from susc_pipeline.clustering import neighbors
-from susc_pipeline.explorer import payload, profiles
+from susc_pipeline.clustering import cluster_profiles, neighbors, profiles
+from susc_pipeline.clustering.profiles import Profile
+from susc_pipeline.explorer import payload
 from susc_pipeline.explorer.gathering import CHUNK, Gathered
-from susc_pipeline.explorer.profiles import Profile
 from susc_pipeline.representation.pca import PCABasis
 
 N_TOKENS_LISTED = 40
@@ -57,23 +57,30 @@ class Cards(NamedTuple):
     loss_histogram: Int[np.ndarray, "clusters bins"]
 
 
-def cards(found: Gathered, basis: PCABasis, chunk: int) -> Cards:
-    """The numbers of the clusters of a chunk; components are a predicted score times the axes, in standard deviations."""
+def cards(found: Gathered, basis: PCABasis, of_components: pl.LazyFrame, chunk: int) -> Cards:
+    """The numbers of the clusters of a chunk; those of components stand in the table of schema.CLUSTER_PROFILES.
+
+    Raises:
+        ValueError: the table is of other clusters or components.
+    """
     first = chunk * CHUNK
     histogram = found.loss_histogram[first : first + CHUNK]
     n_pcs, n_components = basis.components.shape
-    width = n_components + n_pcs
-    sums = profiles.empty(len(histogram), 2 * width + 1)
+    sums = profiles.empty(len(histogram), 2 * n_pcs + 1)
     for rows in found.documents.read(chunk, ROWS_AT_ONCE):
-        total = rows["total"].astype(np.float64)
-        scores, differences = total[:, :n_pcs], total[:, n_pcs + 1 :]
-        parts = scores @ basis.components, total[:, : n_pcs + 1], differences @ basis.components, differences
-        profiles.add(sums, rows["cluster"] - first, rows["count"], np.concatenate(parts, axis=1))
+        profiles.add(sums, rows["cluster"] - first, rows["count"], rows["total"].astype(np.float64))
     both = profiles.profile(sums)
-    profile = Profile(*(one[:, : width + 1] for one in both))
-    differences = np.pad(both.mean[:, width + 1 :], ((0, 0), (0, 1)))  # none of the loss
+    differences = np.pad(both.mean[:, n_pcs + 1 :], ((0, 0), (0, 1)))  # none of the loss
+    others = profiles.widened(Profile(*(one[:, : n_pcs + 1] for one in both)), differences)
+    table = of_components.slice(first * n_components, len(histogram) * n_components).collect()
+    keys = np.divmod(np.arange(table.height) + first * n_components, n_components)
+    expected = len(histogram) * n_components
+    if table.height != expected or any((table[n] != k).any() for n, k in zip(("cluster", "component"), keys)):
+        raise ValueError("cluster_profiles must be of every cluster and component, in order; materialize it again")
+    own = cluster_profiles.profile_of(table, n_components)
+    profile = Profile(*(np.concatenate(pair, axis=1) for pair in zip(own, others, strict=True)))
     columns = Columns(*_slices([n_components, n_pcs, 1]))
-    return Cards(first, profiles.widened(profile, differences), columns, measured(found, basis, chunk), histogram)
+    return Cards(first, profile, columns, measured(found, basis, chunk), histogram)
 
 
 def measured(found: Gathered, basis: PCABasis, chunk: int) -> Measured:

@@ -15,6 +15,11 @@ class Controls(NamedTuple):
     matches: pl.DataFrame
 
 
+def of(table: pl.DataFrame | None, matches: pl.DataFrame | None) -> Controls | None:
+    """Both tables, where both were made."""
+    return None if table is None or matches is None else Controls(table, matches)
+
+
 def section(found: Controls | None) -> dict[str, Any]:
     """The table and its conclusion in words; empty where no control was made."""
     if found is None:

@@ -14,11 +14,12 @@ import polars as pl
 from jaxtyping import Float32, Float64, Int
 
 from susc_pipeline import schema
+from susc_pipeline.clustering import profiles
+from susc_pipeline.clustering.profiles import Profile, Sums
 from susc_pipeline.explorer import corpus as corpus_module
-from susc_pipeline.explorer import extremes, payload, profiles
+from susc_pipeline.explorer import extremes, payload
 from susc_pipeline.explorer.corpus import Corpus, Shards
 from susc_pipeline.explorer.extremes import Extremes
-from susc_pipeline.explorer.profiles import Profile, Sums
 from susc_pipeline.representation.pca import PCABasis
 
 N_EXTREME = 60

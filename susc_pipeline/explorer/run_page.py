@@ -6,32 +6,16 @@ from typing import Any
 
 import polars as pl
 
-from susc_pipeline.sampling import diagnostics
 from susc_pipeline.sampling.posterior import SamplingSettings
 from susc_pipeline.susceptibility import regime
 from susc_pipeline.susceptibility.direction_files import Diagnostics
 
+CHAINS = ("component", "r_hat", "effective_share", "llc", "llc_error", "direction_reliability", "contexts")
 
-def chains(found: Mapping[str, Diagnostics], settings: SamplingSettings) -> pl.DataFrame:
-    """For each component R-hat, effective share of the steps, LLC with its error, and how well its directions are determined."""
-    rows = []
-    for name, one in found.items():
-        rise = regime.rises(one, settings)
-        llc = diagnostics.local_learning_coefficient(rise, init_loss=0.0, n_beta=settings.n_beta)
-        enough = rise.shape[1] >= 4
-        rows.append(
-            {
-                "component": name,
-                "r_hat": diagnostics.r_hat(rise) if enough else None,
-                "effective_share": diagnostics.effective_sample_size(rise) / rise.size,
-                "llc": llc.value if settings.n_beta else None,
-                "llc_error": llc.standard_error if settings.n_beta else None,
-                "direction_reliability": one.reliability,
-                "contexts": one.n_contexts,
-                "contexts_for_0.9": one.n_contexts_needed,
-            }
-        )
-    return pl.DataFrame(rows)
+
+def chains(found: pl.DataFrame) -> pl.DataFrame:
+    """What the page shows of schema.CHAIN_DIAGNOSTICS: the chains that found the response directions of each component."""
+    return found.filter(pl.col("shard").is_null()).select(*CHAINS, pl.col("contexts_needed").alias("contexts_for_0.9"))
 
 
 def loss_traces(found: Mapping[str, Diagnostics], settings: SamplingSettings) -> dict[str, Any]:

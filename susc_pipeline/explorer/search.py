@@ -46,7 +46,7 @@ def updated(index: TokenIndex, counts: pl.DataFrame) -> TokenIndex:
     added = counts.group_by("token").agg(n_clusters=pl.len().cast(pl.Int64), count=pl.col("count").sum())
     totals = pl.concat([index.totals, added]).group_by("token").agg(pl.all().sum())
     every = pl.concat([index.most, counts.select(index.most.columns)])
-    ordered = every.sort(["count", "cluster"], descending=[True, False])
+    ordered = every.sort(["count", "cluster", "token"], descending=[True, False, False])
     return TokenIndex(totals, ordered.group_by("token", maintain_order=True).head(MAX_CLUSTERS_OF_TOKEN))
 
 

@@ -55,7 +55,8 @@ class Site:
     """Everything that the site shows; what there is of each token or edge stays in its files until it is written.
 
     `run` is what is told of the run as it stands (run_page.py); `layout` is of schema.LAYOUT; `members` of schema.MEMBERS,
-    in order of cluster and rank; `labels` of schema.LABELS, a row for each cluster; `texts` is the readable text of each token
+    in order of cluster and rank; `labels` of schema.LABELS, a row for each cluster; `profiles` of
+    schema.CLUSTER_PROFILES, in order of cluster and component; `texts` is the readable text of each token
     id; `components` of schema.COMPONENTS.
     """
 
@@ -69,6 +70,7 @@ class Site:
     clusters: pl.DataFrame
     members: pl.LazyFrame
     labels: pl.DataFrame
+    profiles: pl.LazyFrame
     layout: pl.DataFrame
     comparisons: list[Comparison]
     controls: Controls | None = None
@@ -175,7 +177,7 @@ def write_clusters(data: Path, site: Site, corpus: Corpus, found: Gathered, mean
         schema={"document": pl.Int32, "source": pl.String},
     )
     for chunk in range(-(-max(table.height, 1) // gathering.CHUNK)):
-        cards = card_module.cards(found, site.basis, chunk)
+        cards = card_module.cards(found, site.basis, site.profiles, chunk)
         lists = card_module.lists(found, sources, chunk)
         mean_module.put(means, cards)
         index = search.updated(index, lists.counts)

@@ -81,6 +81,16 @@ def frame(component: str, traces: LossTraces) -> pl.DataFrame:
     return pl.DataFrame(columns, schema=pl.Schema(schema.loss_traces(widths)))
 
 
+def rises(table: pl.DataFrame) -> Float[np.ndarray, "chains draws"]:
+    """Rise of the mean loss over that at w* on the same contexts at each draw, in nats: mean of a chain and its mirror image.
+
+    Args:
+        table: of one component, with the columns chain, draw, mean_loss and rest_loss; every chain has as many draws.
+    """
+    of_pairs = table.group_by("chain", "draw").agg(rise=(pl.col("mean_loss") - pl.col("rest_loss")).mean())
+    return of_pairs.sort("chain", "draw")["rise"].to_numpy().reshape(of_pairs["chain"].n_unique(), -1)
+
+
 def of_frame(table: pl.DataFrame) -> LossTraces:
     """The traces that `frame` made a table of, in order of chain, mirror image and draw."""
     ordered = table.sort("chain", "mirror", "draw")

@@ -10,6 +10,7 @@ from susc_pipeline.schema.cluster_tables import (
     CLUSTER_CONTROL_MATCHES,
     CLUSTER_CONTROLS,
     CLUSTER_INTERVENTIONS,
+    CLUSTER_PROFILES,
     CLUSTERS,
     LABELS,
     LAYOUT,
@@ -17,7 +18,15 @@ from susc_pipeline.schema.cluster_tables import (
     NOT_MADE,
     REPRODUCIBILITY,
 )
-from susc_pipeline.schema.component_tables import CALIBRATION, CHAIN_PRODUCTS, COMPONENTS, CONTROL, REGIME, RELIABILITY
+from susc_pipeline.schema.component_tables import (
+    CALIBRATION,
+    CHAIN_DIAGNOSTICS,
+    CHAIN_PRODUCTS,
+    COMPONENTS,
+    CONTROL,
+    REGIME,
+    RELIABILITY,
+)
 from susc_pipeline.schema.frames import (
     StackedTokens,
     check,
@@ -47,11 +56,13 @@ __all__ = [
     "ACTIVATIONS",
     "AGREEMENT",
     "CALIBRATION",
+    "CHAIN_DIAGNOSTICS",
     "CHAIN_PRODUCTS",
     "CLUSTERS",
     "CLUSTER_CONTROLS",
     "CLUSTER_CONTROL_MATCHES",
     "CLUSTER_INTERVENTIONS",
+    "CLUSTER_PROFILES",
     "COMPONENTS",
     "CONTEXTS",
     "CONTROL",

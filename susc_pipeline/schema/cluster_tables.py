@@ -22,6 +22,16 @@ MEMBERS = {
     "context_id": pl.Int64,
     "position": pl.Int32,
 }
+CLUSTER_PROFILES = {
+    "cluster": pl.Int32,
+    "component": pl.Int32,  # place among the components
+    "name": pl.String,
+    "n_members": pl.Int64,
+    "n_documents": pl.Int64,
+    "mean": pl.Float64,  # of the members' predicted responses, in standard deviations over tokens from the mean token
+    "standard_error": pl.Float64,  # over documents, and of the chains
+    "half_width": pl.Float64,  # of the 95 % interval
+}
 LABELS = {
     "cluster": pl.Int32,
     "heading": pl.String,  # tokens with their counts, and the rest of the rule

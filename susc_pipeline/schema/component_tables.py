@@ -42,6 +42,21 @@ REGIME = {
     "prior_correlation": pl.Float64,  # of linear responses with those at n_beta = 0, sampling noise taken off
     "prior_slope": pl.Float64,  # linear response over that at n_beta = 0
 }
+CHAIN_DIAGNOSTICS = {
+    "component": pl.String,
+    "shard": pl.String,  # whose tokens the chains measured; missing for the chains that found the response directions
+    "n_chains": pl.Int64,  # pairs of mirrored chains
+    "n_draws": pl.Int64,  # of each pair
+    "r_hat": pl.Float64,  # of the rise of the loss; missing below four draws, as the next two
+    "r_hat_limit": pl.Float64,  # what chains that agree exceed once in a thousand
+    "bulk_ess": pl.Float64,
+    "effective_share": pl.Float64,  # effective sample size (Geyer) over the number of draws
+    "llc": pl.Float64,  # missing at n_beta = 0
+    "llc_error": pl.Float64,
+    "direction_reliability": pl.Float64,  # of linear responses; this and the next two of response directions alone
+    "contexts": pl.Int64,
+    "contexts_needed": pl.Float64,  # for a reliability of 0.9; infinite where no number of them is enough
+}
 CHAIN_PRODUCTS = {
     "component": pl.String,
     "chain": pl.Int16,

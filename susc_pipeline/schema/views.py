@@ -9,12 +9,13 @@ from susc_pipeline.schema.cluster_tables import (
     CLUSTER_CONTROL_MATCHES,
     CLUSTER_CONTROLS,
     CLUSTER_INTERVENTIONS,
+    CLUSTER_PROFILES,
     CLUSTERS,
     LABELS,
     MEMBERS,
     REPRODUCIBILITY,
 )
-from susc_pipeline.schema.component_tables import COMPONENTS, CONTROL, REGIME, RELIABILITY
+from susc_pipeline.schema.component_tables import CHAIN_DIAGNOSTICS, COMPONENTS, CONTROL, REGIME, RELIABILITY
 from susc_pipeline.schema.meanings import MEANINGS
 from susc_pipeline.schema.token_tables import ACTIVATIONS, CONTEXTS, DOCUMENT_GROUPS, LOSS, POPULATION, TOKEN_KEY
 
@@ -96,8 +97,26 @@ VIEWS = {
         "Whether susceptibilities are the derivative of the mean excess loss by n_beta.", tuple(CONTROL)
     ),
     "regime": View("What decides the susceptibilities of each component, the loss or the Gaussian.", tuple(REGIME)),
+    "chain_diagnostics": View(
+        "Whether the chains of each component can be believed, and its LLC: by shard, and where no shard is named of the chains "
+        "that found the response directions.",
+        tuple(CHAIN_DIAGNOSTICS),
+        {
+            "shard": "whose tokens the chains measured; missing for the chains that found the response directions",
+            "contexts": "population contexts that the chains read; of response directions alone",
+        },
+    ),
     "clusters": View("The clusters, by rising conductance.", tuple(CLUSTERS)),
     "cluster_members": View("The tokens of each cluster, most central first.", tuple(MEMBERS)),
+    "cluster_profiles": View(
+        "How each cluster responds to each component: mean and error, a row for each pair.",
+        tuple(CLUSTER_PROFILES),
+        {
+            **OF_COMPONENT,
+            "mean": "mean predicted response of the members; standard deviations over tokens, from the mean token",
+            "standard_error": "of the mean, over documents and of the chains together; standard deviations over tokens",
+        },
+    ),
     "cluster_agreement": View(
         "How alike clusterings of the ground-truth tokens are, two spaces a row; only where `make controls` was run.",
         tuple(AGREEMENT),

@@ -1,9 +1,10 @@
-"""The walk over the asset graph: which artifacts are up to date, their materialization in order, and the report."""
+"""Runs over the asset graph: which artifacts are up to date, their materialization in order, and the report."""
 
+import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import NamedTuple
 
 import dagster as dg
@@ -11,9 +12,9 @@ import polars as pl
 from dagster._core.storage.runs import SqliteRunStorage
 from dagster._utils.error import SerializableErrorInfo
 
-from assets import lost_runs, partitions
+from assets import lost_runs, overview, partitions
 from resources import experiment as experiments
-from resources import files, tables, warehouse
+from resources import files, price, tables, warehouse
 from resources.files import StoreError
 from resources.language_model import LanguageModelFolder
 from resources.storage import Store
@@ -94,8 +95,47 @@ def is_current(store: Store, definitions: dg.Definitions, unit: Unit, *, thoroug
     return True
 
 
+def run(definitions: dg.Definitions, selected: list[str], shard: str | None, **how: bool) -> None:
+    """Materialize what is not current and say what there is to see; `how` is that of `materialize`.
+
+    Raises:
+        ValueError: an asset needs more memory than there is, or a run failed.
+        KeyboardInterrupt: a user stopped it.
+    """
+    if not selected and shard is None:
+        say_the_price()
+    home, started = dagster_home(), time.monotonic()
+    n_done = materialize(definitions, home, selected=selected, shard=shard, **how)
+    report(definitions, n_done, time.monotonic() - started, shard=shard, thorough=how.get("thorough", False))
+
+
+def say_the_price() -> None:
+    """Print what the whole experiment takes; nothing where its model is not known, of which the run says more.
+
+    Raises:
+        ValueError: an asset needs more memory than there is; names the keys to lower.
+    """
+    experiment = partitions.EXPERIMENT
+    plan = overview.plan(experiment, experiments.store(experiment))
+    if plan is None:
+        return
+    price.refuse_what_cannot_fit(plan, price.memory_of(experiment.model))
+    rate = price.measured_rate(experiment.model)
+    print(f"{experiment.name}, if nothing were there yet: {price.summary(plan, rate)}", flush=True)
+
+
+def dagster_home() -> Path:
+    """DAGSTER_HOME, by default in the checkout so that history and lineage outlive the run."""
+    checkout = Path(__file__).resolve().parent.parent
+    home = Path(os.environ.setdefault("DAGSTER_HOME", str(checkout / ".dagster_home")))
+    home.mkdir(parents=True, exist_ok=True)
+    if not (home / "dagster.yaml").exists():
+        shutil.copy(checkout / "deploy" / "dagster.yaml", home / "dagster.yaml")
+    return home
+
+
 def materialize(
-    module: ModuleType,
+    definitions: dg.Definitions,
     home: Path,
     *,
     selected: list[str],
@@ -114,21 +154,21 @@ def materialize(
     store.refresh()
     for temporary in files.temporaries(store.root):
         files.remove_if_left_over(temporary)
-    todo = list(units(module.defs, selected, shard, on_request=lambda _: with_controls))
+    todo = list(units(definitions, selected, shard, on_request=lambda _: with_controls))
     seconds: dict[str, float] = {}
     n_done = 0
     with dg.DagsterInstance.from_config(str(home)) as instance:
         # A history in SQLite is of one machine; whose processes the runs in a database are, only its daemon knows.
         lost_runs.bury(instance, launched_here=isinstance(instance.run_storage, SqliteRunStorage))
         for number, unit in enumerate(todo):
-            if is_current(store, module.defs, unit, thorough=thorough):
+            if is_current(store, definitions, unit, thorough=thorough):
                 continue
-            with module.defs.resources["io_manager"].holding(unit.assets, unit.shard):
-                if is_current(store, module.defs, unit, thorough=thorough):  # another run was faster
+            with definitions.resources["io_manager"].holding(unit.assets, unit.shard):
+                if is_current(store, definitions, unit, thorough=thorough):  # another run was faster
                     continue
                 started = time.monotonic()
                 print(f"[{number + 1}/{len(todo)}] {unit} ", end="", flush=True)
-                _run(module, instance, unit, TRACEBACKS if verbose else QUIET)
+                _run(definitions, instance, unit, TRACEBACKS if verbose else QUIET)
                 taken = time.monotonic() - started
             print(f"done in {taken:.1f} s", flush=True)
             name = "+".join(unit.assets)
@@ -144,14 +184,14 @@ def run_tags(unit: Unit) -> dict[str, str]:
     return tags | ({} if unit.shard is None else {"shard": unit.shard})
 
 
-def _run(module: ModuleType, instance: dg.DagsterInstance, unit: Unit, run_config: dict) -> None:
+def _run(definitions: dg.Definitions, instance: dg.DagsterInstance, unit: Unit, run_config: dict) -> None:
     """Materialize a unit in this process, with its checks.
 
     Raises:
         ValueError: it failed.
         KeyboardInterrupt: a user stopped it.
     """
-    result = module.defs.resolve_implicit_global_asset_job_def().execute_in_process(
+    result = definitions.resolve_implicit_global_asset_job_def().execute_in_process(
         asset_selection=[dg.AssetKey(name) for name in unit.assets],
         partition_key=unit.shard,
         tags=run_tags(unit) | {lost_runs.PROCESS_TAG: lost_runs.process_name()},
@@ -184,7 +224,9 @@ def _failure(result: dg.ExecuteInProcessResult) -> str:
     return error.message.strip().partition(": ")[2] or error.message.strip()
 
 
-def report(module: ModuleType, n_done: int, seconds: float, *, shard: str | None, thorough: bool = False) -> None:
+def report(
+    definitions: dg.Definitions, n_done: int, seconds: float, *, shard: str | None, thorough: bool = False
+) -> None:
     """Refresh the warehouse if anything changed, and print the best clusters and where to look.
 
     A run of one shard leaves the warehouse alone: it may be one of many at once, and another makes what is of all shards.
@@ -193,7 +235,7 @@ def report(module: ModuleType, n_done: int, seconds: float, *, shard: str | None
     store = experiments.store(experiment)
     folder = LanguageModelFolder(store.path("language_model"))
     made: dict[str, list[str | None]] = {}
-    for unit in units(module.defs, [], None, on_request=lambda asset: store.manifest_path(asset).is_file()):
+    for unit in units(definitions, [], None, on_request=lambda asset: store.manifest_path(asset).is_file()):
         for asset in unit.assets:
             if store.manifest_path(asset, unit.shard).is_file():
                 made.setdefault(asset, []).append(unit.shard)
