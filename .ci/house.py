@@ -33,7 +33,6 @@ KNOWN = (
     "resources/price.py and susc_pipeline/price.py have one name",
     "susc_pipeline/clustering/search.py and susc_pipeline/explorer/search.py have one name",
     "susc_pipeline/labels/tokens.py and susc_pipeline/tokens.py have one name",
-    "assets/cluster_controls.py has 331 lines",
     "assets/explorer.py: explorer has 58 lines",
     "assets/sampling.py: response_directions has 53 lines",
 )

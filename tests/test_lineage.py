@@ -27,7 +27,13 @@ LAYERS = {f"layer_{layer}_cluster_members" for layer in partitions.EXPERIMENT.re
 ALTERED = {"untrained_cluster_members", "permuted_cluster_members"}
 BY_KERNEL = ALTERED | {"gradient_cluster_members"}
 BY_TEXT = {"token_cluster_members", "token_pair_cluster_members"}
-CONTROLS = LAYERS | BY_KERNEL | BY_TEXT | {"auxiliary_cluster_members", "unwhitened_cluster_members"}
+OF_SAMPLED = {
+    "sampled_tokens_ground_truth_cluster_members": "ground_truth_susceptibilities",
+    "sampled_tokens_linear_response_cluster_members": "linear_response",
+    "sampled_tokens_auxiliary_cluster_members": "auxiliary_predictions",
+}
+BY_ANOTHER_WAY = {"auxiliary_cluster_members", "unwhitened_cluster_members", "without_loss_cluster_members"}
+CONTROLS = LAYERS | BY_KERNEL | BY_TEXT | BY_ANOTHER_WAY | set(OF_SAMPLED)
 COMPARED_FROM = {"whitened_susceptibilities", "clusters", "cluster_members"} | HALVES | CONTROLS
 COMPARED = {"cluster_controls", "cluster_control_matches"}
 SAMPLED_FROM = {"language_model", "token_shards", "sgld_samples"}
@@ -85,6 +91,11 @@ PARENTS = {
     **{key: {"language_model", "token_shards", "population_contexts", "whitened_susceptibilities"} for key in ALTERED},
     "gradient_cluster_members": {"language_model", "token_shards", "response_directions", "whitened_susceptibilities"},
     "auxiliary_cluster_members": {"auxiliary_predictions", "whitened_susceptibilities"},
+    "without_loss_cluster_members": {
+        *("language_model", "token_shards", "population_contexts"),
+        *("response_directions", "pca_basis", "whitened_susceptibilities"),
+    },
+    **{key: {source, "pca_basis"} for key, source in OF_SAMPLED.items()},
     **dict.fromkeys(COMPARED, COMPARED_FROM),
     "cluster_interventions": {
         *("language_model", "token_shards", "population_contexts", "linear_response"),
