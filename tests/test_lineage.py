@@ -210,11 +210,11 @@ def test_what_runs_the_model_waits_for_a_gpu_and_what_holds_all_tokens_for_memor
     }
     run = {"response_directions", "sgld_samples", "linear_response", "activations"}
     controls = {"regime", "negative_control", "calibration"}
-    controls |= {"cluster_interventions"}
+    controls |= {"cluster_interventions", "without_loss_cluster_members"}
     assert found[pools.GPU] == run | controls | PREDICTIONS | {"aux_model"} | BY_KERNEL
     graphs = {name for name in PARENTS if any("knn_graph" in each for each in {name} | PARENTS[name])}
     searched = LAYERS | {"unwhitened_cluster_members", "auxiliary_cluster_members", "cluster_agreement"}
-    assert found[pools.MEMORY] == graphs | searched | {"leakage"}
+    assert found[pools.MEMORY] == graphs | searched | set(OF_SAMPLED) | {"leakage"}
 
 
 def test_a_plain_run_leaves_the_controls_out_and_a_selection_or_a_request_makes_them():

@@ -197,8 +197,7 @@ def _of_sampled_tokens(table: pl.DataFrame) -> str:
         return ""
     parts = [f"“{row['control']}” {_percent(row['matched'])}" for row in rows.iter_rows(named=True)]
     return (
-        f" Of the {rows['run_clusters'][0]} clusters that have enough sampled tokens, a search of these tokens alone finds: "
-        f"{', '.join(parts)}."
+        f" Of the {rows['run_clusters'][0]} clusters that have enough sampled tokens, found are by {', '.join(parts)}."
     )
 
 
