@@ -37,7 +37,7 @@ lock: ## Write locks/ anew: hashes of every package of constraints.txt, from the
 run: install ## Materialize every asset of the experiment that is not up to date (EXPERIMENT=tiny)
 	@$(BIN)/susc-pipeline run --experiment $(EXPERIMENT)
 
-controls: install ## What else finds the clusters: text, activations, gradients, other weights (after what make run makes; some 40 minutes of processor time)
+controls: install ## What else finds the clusters: text, activations, gradients, other weights, chains without the loss (after what make run makes; some 40 minutes of processor time)
 	@$(BIN)/susc-pipeline run --experiment $(EXPERIMENT) --controls
 
 # Two at a time, of one thread each: most of a long test waits for one core or for a server, and threads wait for small sums.

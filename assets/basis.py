@@ -64,7 +64,7 @@ def pca_basis(
     },
     group_name=GROUP,
     kinds={"numpy", "polars"},
-    code_version=version(3, "components"),
+    code_version=version(4, "components"),
 )
 def reliability(
     language_model: LanguageModelFolder,
@@ -73,23 +73,24 @@ def reliability(
     pca_basis: PCABasis,
     experiment: dg.ResourceParam[ExperimentConfig],
 ) -> dg.MaterializeResult[pl.DataFrame]:
-    """Reliability of every component and PC over ground-truth tokens, = 2 r / (1 + r), r between halves that share nothing.
+    """Reliability of every component and PC over ground-truth tokens: the share of a column's variance that is no noise.
 
-    (Spearman 1910, Brown 1910.) The halves have their own chains, their own population documents, their own draws. Its root is
-    the noise ceiling: the highest correlation with the measured values that any prediction can reach.
+    Of a component by the spread of its chains, each with its own population documents and draws (analysis of variance). Of a PC it
+    is = 2 r / (1 + r), r between halves that share nothing (Spearman 1910, Brown 1910). Its root is the noise ceiling: the highest
+    correlation with the measured values that any prediction can reach.
     """
     model = language_model.load(experiment.model).model
     names = [c.name for c in components.chosen(model, experiment.model.components)]
     halves = reliabilities.moments_of_halves(frame for _, frame in sorted(ground_truth_susceptibilities.items()))
-    by_component = reliabilities.split_half_along(halves, np.eye(len(names)))
+    correlations = reliabilities.split_half_along(halves, np.eye(len(names))).half_correlation
+    by_component = reliabilities.of_products(pl.concat(chain_products.values()).collect(), names)
     by_pc = reliabilities.split_half_scores(halves, pca_basis)
     pcs = [f"PC{number + 1}" for number in range(len(by_pc.ceiling))]
-    intervals = reliabilities.intervals_of_products(pl.concat(chain_products.values()).collect(), names)
     frames = [
-        pl.DataFrame({"kind": kind, "name": labels, **found._asdict(), **bounds}, schema=schema.RELIABILITY)
-        for kind, labels, found, bounds in (
-            ("component", names, by_component, intervals),
-            ("pc", pcs, by_pc, {"low": [None] * len(pcs), "high": [None] * len(pcs)}),
+        pl.DataFrame({"kind": kind, "name": labels, "half_correlation": r, **found}, schema=schema.RELIABILITY)
+        for kind, labels, r, found in (
+            ("component", names, correlations, by_component),
+            ("pc", pcs, by_pc.half_correlation, _of_halves(by_pc)),
         )
     ]
     frame = pl.concat(frames)
@@ -107,6 +108,12 @@ def reliability(
             "table": plots.table(frame),
         },
     )
+
+
+def _of_halves(found: reliabilities.Reliability) -> dict[str, object]:
+    """Of principal components, whose chains are not apart: by the one split into halves, without an interval."""
+    unknown = [None] * len(found.ceiling)
+    return {"reliability": found.reliability, "low": unknown, "high": unknown, "ceiling": found.ceiling}
 
 
 AUXILIARY_INPUTS = {

@@ -1,6 +1,6 @@
 """Ablations of the clusters: without whitening, and in the spaces of the sampled tokens. Made on request, by `make controls`.
 
-They are searches of susceptibilities by another way. What is no susceptibility is in cluster_controls.py.
+They are searches of susceptibilities by another way. What is no susceptibility is in text_controls.py and kernel_controls.py.
 """
 
 import dagster as dg
@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from assets import branch, plots, pools
-from assets.cluster_controls import GROUP
+from assets.control_search import GROUP
 from assets.partitions import EVERY_SHARD, ON_REQUEST, version
 from resources.storage import Store
 from susc_pipeline import schema

@@ -7,8 +7,8 @@ import torch
 from torch.nn import functional
 
 from assets import plots, pools, progress, sampling
-from assets.cluster_controls import GROUP, SHARDED
 from assets.clusters import ALL_WHITENED
+from assets.control_search import GROUP, SHARDED
 from assets.partitions import EVERY_SHARD, ON_REQUEST, version
 from resources.component_folder import ComponentFolder
 from resources.language_model import LanguageModelFolder

@@ -27,17 +27,21 @@ from assets import (  # noqa: E402
     cluster_controls,
     cluster_interventions,
     clusters,
+    control_search,
     controls,
     corpus,
     everything,
     explorer,
+    kernel_controls,
     labels,
     lost_runs,
     overview,
     partitions,
     prediction,
     report,
+    sampled_controls,
     sampling,
+    text_controls,
 )
 from resources import experiment as experiments  # noqa: E402
 from resources.io_manager import ArtifactIOManager  # noqa: E402
@@ -50,7 +54,7 @@ JOBS = {
     "whiten": "Whitened vectors of token shards.",
     "explore": "The map, the component table and the static site.",
     "cluster": "Graphs, clusters of all chains and of halves, and what the clusters are in words.",
-    "controls": "What else finds the clusters: text, activations, gradients, other weights.",
+    "controls": "What else finds the clusters: text, activations, gradients, other weights, chains without the loss.",
 }
 MODULES = (
     corpus,
@@ -61,6 +65,9 @@ MODULES = (
     clusters,
     labels,
     cluster_ablations,
+    text_controls,
+    kernel_controls,
+    sampled_controls,
     cluster_controls,
     cluster_interventions,
     report,
@@ -86,7 +93,7 @@ def build_definitions(**overrides: object) -> dg.Definitions:
         "whiten": made("whitened_susceptibilities"),
         "explore": dg.AssetSelection.groups(explorer.GROUP),
         "cluster": dg.AssetSelection.groups(clusters.GROUP),
-        "controls": dg.AssetSelection.groups(cluster_controls.GROUP),
+        "controls": dg.AssetSelection.groups(control_search.GROUP),
     }
     tags = {"experiment": partitions.EXPERIMENT.name}
     jobs = [
@@ -96,7 +103,7 @@ def build_definitions(**overrides: object) -> dg.Definitions:
     forkserver = {"start_method": {"forkserver": {"preload_modules": ["torch", "dagster"]}}, "max_concurrent": 1}
     # Off until its sensor is switched on in the UI: what is made from something newer is made again, but for what a plain
     # run leaves out, for which nothing waits.
-    eager = dg.AutomationCondition.eager().ignore(dg.AssetSelection.groups(cluster_controls.GROUP))
+    eager = dg.AutomationCondition.eager().ignore(dg.AssetSelection.groups(control_search.GROUP))
     refreshed = dg.map_asset_specs(
         lambda spec: spec.replace_attributes(
             automation_condition=None if partitions.ON_REQUEST.items() <= spec.tags.items() else eager

@@ -1,7 +1,7 @@
 """Materialize everything that is not up to date, without a daemon: `susc-pipeline run`.
 
-Dagster has no single command for a graph in which only some assets are partitioned; assets/runner.py goes through it in order, one
-in-process run for each asset and shard, so that the UI shows afterwards what happened.
+Dagster has no single command for a graph in which only some assets are partitioned; assets/runner.py goes through it in
+order, one in-process run for each asset and shard, so that the UI shows afterwards what happened.
 """
 
 import warnings

@@ -259,7 +259,12 @@ def _graph(labels, shape, rng):
 
 def _controls(n_clusters):
     """One control that finds every second cluster, and one that finds none."""
-    values = dict.fromkeys(schema.CLUSTER_CONTROLS, 0.25) | {"clusters": 7, "clustered_tokens": 70}
+    values = dict.fromkeys(schema.CLUSTER_CONTROLS, 0.25) | {
+        "clusters": 7,
+        "clustered_tokens": 70,
+        "tokens": 100,
+        "run_clusters": 7,
+    }
     names = {"activations <i>after</i> layer 1": "activations", "half a of the chains": "susceptibilities"}
     rows = [values | {"control": name, "knows": knows} for name, knows in names.items()]
     rows[1] |= dict.fromkeys(("matched_low", "matched_high", "matched_beyond"))

@@ -10,16 +10,21 @@ import pytest
 import torch
 
 import toys
-from assets import cluster_controls
+from assets import control_search
 from resources.storage import Store
-from susc_pipeline import schema
+from susc_pipeline import schema, seeds
 from susc_pipeline.clustering import controls, reading, reproducibility
-from susc_pipeline.clustering.controls import SUSCEPTIBILITIES, Control
+from susc_pipeline.clustering.controls import OF_SAMPLED_TOKENS, SUSCEPTIBILITIES, WITHOUT_LOSS, Control
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.explorer import controls as shown
 from susc_pipeline.model import components, decoder, decoder_weights, families, randomized
+from susc_pipeline.model.components import Component
+from susc_pipeline.sampling.observables import Population
+from susc_pipeline.sampling.posterior import SamplingSettings
 from susc_pipeline.schema import StackedTokens
-from susc_pipeline.susceptibility import gradient_kernel
+from susc_pipeline.susceptibility import direction_task, directions, gradient_kernel, without_loss
+from susc_pipeline.susceptibility.direction_task import DirectionTask
+from susc_pipeline.susceptibility.directions import DirectionSettings
 
 N = 6000
 
@@ -82,7 +87,42 @@ def test_the_conclusion_counts_what_is_found_without_susceptibilities_and_what_c
     assert "Of 20 clusters 10 are also found" in text and "2 controls, and 10 by none" in text
     assert "“layer 2” finds the most: 35 % of them, by chance 0 %" in text
     assert "Of the 10 that no control finds, other measurements of susceptibilities find: “half a” 10." in text
+    assert "never see" not in text and "sampled tokens" not in text
     assert "nothing to compare" in controls.conclusion(frame.clear(), controls.matches(labels, [], n_clusters=20))
+
+
+def test_a_control_of_some_tokens_is_held_against_what_the_clusters_have_of_them_alone(world):
+    labels, token_ids, documents = world
+    seen = documents < 15
+    made = [Control("some", OF_SAMPLED_TOKENS, np.where(seen & (labels < 5), labels, -1), seen)]
+    row = controls.table(labels, made, token_ids, documents, np.random.default_rng(1), smallest=20).row(0, named=True)
+    cut = [Control("some", "text", made[0].labels[seen])]
+    of_cut = controls.table(labels[seen], cut, token_ids[seen], documents[seen], np.random.default_rng(1))
+    assert row["matched"] == of_cut["matched"][0] == 0.25 and row["information"] == of_cut["information"][0]
+    assert (row["tokens"], row["run_clusters"]) == (seen.sum(), 20)
+    assert not controls.matches(labels, made, n_clusters=20).height
+    # A cluster with fewer of these tokens than asked for does not count as one that could be found.
+    sizes = np.bincount(labels[seen & (labels >= 0)])
+    smallest = int(np.sort(sizes)[10])
+    few = controls.table(labels, made, token_ids, documents, np.random.default_rng(1), smallest=smallest)
+    large = np.flatnonzero(sizes >= smallest)
+    assert few["run_clusters"][0] == len(large) < 20
+    assert few["matched"][0] == pytest.approx(np.mean(large < 5))
+
+
+def test_the_conclusion_says_what_chains_without_the_loss_and_searches_of_sampled_tokens_find(world):
+    labels, token_ids, documents = world
+    seen = documents < 15
+    made = [
+        Control("the token", "text", np.where(labels < 5, labels, -1)),
+        Control(WITHOUT_LOSS, SUSCEPTIBILITIES, np.where(labels < 18, labels, -1)),
+        Control("sampled values", OF_SAMPLED_TOKENS, np.where(seen & (labels < 10), labels, -1), seen),
+    ]
+    frame = controls.table(labels, made, token_ids, documents, np.random.default_rng(1))
+    text = controls.conclusion(frame, controls.matches(labels, made, n_clusters=20))
+    assert "Of 20 clusters 5 are also found without any susceptibility, by at least one of 1 controls" in text
+    assert "Chains that never see the loss find 90 % of the clusters" in text
+    assert "Of the 20 clusters that have enough sampled tokens" in text and "“sampled values” 50 %" in text
 
 
 def test_one_document_one_token_string_and_no_clusters_have_rows_without_what_is_not_defined(world):
@@ -139,10 +179,53 @@ def test_a_control_that_cannot_be_made_is_a_sentence_and_no_error(tmp_path):
     context = SimpleNamespace(asset_key=dg.AssetKey("untrained_cluster_members"), log=logging.getLogger("test"))
     for bad, why in ((np.inf, "finite"), (0.0, "must vary")):
         vectors = [np.full((tokens.keys.height, 3), bad, np.float32)]
-        made = cluster_controls.searched(
+        made = control_search.searched(
             context, lambda v=vectors: v, tokens, ExperimentConfig(name="x"), Store(tmp_path)
         )
         assert made.value.schema == pl.Schema(schema.NOT_MADE) and why in made.value["reason"][0]
+
+
+@pytest.fixture(scope="module")
+def directed():
+    """A model, its population and probe, and one component's directions as a run with the given settings finds them."""
+    model, component = families.from_module(toys.toy_module()), Component("mlp", 1)
+    population = Population(tuple(toys.toy_tokens(8, seed=chain) for chain in range(4)))
+    probe, wanted = toys.toy_tokens(4, seed=99), DirectionSettings(reliability=0.99, max_contexts=64)
+    rest = [directions.at_rest(model, population, chain).gradient[component.name].numpy() for chain in range(4)]
+
+    def run(n_beta):
+        settings = SamplingSettings(n_chains=4, n_burn_in=2, step_size=2.0, n_beta=n_beta, localization=50.0)
+        task = DirectionTask(model, "cpu", settings, wanted, population, probe, 7, [component])
+        parts = np.stack(rest), np.zeros((0, 0), np.float32), 32
+        return settings, *direction_task.finder(task)(component, direction_task.Rest(*parts))
+
+    def without(n_beta):
+        settings, stored, found = run(n_beta)
+        seed = seeds.sequence(7, "response_directions", component.name)
+        parts = (settings, wanted, population, probe, stored, found, seed)
+        return without_loss.directions_without_loss(model, component, *parts)
+
+    return run, without
+
+
+def test_directions_without_the_loss_are_those_that_a_run_at_n_beta_zero_finds(directed):
+    run, without = directed
+    _, at_zero, diagnostics = run(0.0)
+    found = without(20.0)
+    expected = torch.stack([at_zero.directions[rank::2].mean(dim=0) for rank in (0, 1)])
+    torch.testing.assert_close(found.halves.directions, expected)
+    np.testing.assert_allclose(found.halves.mean_slopes, at_zero.mean_slopes, rtol=1e-5)
+    assert found.n_contexts == diagnostics.n_contexts
+    _, driven, _ = run(20.0)
+    assert not torch.allclose(driven.directions[::2].mean(dim=0), expected[0], rtol=1e-3)
+
+
+def test_the_less_the_loss_weighs_the_more_alike_are_the_responses_of_chains_without_it(directed):
+    _, without = directed
+    nearly, far = (1 - without(n_beta).followed.correlation for n_beta in (0.01, 40.0))
+    assert 0 <= nearly < 1e-5 and far > 10 * nearly
+    with pytest.raises(ValueError, match="n_beta = 0"):
+        without(0.0)
 
 
 @pytest.mark.parametrize("parallel", [True, False])

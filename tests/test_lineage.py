@@ -27,7 +27,13 @@ LAYERS = {f"layer_{layer}_cluster_members" for layer in partitions.EXPERIMENT.re
 ALTERED = {"untrained_cluster_members", "permuted_cluster_members"}
 BY_KERNEL = ALTERED | {"gradient_cluster_members"}
 BY_TEXT = {"token_cluster_members", "token_pair_cluster_members"}
-CONTROLS = LAYERS | BY_KERNEL | BY_TEXT | {"auxiliary_cluster_members", "unwhitened_cluster_members"}
+OF_SAMPLED = {
+    "sampled_tokens_ground_truth_cluster_members": "ground_truth_susceptibilities",
+    "sampled_tokens_linear_response_cluster_members": "linear_response",
+    "sampled_tokens_auxiliary_cluster_members": "auxiliary_predictions",
+}
+BY_ANOTHER_WAY = {"auxiliary_cluster_members", "unwhitened_cluster_members", "without_loss_cluster_members"}
+CONTROLS = LAYERS | BY_KERNEL | BY_TEXT | BY_ANOTHER_WAY | set(OF_SAMPLED)
 COMPARED_FROM = {"whitened_susceptibilities", "clusters", "cluster_members"} | HALVES | CONTROLS
 COMPARED = {"cluster_controls", "cluster_control_matches"}
 SAMPLED_FROM = {"language_model", "token_shards", "sgld_samples"}
@@ -85,6 +91,11 @@ PARENTS = {
     **{key: {"language_model", "token_shards", "population_contexts", "whitened_susceptibilities"} for key in ALTERED},
     "gradient_cluster_members": {"language_model", "token_shards", "response_directions", "whitened_susceptibilities"},
     "auxiliary_cluster_members": {"auxiliary_predictions", "whitened_susceptibilities"},
+    "without_loss_cluster_members": {
+        *("language_model", "token_shards", "population_contexts"),
+        *("response_directions", "pca_basis", "whitened_susceptibilities"),
+    },
+    **{key: {source, "pca_basis"} for key, source in OF_SAMPLED.items()},
     **dict.fromkeys(COMPARED, COMPARED_FROM),
     "cluster_interventions": {
         *("language_model", "token_shards", "population_contexts", "linear_response"),
@@ -206,11 +217,11 @@ def test_what_runs_the_model_waits_for_a_gpu_and_what_holds_all_tokens_for_memor
     }
     run = {"response_directions", "sgld_samples", "linear_response", "activations"}
     controls = {"regime", "negative_control", "calibration"}
-    controls |= {"cluster_interventions"}
+    controls |= {"cluster_interventions", "without_loss_cluster_members"}
     assert found[pools.GPU] == run | controls | PREDICTIONS | {"aux_model"} | BY_KERNEL
     graphs = {name for name in PARENTS if any("knn_graph" in each for each in {name} | PARENTS[name])}
     searched = LAYERS | {"unwhitened_cluster_members", "auxiliary_cluster_members", "cluster_agreement"}
-    assert found[pools.MEMORY] == graphs | searched | {"leakage", "cluster_profiles"}
+    assert found[pools.MEMORY] == graphs | searched | set(OF_SAMPLED) | {"leakage", "cluster_profiles"}
 
 
 def test_a_plain_run_leaves_the_controls_out_and_a_selection_or_a_request_makes_them():

@@ -155,3 +155,18 @@ def test_bad_input_is_refused(truth):
         reliability.split_half([(truth, np.zeros_like(truth))])
     with pytest.raises(ValueError, match=r"constant ones \[0, 1, 2, 3, 4\]"):
         reliability.split_half_along(moments.of(np.hstack([truth, np.zeros_like(truth)])), np.eye(5))
+
+
+def test_a_components_reliability_is_that_of_its_chains_whatever_the_shards_and_lies_in_its_interval():
+    rng = np.random.default_rng(4)
+    measured = rng.normal(size=1200) + 0.8 * rng.normal(size=(8, 1200))
+    tables = []
+    for part in np.split(measured, [500], axis=1):
+        tables.append(reliability.product_table({"L0H0": part @ part.T}))
+    found = reliability.of_products(pl.concat(tables), ["L0H0"])
+    centred = measured - 0.0
+    noise = centred.var(axis=0, ddof=1).mean() / 8
+    expected = 1 - noise / np.square(centred.mean(axis=0)).mean()
+    assert found["reliability"][0] == pytest.approx(expected, rel=1e-9)
+    assert found["low"][0] < found["reliability"][0] < found["high"][0]
+    assert found["ceiling"][0] == pytest.approx(expected**0.5)

@@ -26,4 +26,4 @@ submit -- pca_basis reliability aux_model aux_correlation regime calibration neg
 submit --array="0-$((shards - 1))" -- predicted_susceptibilities auxiliary_predictions half_a_predictions half_b_predictions
 submit --gres=none -- whitening_basis leakage
 submit --gres=none --array="0-$((shards - 1))" -- whitened_susceptibilities
-submit --gres=none --mem=256G -- knn_graph half_a_knn_graph half_b_knn_graph half_a_cluster_members half_b_cluster_members clusters cluster_reproducibility document_groups cluster_labels map_layout component_table explorer
+submit --gres=none --mem=256G -- knn_graph half_a_knn_graph half_b_knn_graph half_a_cluster_members half_b_cluster_members clusters cluster_reproducibility document_groups cluster_labels map_layout component_table chain_diagnostics cluster_profiles explorer

@@ -20,6 +20,8 @@ from susc_pipeline.representation import jackknife
 from susc_pipeline.schema import StackedTokens
 
 SUSCEPTIBILITIES = "susceptibilities"
+OF_SAMPLED_TOKENS = "susceptibilities, sampled tokens"
+WITHOUT_LOSS = "chains without the loss (n_beta = 0)"
 TOKEN = "the token"
 MEASURES = ("matched", "information")
 
@@ -32,6 +34,8 @@ class Control(NamedTuple):
     """What its vectors are made of; SUSCEPTIBILITIES where it is the same measurement by another way."""
     labels: Int[np.ndarray, " tokens"]
     """Cluster of each token of the run, in their order; -1 where it is in none."""
+    has_seen: Bool[np.ndarray, " tokens"] | None = None
+    """The tokens that were clustered, where these are not all."""
 
 
 def partition_members(codes: Int[np.ndarray, " tokens"], tokens: StackedTokens) -> pl.DataFrame:
@@ -55,9 +59,12 @@ def table(
     documents: Int[np.ndarray, " tokens"],
     rng: np.random.Generator,
     *,
+    smallest: int = 1,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> pl.DataFrame:
     """One row a control, as schema.CLUSTER_CONTROLS.
+
+    A control of some tokens is held against what the run's clusters have of these tokens, each of them that has enough.
 
     Args:
         labels: cluster of each token by the run, -1 where it is in none.
@@ -65,30 +72,41 @@ def table(
         token_ids: the token strings, by number.
         documents: the document of each token, by number.
         rng: of the permutations and of the groups of documents.
+        smallest: tokens that a cluster of the run must have among those of the control.
         progress: told the controls done and their total.
     """
-    enough = len(np.unique(documents)) > 1
-    groups = jackknife.document_groups(documents, rng) if enough else np.zeros(len(documents), np.int64)
+    everywhere = np.ones(len(labels), bool)
+    groups = _groups(documents, rng)
     rows = []
-    for number, (name, knows, others) in enumerate(controls):
-        permuted = reproducibility.within_tokens(others, token_ids, rng)
-        values = _values(labels, others, permuted, groups, has_interval=enough)
+    for number, control in enumerate(controls):
+        seen = everywhere if control.has_seen is None else control.has_seen
+        own, others = _with_enough(labels[seen], smallest), control.labels[seen]
+        permuted = reproducibility.within_tokens(others, token_ids[seen], rng)
+        some = groups if control.has_seen is None else _groups(documents[seen], rng)
         members = others[others != agreement.UNCLUSTERED]
-        rows.append(
-            {"control": name, "knows": knows, "clusters": len(np.unique(members)), "clustered_tokens": len(members)}
-        )
-        rows[-1] |= values
+        counts = {"clusters": len(np.unique(members)), "clustered_tokens": len(members), "tokens": len(own)}
+        counts |= {"run_clusters": len(np.unique(own[own != agreement.UNCLUSTERED]))}
+        rows.append({"control": control.name, "knows": control.knows} | counts | _values(own, others, permuted, some))
         progress(number + 1, len(controls))
     return pl.DataFrame(rows, schema=schema.CLUSTER_CONTROLS)
+
+
+def _groups(documents: Int[np.ndarray, " tokens"], rng: np.random.Generator) -> Int[np.ndarray, " tokens"] | None:
+    """Groups of documents to leave out; nothing where there is but one document."""
+    return jackknife.document_groups(documents, rng) if len(np.unique(documents)) > 1 else None
+
+
+def _with_enough(labels: Int[np.ndarray, " tokens"], smallest: int) -> Int[np.ndarray, " tokens"]:
+    """The same labels, without the clusters that have fewer of these tokens."""
+    sizes = np.bincount(labels + 1)  # unclustered tokens come first
+    return np.where(sizes[labels + 1] >= smallest, labels, agreement.UNCLUSTERED)
 
 
 def _values(
     labels: Int[np.ndarray, " tokens"],
     others: Int[np.ndarray, " tokens"],
     permuted: Int[np.ndarray, " tokens"],
-    groups: Int[np.ndarray, " tokens"],
-    *,
-    has_interval: bool,
+    groups: Int[np.ndarray, " tokens"] | None,
 ) -> dict[str, float | None]:
     """The numbers of one control by column; what is not defined, and ends of intervals without documents, are missing."""
 
@@ -99,8 +117,8 @@ def _values(
             beyond = np.where(chance < 1, (found - chance) / (1 - chance), np.nan)
         return np.concatenate([found, beyond, chance])
 
-    found = jackknife.intervals(measure, groups) if has_interval else None
-    plain = measure(np.ones(len(groups), bool))
+    found = None if groups is None else jackknife.intervals(measure, groups)
+    plain = measure(np.ones(len(labels), bool))
     values: dict[str, float | None] = {}
     for number, name in enumerate(MEASURES):
         for column, place in ((name, number), (f"{name}_beyond", number + 2)):
@@ -125,9 +143,11 @@ def _known(value: float) -> float | None:
 
 
 def matches(labels: Int[np.ndarray, " tokens"], controls: Sequence[Control], *, n_clusters: int) -> pl.DataFrame:
-    """One row for each cluster and control, as schema.CLUSTER_CONTROL_MATCHES."""
+    """One row for each cluster and control of all tokens, as schema.CLUSTER_CONTROL_MATCHES."""
     frames = [pl.DataFrame(schema=schema.CLUSTER_CONTROL_MATCHES)]
     for control in controls:
+        if control.has_seen is not None:
+            continue
         found = agreement.best_match(labels, control.labels, n_clusters=n_clusters)
         columns = {"cluster": range(n_clusters), "control": [control.name] * n_clusters, **found._asdict()}
         frames.append(pl.DataFrame(columns, schema=schema.CLUSTER_CONTROL_MATCHES))
@@ -141,7 +161,7 @@ def conclusion(table: pl.DataFrame, matches: pl.DataFrame) -> str:
         table: as schema.CLUSTER_CONTROLS.
         matches: as schema.CLUSTER_CONTROL_MATCHES.
     """
-    n_clusters, ignorant = matches["cluster"].n_unique(), table.filter(pl.col("knows") != SUSCEPTIBILITIES)
+    n_clusters, ignorant = matches["cluster"].n_unique(), _ignorant(table)
     if not n_clusters or not ignorant.height:
         return "There is nothing to compare: the run has no clusters, or no control could be made."
     found = matches.filter(pl.col("jaccard") >= agreement.MATCH, pl.col("control").is_in(ignorant["control"].to_list()))
@@ -153,7 +173,32 @@ def conclusion(table: pl.DataFrame, matches: pl.DataFrame) -> str:
         f"“{best['control']}” finds the most: {_percent(best['matched'])} of them, by chance "
         f"{_percent(best['matched_by_chance'])}."
     )
-    return text + _of_others(table, matches, found, n_clusters - n_found)
+    text += _of_others(table, matches, found, n_clusters - n_found)
+    return text + _of_chains_without_loss(table) + _of_sampled_tokens(table)
+
+
+def _ignorant(table: pl.DataFrame) -> pl.DataFrame:
+    """The controls that know no susceptibility."""
+    return table.filter(~pl.col("knows").is_in([SUSCEPTIBILITIES, OF_SAMPLED_TOKENS]))
+
+
+def _of_chains_without_loss(table: pl.DataFrame) -> str:
+    """What chains that never see the loss find; nothing where there were none."""
+    rows = table.filter(control=WITHOUT_LOSS)
+    if not rows.height:
+        return ""
+    return f" Chains that never see the loss find {_percent(rows['matched'][0])} of the clusters, with the same noise."
+
+
+def _of_sampled_tokens(table: pl.DataFrame) -> str:
+    """What each measurement finds on the sampled tokens; nothing where these have no cluster of the run."""
+    rows = table.filter(knows=OF_SAMPLED_TOKENS).filter(pl.col("run_clusters") > 0)
+    if not rows.height:
+        return ""
+    parts = [f"“{row['control']}” {_percent(row['matched'])}" for row in rows.iter_rows(named=True)]
+    return (
+        f" Of the {rows['run_clusters'][0]} clusters that have enough sampled tokens, found are by {', '.join(parts)}."
+    )
 
 
 def _of_others(table: pl.DataFrame, matches: pl.DataFrame, found: pl.DataFrame, n_left: int) -> str:

@@ -76,6 +76,8 @@ CLUSTER_CONTROLS = {
     "knows": pl.String,  # what its vectors are made of: text, activations, gradients, other weights or susceptibilities
     "clusters": pl.Int64,
     "clustered_tokens": pl.Int64,
+    "tokens": pl.Int64,  # that it clusters: all, or the sampled ones
+    "run_clusters": pl.Int64,  # of the run, with enough of these tokens: those that it can find
     "matched": pl.Float64,  # share of the run's clusters with a cluster of the control of Jaccard index 1/2 or more
     "matched_low": pl.Float64,
     "matched_high": pl.Float64,

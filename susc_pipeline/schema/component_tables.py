@@ -67,7 +67,7 @@ RELIABILITY = {
     "kind": pl.String,  # component or pc
     "name": pl.String,
     "half_correlation": pl.Float64,
-    "reliability": pl.Float64,  # Spearman-Brown corrected, of all draws
+    "reliability": pl.Float64,  # of all draws: of a component by its chains, of a PC by halves, Spearman-Brown corrected
     "low": pl.Float64,  # of the reliability's 95 % interval over chains; missing for principal components
     "high": pl.Float64,
     "ceiling": pl.Float64,  # square root of reliability

@@ -117,7 +117,7 @@ MEANINGS = {
     "r_hat": "split R-hat of the rise of the loss: near 1 where chains agree",
     "r_hat_limit": "the R-hat that chains which agree exceed once in a thousand, for so few draws; at least 1.1",
     "rank": "of the member in its cluster; 0 is the most central, by PageRank over degree",
-    "reliability": "squared correlation with what endless chains would give, from halves (Spearman-Brown)",
+    "reliability": "squared correlation with what endless chains would give: of components by their chains, of PCs from halves",
     "reliability_high": "upper end of its 95 % interval, over chains",
     "reliability_low": "lower end of its 95 % interval, over chains",
     "reproducibility": "largest Jaccard index with a cluster by half of the chains alone, the lesser of both halves; 0 to 1",

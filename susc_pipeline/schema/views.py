@@ -131,6 +131,8 @@ VIEWS = {
         {
             "clusters": "number of clusters of the control",
             "clustered_tokens": "tokens in them",
+            "tokens": "tokens that the control clusters: all, or those of the ground-truth shards",
+            "run_clusters": "clusters of the run with at least clustering.min_size of these tokens: those that it can find",
         },
     ),
     "cluster_control_matches": View(

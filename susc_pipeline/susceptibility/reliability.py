@@ -178,11 +178,11 @@ def product_table(products: Mapping[str, Float64[np.ndarray, "chains chains"]]) 
     return pl.DataFrame(rows, schema=schema.CHAIN_PRODUCTS, orient="row")
 
 
-def intervals_of_products(table: pl.DataFrame, names: Sequence[str]) -> dict[str, list[float]]:
-    """Ends of the 95 % interval of each component's reliability, from the products of all shards.
+def of_products(table: pl.DataFrame, names: Sequence[str]) -> dict[str, Float64[np.ndarray, " components"]]:
+    """Each component's reliability by all chains, with the ends of its 95 % interval and its ceiling.
 
-    A reliability depends on the estimates through the products of chains alone: a few columns with the same products stand
-    for the tokens.
+    It is `of_replicates`, the mean over all splits of the chains; one split into halves is a noisier estimate of it. It depends
+    on the estimates through the products of chains alone: a few columns with the same products stand for the tokens.
     """
     summed = table.group_by("component", "chain", "other_chain").agg(pl.col("product").sum())
     found = []
@@ -192,4 +192,5 @@ def intervals_of_products(table: pl.DataFrame, names: Sequence[str]) -> dict[str
         values, vectors = np.linalg.eigh(rows["product"].to_numpy().reshape(n_chains, n_chains))
         columns = vectors * np.sqrt(np.maximum(values, 0.0))
         found.append(of_replicates_interval(np.concatenate([columns, -columns], axis=1)))
-    return {"low": [interval.low for interval in found], "high": [interval.high for interval in found]}
+    value, low, high = np.array(found, np.float64).reshape(-1, 3).T
+    return {"reliability": value, "low": low, "high": high, "ceiling": noise_ceiling(value)}

@@ -6,8 +6,9 @@ explorer.controls = (() => {
   const between = (low, high, shown, unit = "") => (low === null || high === null ? "–" : `${shown(low)}–${shown(high)}${unit}`);
   const shares = { shown: percent }, numbers = { shown: (value) => (value === null ? "–" : fixed(value)) };
   const COLUMNS = [
-    { name: "control" }, { name: "made of" }, { name: "clusters" }, { name: "tokens in them" },
-    { name: "finds", title: "Share of this run's clusters with a cluster there of Jaccard index 0.5 or more", ...shares },
+    { name: "control" }, { name: "made of" }, { name: "clusters" }, { name: "tokens in them" }, { name: "of tokens", title: "Tokens that it clusters: all, or the sampled ones alone" },
+    { name: "can find", title: "Clusters of this run with enough of these tokens" },
+    { name: "finds", title: "Share of these clusters with a cluster there of Jaccard index 0.5 or more", ...shares },
     { name: "95 %", title: "Interval over documents", nowrap: true },
     { name: "by chance", title: "The same after its labels are permuted among the occurrences of each token", ...shares },
     { name: "beyond chance", title: "(finds − by chance) / (1 − by chance); 0 is chance, 1 all", ...numbers },
@@ -23,7 +24,7 @@ explorer.controls = (() => {
       box.append(element("p", { class: "note" }, "Not measured in this run. ", element("code", {}, "make controls"), " clusters the same tokens by their text, their activations, gradients and other weights, and shows here how many of the clusters these find too."));
       return box;
     }
-    const rows = found.rows.map((row) => [visible(row.control), visible(row.knows), row.clusters, row.clustered_tokens, row.matched, between(row.matched_low, row.matched_high, (share) => Math.round(100 * share), " %"), row.matched_by_chance, row.matched_beyond,
+    const rows = found.rows.map((row) => [visible(row.control), visible(row.knows), row.clusters, row.clustered_tokens, row.tokens, row.run_clusters, row.matched, between(row.matched_low, row.matched_high, (share) => Math.round(100 * share), " %"), row.matched_by_chance, row.matched_beyond,
       row.information, between(row.information_low, row.information_high, fixed), row.information_by_chance, row.information_beyond]);
     box.append(element("p", {}, visible(found.conclusion)), explorer.table("Controls: other clusterings of the same tokens", COLUMNS, rows, { file: "controls" }));
     return box;
