@@ -75,9 +75,9 @@ def reliability(
 ) -> dg.MaterializeResult[pl.DataFrame]:
     """Reliability of every component and PC over ground-truth tokens: the share of a column's variance that is no noise.
 
-    Of a component by the spread of its chains, each with its own population documents and draws (analysis of variance). Of a PC it
-    is = 2 r / (1 + r), r between halves that share nothing (Spearman 1910, Brown 1910). Its root is the noise ceiling: the highest
-    correlation with the measured values that any prediction can reach.
+    Of a component by the spread of its chains, each with its own population documents and draws (analysis of variance). Of a PC
+    it is = 2 r / (1 + r), r between halves that share nothing (Spearman 1910, Brown 1910). Its root is the noise ceiling: the
+    highest correlation with the measured values that any prediction can reach.
     """
     model = language_model.load(experiment.model).model
     names = [c.name for c in components.chosen(model, experiment.model.components)]

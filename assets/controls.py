@@ -16,7 +16,7 @@ from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.model import components
 from susc_pipeline.sampling import calibration as calibrations
 from susc_pipeline.susceptibility import control as controls
-from susc_pipeline.susceptibility import direction_files, estimators
+from susc_pipeline.susceptibility import direction_files, directions, estimators
 from susc_pipeline.susceptibility import regime as regimes
 from susc_pipeline.susceptibility.estimators import ShardEstimates
 
@@ -53,13 +53,15 @@ def regime(
         largest = regimes.largest_curvature(model, component, population)
         own = settings.at(stored.localization)
         rows.append(regimes.row(model, component, own, stored, largest=largest))
-    tables = [regimes.table(rows)]
+    tables, digest = [regimes.table(rows)], direction_files.model_digest(model)
     for component in progress.track(context, wanted.components, "sweeps of n_beta", len(wanted.components)):
         chosen = components.by_name(model, component)
-        stored = direction_files.diagnostics(response_directions.whole(component))
+        place = response_directions.whole(component)
+        stored = direction_files.load(place, model, chosen, digest=digest, with_rest=True)
         own = settings.at(stored.localization)
         source = seeds.sequence(experiment.seed, "regime", component)
-        parts = (population, probe, stored.rest_slopes, wanted.n_betas, source)
+        at_rest = directions.probe_slopes(model, probe, {chosen: stored.at_rest / own.localization})[0]
+        parts = (population, probe, at_rest, wanted.n_betas, source)
         budget = experiment.directions.limited(wanted.max_contexts)
         tables.append(regimes.sweep(model, chosen, own, budget, *parts))
     frame = pl.concat(tables)

@@ -38,7 +38,7 @@ from assets import (  # noqa: E402
     overview,
     partitions,
     prediction,
-    report,
+    run_tables,
     sampled_controls,
     sampling,
     text_controls,
@@ -70,7 +70,7 @@ MODULES = (
     sampled_controls,
     cluster_controls,
     cluster_interventions,
-    report,
+    run_tables,
     explorer,
 )
 

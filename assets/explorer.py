@@ -11,7 +11,7 @@ from scipy import sparse
 from assets import pools
 from assets.clusters import ALL_WHITENED
 from assets.partitions import EVERY_SHARD, version
-from assets.report import GROUP
+from assets.run_tables import GROUP
 from resources import clustered_tokens
 from resources.component_folder import ComponentFolder
 from resources.language_model import LanguageModelFolder

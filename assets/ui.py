@@ -4,7 +4,6 @@ import os
 import sys
 from pathlib import Path
 
-from assets import run
 from resources import ports
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -16,7 +15,9 @@ def serve(port: int) -> int:
     Raises:
         ValueError: the port is taken.
     """
-    run.dagster_home()
+    from assets import runner  # the experiment in force is read when this is imported
+
+    runner.dagster_home()
     ports.listener(port).close()  # Dagster would say it in thirty lines
     program = Path(sys.executable).with_name("dg")
     arguments = ["dev", "-w", str(CHECKOUT / "workspace.yaml"), "-h", ports.LOOPBACK, "-p", str(port)]

@@ -95,9 +95,7 @@ def largest_curvature(model: Decoder, component: Component, population: Populati
 
 
 def prior_share(
-    rest_slopes: Float[np.ndarray, "chains probe_tokens"],
-    slopes_at_zero: Float[np.ndarray, "chains probe_tokens"],
-    slopes: Float[np.ndarray, "chains probe_tokens"],
+    slopes_at_zero: Float[np.ndarray, "chains probe_tokens"], slopes: Float[np.ndarray, "chains probe_tokens"]
 ) -> Agreement:
     """How linear responses at n_beta follow those at n_beta = 0, over the probe tokens.
 
@@ -105,11 +103,10 @@ def prior_share(
     the response the loss leaves.
 
     Args:
-        rest_slopes: slopes of the probe's losses along each chain's gradient at w* / localization: the part that both share.
-        slopes_at_zero: slopes along the rise, `Rise.slopes`, of chains at n_beta = 0.
-        slopes: of chains at n_beta, by the same population.
+        slopes_at_zero: slopes of the probe's losses along each chain's direction at n_beta = 0.
+        slopes: at n_beta, by the same population.
     """
-    return control.agreement(*(control.halves(-(rest_slopes + part)) for part in (slopes_at_zero, slopes)))
+    return control.agreement(*(control.halves(-part) for part in (slopes_at_zero, slopes)))
 
 
 def row(
@@ -192,7 +189,7 @@ def sweep(
     _, at_zero = at(0.0)
     rows = []
     for own, found in map(at, n_betas):
-        prior = prior_share(rest_slopes, at_zero.slopes, found.slopes)
+        prior = prior_share(rest_slopes + at_zero.slopes, rest_slopes + found.slopes)
         rows.append(row(model, component, own, found, largest=largest, prior=prior))
     return table(rows)
 

@@ -67,9 +67,10 @@ def directions_without_loss(
         raise ValueError(f"gradients at w* of {component.name} were not loaded; load its directions with_rest")
     own = dataclasses.replace(settings.at(stored.localization), n_beta=0.0)
     budget = wanted.limited(found.n_contexts)
-    risen = directions.rise(model, component, own, budget, population, probe, found.rest_slopes, seed)
-    gradient = stored.at_rest + risen.gradient
-    means = torch.stack([gradient[rank::2].mean(dim=0) for rank in (0, 1)]) / own.localization
-    mean_slopes = directions.mean_slopes(gradient, stored.at_rest, localization=own.localization)
-    followed = regime.prior_share(found.rest_slopes, risen.slopes, found.rise_slopes)
+    at_rest = directions.probe_slopes(model, probe, {component: stored.at_rest / own.localization})[0]
+    risen = directions.rise(model, component, own, budget, population, probe, at_rest, seed)
+    along = (stored.at_rest + risen.gradient) / own.localization
+    means = torch.stack([along[rank::2].mean(dim=0) for rank in (0, 1)])
+    mean_slopes = directions.mean_slopes(along, stored.at_rest)
+    followed = regime.prior_share(at_rest + risen.slopes, found.rest_slopes + found.rise_slopes)
     return WithoutLoss(StoredDirections(means, mean_slopes, own.localization), followed, risen.n_contexts)

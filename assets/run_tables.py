@@ -1,4 +1,4 @@
-"""Tables of components, chains and clusters that queries and pages show. Nothing here looks at them."""
+"""Tables of components, chains and clusters that queries and pages show. The explorer shows them."""
 
 import dagster as dg
 import polars as pl
