@@ -16,7 +16,7 @@ from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.model import components
 from susc_pipeline.sampling import calibration as calibrations
 from susc_pipeline.susceptibility import control as controls
-from susc_pipeline.susceptibility import direction_files, directions, estimators
+from susc_pipeline.susceptibility import direction_files, estimators
 from susc_pipeline.susceptibility import regime as regimes
 from susc_pipeline.susceptibility.estimators import ShardEstimates
 
@@ -60,7 +60,7 @@ def regime(
         stored = direction_files.load(place, model, chosen, digest=digest, with_rest=True)
         own = settings.at(stored.localization)
         source = seeds.sequence(experiment.seed, "regime", component)
-        at_rest = directions.probe_slopes(model, probe, {chosen: stored.at_rest / own.localization})[0]
+        at_rest = regimes.rest_slopes(model, chosen, probe, stored)
         parts = (population, probe, at_rest, wanted.n_betas, source)
         budget = experiment.directions.limited(wanted.max_contexts)
         tables.append(regimes.sweep(model, chosen, own, budget, *parts))

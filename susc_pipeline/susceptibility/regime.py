@@ -27,7 +27,7 @@ from susc_pipeline.sampling.observables import Population
 from susc_pipeline.sampling.posterior import SamplingSettings
 from susc_pipeline.susceptibility import control, directions
 from susc_pipeline.susceptibility.control import Agreement
-from susc_pipeline.susceptibility.direction_files import Diagnostics
+from susc_pipeline.susceptibility.direction_files import Diagnostics, StoredDirections
 from susc_pipeline.susceptibility.directions import DirectionSettings, Rise
 
 MEANING = (
@@ -92,6 +92,22 @@ def largest_curvature(model: Decoder, component: Component, population: Populati
     """Largest Hessian eigenvalue of the component's mean loss at w* on a few contexts, in nats per squared weight."""
     ids = torch.as_tensor(population.parts[0][: curvature.MAX_CONTEXTS].astype(np.int64)).to(model.device)
     return curvature.largest_curvature(model, component, perturbation.prepare_tokens(model, component, ids))
+
+
+def rest_slopes(
+    model: Decoder,
+    component: Component,
+    probe: Int[np.ndarray, "contexts positions"],
+    stored: StoredDirections,
+) -> Float[np.ndarray, "chains probe_tokens"]:
+    """Slope of each probe token's loss along each chain's gradient at w* / localization.
+
+    Raises:
+        ValueError: the gradients were not loaded.
+    """
+    if stored.at_rest is None:
+        raise ValueError(f"gradients at w* of {component.name} were not loaded; load its directions with_rest")
+    return directions.probe_slopes(model, probe, {component: stored.at_rest / stored.localization})[0]
 
 
 def prior_share(

@@ -63,11 +63,11 @@ def directions_without_loss(
     """
     if settings.n_beta == 0:
         raise ValueError("the run's own chains are at n_beta = 0: there is nothing to compare")
-    if stored.at_rest is None:
-        raise ValueError(f"gradients at w* of {component.name} were not loaded; load its directions with_rest")
     own = dataclasses.replace(settings.at(stored.localization), n_beta=0.0)
     budget = wanted.limited(found.n_contexts)
-    at_rest = directions.probe_slopes(model, probe, {component: stored.at_rest / own.localization})[0]
+    if stored.at_rest is None:
+        raise ValueError(f"gradients at w* of {component.name} were not loaded; load its directions with_rest")
+    at_rest = regime.rest_slopes(model, component, probe, stored)
     risen = directions.rise(model, component, own, budget, population, probe, at_rest, seed)
     along = (stored.at_rest + risen.gradient) / own.localization
     means = torch.stack([along[rank::2].mean(dim=0) for rank in (0, 1)])
