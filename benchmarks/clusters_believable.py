@@ -8,6 +8,7 @@
 - planted: three worlds of 50,000 points with clusters of four kinds: recovered and false ones.
 - shapes: clusters drawn out along directions, two worlds of 20,000 points, and three clouds without clusters.
 - order: the run's graph with its vertices in another order: matched clusters and adjusted mutual information.
+- chains: halves of one chain each and of two, where the run's have four: what more documents of the population would give.
 
 No part needs another package than the project's own.
 """
@@ -19,17 +20,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
 
 sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent.parent / "tests")]
 
 import planted  # noqa: E402
-from benchmarks import repeatability  # noqa: E402
+from benchmarks import repeatability, stored  # noqa: E402
 from resources import experiment as experiments  # noqa: E402
 from resources import tables  # noqa: E402
 from resources.storage import Store  # noqa: E402
+from susc_pipeline import tokens  # noqa: E402
 from susc_pipeline.clustering import agreement, knn, local_cluster, search  # noqa: E402
 from susc_pipeline.config import ExperimentConfig  # noqa: E402
-from susc_pipeline.representation import moments, whitening  # noqa: E402
+from susc_pipeline.model import components, pretrained  # noqa: E402
+from susc_pipeline.representation import moments, pca, whitening  # noqa: E402
+from susc_pipeline.susceptibility import direction_files, linear_response  # noqa: E402
+from susc_pipeline.susceptibility.direction_files import StoredDirections  # noqa: E402
 
 RECOVERED, FALSE = 0.8, 0.3
 LISTED = 0.5  # reproducibility from which the explorer lists a cluster by default, DEFAULTS in view-clusters.js
@@ -105,11 +111,35 @@ def part_shapes(store: Store, experiment: ExperimentConfig) -> Figures:
 
 
 def part_order(store: Store, experiment: ExperimentConfig) -> Figures:
-    graph, stored = knn.load(store.path("knn_graph")), repeatability.stored_labels(store, experiment)
+    graph, labels = knn.load(store.path("knn_graph")), repeatability.stored_labels(store, experiment)
     matched, information = repeatability.line(
-        "another order of the tokens", stored, repeatability.renumbered(graph, experiment, 1)
+        "another order of the tokens", labels, repeatability.renumbered(graph, experiment, 1)
     )
     return {"order_matched": matched, "order_ami": information}
+
+
+def part_chains(store: Store, experiment: ExperimentConfig) -> Figures:
+    model = pretrained.load(experiment.model.source).model
+    basis = pca.load(store.path("pca_basis"))
+    ids = np.concatenate([stored.contexts(store, shard) for shard in tokens.shard_keys(experiment.tokens)])
+    place, digest = stored.folder(store, "response_directions"), direction_files.model_digest(model)
+    found = {}
+    for n_chains in (1, 2):
+        halves = {}
+        for component in components.chosen(model, experiment.model.components):
+            path = place / f"{component.name}{direction_files.SUFFIX}"
+            known = direction_files.load(path, model, component, digest=digest)
+            means = torch.stack([known.directions[rank::2][:n_chains].mean(dim=0) for rank in (0, 1)])
+            # The slope of the population loss is one number for all tokens, which whitening takes out.
+            halves[component] = StoredDirections(means, np.zeros(2, np.float32), known.localization)
+        response = linear_response.estimate(model, ids, halves)
+        a, b = (clustered(pca.transform(half, basis)) for half in (response.half_a, response.half_b))
+        shares = [float(np.mean(agreement.best_match_jaccard(*pair) >= agreement.MATCH)) for pair in ((a, b), (b, a))]
+        found[f"halves_matched_{n_chains}"] = float(np.mean(shares))
+        by_component = [np.corrcoef(x, y)[0, 1] for x, y in zip(response.half_a.T, response.half_b.T, strict=True)]
+        found[f"halves_r_{n_chains}"] = float(np.mean(by_component))
+        print(f"  halves of {n_chains} chains: {found}", flush=True)
+    return found
 
 
 PARTS: dict[str, Callable[[Store, ExperimentConfig], Figures]] = {
@@ -117,6 +147,7 @@ PARTS: dict[str, Callable[[Store, ExperimentConfig], Figures]] = {
     "planted": part_planted,
     "shapes": part_shapes,
     "order": part_order,
+    "chains": part_chains,
 }
 
 

@@ -35,6 +35,7 @@ from susc_pipeline.model import components, pretrained, tangents
 from susc_pipeline.model.decoder import Decoder
 from susc_pipeline.price import Plan
 from susc_pipeline.representation import pca
+from susc_pipeline.susceptibility import reliability as reliabilities
 
 RESULTS = Path(__file__).resolve().parent / "results" / "truth.json"
 N_TIMED, N_HALVES = 4, 2
@@ -141,6 +142,10 @@ def lines(content: dict) -> list[str]:
     if part := content.get("reliability"):
         values = [row["reliability"] for row in part["components"]]
         found += [f"population_reliability={np.mean(values):.3f}", f"least_reliability={min(values):.3f}"]
+        split = reliabilities.spearman_brown(
+            np.array([row["half_correlation"] for row in part["components"]]), factor=2.0
+        )
+        found += [f"population_reliability_of_one_split={split.mean():.3f}, least {split.min():.3f}"]
     if part := content.get("covariance"):
         used = [row[row["used"]] for row in part["rows"]]
         for name, key in (("second_order_vs_covariance", "r"), ("second_order_scale", "scale")):
