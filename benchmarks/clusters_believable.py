@@ -119,7 +119,7 @@ def part_order(store: Store, experiment: ExperimentConfig) -> Figures:
 
 
 def part_chains(store: Store, experiment: ExperimentConfig) -> Figures:
-    model = pretrained.load(experiment.model.source).model
+    model = pretrained.load(store.path("language_model")).model
     basis = pca.load(store.path("pca_basis"))
     ids = np.concatenate([stored.contexts(store, shard) for shard in tokens.shard_keys(experiment.tokens)])
     place, digest = stored.folder(store, "response_directions"), direction_files.model_digest(model)
