@@ -8,7 +8,7 @@ explorer.terms = (() => {
     cluster: "Tokens that lie close together, in the graph of nearest neighbours, by their susceptibilities to all components; few edges leave the set.",
     expressed: "Susceptibility below the mean token: the loss of the token rises more than the mean loss when the component is shaken. The component helps to predict it.",
     suppressed: "Susceptibility above the mean token: the loss of the token rises less than the mean loss, or falls, when the component is shaken. The component stands against it.",
-    reliability: "Share of the variance over tokens that is signal and not noise of the chains: from halves that share no chain, document or draw (Spearman–Brown). 1 is certain, 0 is noise.",
+    reliability: "Share of the variance over tokens that is signal and not noise of the chains: from chains, or halves of them, that share no document and no draw. 1 is certain, 0 is noise.",
     llc: "Local learning coefficient: n_beta times the mean rise of the loss when the component is shaken. Twice it counts the directions of its weights that the loss controls.",
     lossPull: "Loss pull: n_beta × curvature / localization, in the component's most curved direction. Below 1 the round Gaussian noise, not the loss, decides how far the weights move.",
     controlled: "2 LLC over the number of weights: the share of directions that the loss, not the Gaussian, controls.",

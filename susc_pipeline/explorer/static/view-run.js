@@ -40,7 +40,7 @@
         whole(t.chains, "Convergence of the chains, and reliability of the response directions", "chains", { r_hat: "1 where chains agree; above about 1.1 they do not", effective_share: "effective sample size over number of draws" })),
       element("section", {}, element("h2", {}, "Reliability"), element("div", { class: "pair" }, ...["component", "pc"].map((kind) => {
         const rows = t.reliability.rows.filter((row) => row[0] === kind);
-        return charts.intervals(rows.map((row) => row[1]), [{ name: "halves that share nothing, Spearman–Brown", values: rows.map((row) => row[3]), errors: rows.map((row) => (row[5] - row[4]) / 3.92) }], { caption: kind === "pc" ? "Of principal components" : "Of components", name: `reliability-${kind}`, yLabel: "reliability", width: 440 });
+        return charts.intervals(rows.map((row) => row[1]), [{ name: kind === "pc" ? "halves that share nothing, Spearman–Brown" : "chains that share nothing", values: rows.map((row) => row[3]), errors: rows.map((row) => (row[5] - row[4]) / 3.92) }], { caption: kind === "pc" ? "Of principal components" : "Of components", name: `reliability-${kind}`, yLabel: "reliability", width: 440 });
       })), whole(t.reliability, "Reliability and noise ceiling", "reliability")),
       element("section", {}, element("h2", {}, "Prediction"), element("div", { class: "pair" },
         charts.intervals(column(t.aux_correlation, "pc").map((n) => `PC${n}`), [
