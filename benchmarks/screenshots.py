@@ -10,7 +10,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 WIDTHS = {"wide": (1280, 900), "narrow": (390, 844)}
 VIEWS = {
     "clusters": "#/clusters",
-    "card": "#/cluster/21",
+    "card": "#/cluster/39",
     "components": "#/components",
     "component": "#/component/L1H2",
     "text": "#/text/3/24",
