@@ -269,3 +269,12 @@ def test_one_draw_has_no_covariance():
     single = loss_traces.take(random_traces(), np.array([0]))
     with pytest.raises(ValueError, match="a covariance needs at least 2 draws, got 1; raise sampling.n_draws"):
         estimators.estimate(single, kind="restricted")
+
+
+def test_an_estimator_that_reads_what_it_did_not_ask_for_is_named(monkeypatch):
+    traces = random_traces()
+    bare = traces._replace(token_slopes=np.zeros((len(traces.chain), 0), np.float32))
+    silent = estimators.by_name("first_order")._replace(needs_slopes=False)
+    monkeypatch.setitem(estimators.ESTIMATORS, "silent", silent)
+    with pytest.raises(ValueError, match="silent gave 0 values for 7 tokens; its Estimator must state what it needs"):
+        estimators.estimate(bare, kind="silent")

@@ -26,7 +26,7 @@ def estimate(traces, all_weights=None):
     return Susceptibility(2 * found.value, 2 * found.standard_error)
 
 
-ESTIMATORS = {"twice_first_order": Estimator(estimate, needs_direction=True)}
+ESTIMATORS = {"twice_first_order": Estimator(estimate, needs_direction=True, needs_slopes=True)}
 """
 SAMPLER = """
 from susc_pipeline.sampling.samplers import exponential

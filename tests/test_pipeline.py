@@ -346,7 +346,7 @@ def test_a_run_that_is_stopped_or_killed_keeps_its_finished_components(toy_folde
 @pytest.mark.slow
 def test_mistakes_are_one_line_with_the_remedy(tmp_path, toy_folders):
     unknown = run(tmp_path, "--experiment", "huge")
-    assert unknown.returncode == 1 and "unknown experiment 'huge'; known are" in unknown.stderr
+    assert unknown.returncode == 2 and "unknown experiment 'huge'; known are" in unknown.stderr
     toml = tmp_path / "bad.toml"
     toml.write_text('name = "bad"\n[sampling]\nstep_sise = 1\n')
     assert "unknown key 'sampling.step_sise'" in run(tmp_path, "--experiment", toml).stderr

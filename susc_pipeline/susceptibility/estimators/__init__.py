@@ -59,7 +59,7 @@ def estimate(traces: LossTraces, *, kind: str, all_weights: LossTraces | None = 
         all_weights: of chains in which all weights move; only `two_chain` needs them.
 
     Raises:
-        ValueError: no such estimator, or the traces lack what it needs.
+        ValueError: no such estimator, the traces lack what it needs, or it does not say what it needs.
     """
     estimator = by_name(kind)
     n_tokens = traces.token_losses.shape[1]
@@ -70,7 +70,12 @@ def estimate(traces: LossTraces, *, kind: str, all_weights: LossTraces | None = 
     ):
         if needed and present != n_tokens:
             raise ValueError(f"estimator {kind} needs {what}, which were not sampled; materialize sgld_samples again")
-    return estimator.estimate(traces, all_weights)
+    found = estimator.estimate(traces, all_weights)
+    if len(found.value) != n_tokens:
+        raise ValueError(
+            f"estimator {kind} gave {len(found.value)} values for {n_tokens} tokens; its Estimator must state what it needs"
+        )
+    return found
 
 
 def halves(
