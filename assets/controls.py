@@ -15,6 +15,7 @@ from susc_pipeline import schema, seeds
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.model import components
 from susc_pipeline.sampling import calibration as calibrations
+from susc_pipeline.sampling import curvature
 from susc_pipeline.susceptibility import control as controls
 from susc_pipeline.susceptibility import direction_files, estimators
 from susc_pipeline.susceptibility import regime as regimes
@@ -50,7 +51,7 @@ def regime(
     rows = []
     for component in progress.track(context, found, "components", len(found)):
         stored = direction_files.diagnostics(response_directions.whole(component.name))
-        largest = regimes.largest_curvature(model, component, population)
+        largest = curvature.of_population(model, component, population)
         own = settings.at(stored.localization)
         rows.append(regimes.row(model, component, own, stored, largest=largest))
     tables, digest = [regimes.table(rows)], direction_files.model_digest(model)

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from susc_pipeline import seeds
-from susc_pipeline.model import derivatives, perturbation
+from susc_pipeline.model import derivatives
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.decoder import Decoder
 from susc_pipeline.model.perturbation import ComponentInputs
@@ -105,9 +105,7 @@ def prepared(
         UnstableStepError: the step size is far above what the curvature allows; a little above, steps are divided.
     """
     memory.check(model, component, settings, population.parts[0].shape[1])
-    ids = torch.as_tensor(population.parts[0][: curvature.MAX_CONTEXTS].astype(np.int64)).to(model.device)
-    found = curvature.largest_curvature(model, component, perturbation.prepare_tokens(model, component, ids))
-    return curvature.split_steps(found, component, settings)
+    return curvature.split_steps(curvature.of_population(model, component, population), component, settings)
 
 
 def is_draw(number: int, settings: SamplingSettings) -> bool:

@@ -9,10 +9,11 @@ import math
 import numpy as np
 import torch
 
-from susc_pipeline.model import components, derivatives
+from susc_pipeline.model import components, derivatives, perturbation
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.decoder import Decoder
 from susc_pipeline.model.perturbation import ComponentInputs
+from susc_pipeline.sampling.observables import Population
 from susc_pipeline.sampling.posterior import SamplingSettings
 from susc_pipeline.sampling.samplers import SAMPLERS
 
@@ -53,6 +54,12 @@ def largest_curvature(model: Decoder, component: Component, contexts: ComponentI
             break
         basis.append(product / length)
     return float(np.linalg.eigvalsh(of_basis[: number + 1, : number + 1])[-1])
+
+
+def of_population(model: Decoder, component: Component, population: Population) -> float:
+    """Largest curvature of the component's mean loss at w* on a few contexts of the first chain, see `largest_curvature`."""
+    ids = torch.as_tensor(population.parts[0][:MAX_CONTEXTS].astype(np.int64)).to(model.device)
+    return largest_curvature(model, component, perturbation.prepare_tokens(model, component, ids))
 
 
 def max_step_size(curvature: float, settings: SamplingSettings, *, inflation: float = math.inf) -> float:

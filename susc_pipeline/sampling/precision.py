@@ -10,12 +10,11 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from susc_pipeline.model import derivatives, perturbation
+from susc_pipeline.model import derivatives
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.decoder import Decoder
 from susc_pipeline.sampling import curvature, observables
@@ -29,9 +28,7 @@ CONTEXTS_AT_ONCE = 16
 
 def stiffness(model: Decoder, component: Component, settings: SamplingSettings, population: Population) -> float:
     """n_beta times the component's largest curvature at w* / localization: how far the loss holds weights beyond the prior."""
-    ids = torch.as_tensor(population.parts[0][: curvature.MAX_CONTEXTS].astype(np.int64)).to(model.device)
-    found = curvature.largest_curvature(model, component, perturbation.prepare_tokens(model, component, ids))
-    return settings.n_beta * found / settings.localization
+    return settings.n_beta * curvature.of_population(model, component, population) / settings.localization
 
 
 def divided(

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from susc_pipeline import schema
 from susc_pipeline.messages import require
-from susc_pipeline.model import components, decoder_weights, perturbation
+from susc_pipeline.model import components, decoder_weights
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.decoder import Decoder
 from susc_pipeline.sampling import curvature, diagnostics
@@ -88,12 +88,6 @@ def of_chains(found: Rise | Diagnostics, settings: SamplingSettings) -> Chains:
     return Chains(llc, diagnostics.r_hat(pairs), diagnostics.effective_sample_size(pairs) / pairs.size)
 
 
-def largest_curvature(model: Decoder, component: Component, population: Population) -> float:
-    """Largest Hessian eigenvalue of the component's mean loss at w* on a few contexts, in nats per squared weight."""
-    ids = torch.as_tensor(population.parts[0][: curvature.MAX_CONTEXTS].astype(np.int64)).to(model.device)
-    return curvature.largest_curvature(model, component, perturbation.prepare_tokens(model, component, ids))
-
-
 def rest_slopes(
     model: Decoder,
     component: Component,
@@ -141,7 +135,7 @@ def row(
         component: the one that moved.
         settings: of the chains that `found` is by.
         found: the chains' losses.
-        largest: curvature, as of `largest_curvature`.
+        largest: as of `curvature.of_population`.
         prior: as of `prior_share`, where chains at n_beta = 0 were run.
     """
     chains, n_weights = of_chains(found, settings), components.n_parameters(model, component)
@@ -201,7 +195,7 @@ def sweep(
         own = dataclasses.replace(settings, n_beta=float(n_beta))
         return own, directions.rise(model, component, own, wanted, population, probe, rest_slopes, seed)
 
-    largest = largest_curvature(model, component, population)
+    largest = curvature.of_population(model, component, population)
     _, at_zero = at(0.0)
     rows = []
     for own, found in map(at, n_betas):
