@@ -36,8 +36,12 @@ EXECUTORS = ("local", "ray")
 MAX_FILE_BYTES = 1 << 14
 MAX_INTEGER = 2**63 - 1
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-# Keys that came later: an experiment that does not give them keeps its artifacts.
-COUNTED_WHERE_GIVEN = (("sampling", "target_rise"), ("corpus", "max_document_characters"))
+# Keys that came later, each with the one that must be given for it to count: other experiments keep their artifacts.
+COUNTED_WHERE_GIVEN = (
+    ("sampling", "target_rise", "target_rise"),
+    ("sampling", "largest_noise", "target_rise"),
+    ("corpus", "max_document_characters", "max_document_characters"),
+)
 NEVER_COUNTED = (("model", "device"), ("corpus", "license"))  # they decide no number
 Section = typing.TypeVar("Section")
 
@@ -141,7 +145,7 @@ class ExperimentConfig:
 
         The seed always counts; the device, the text's licence and who does the work never do, for they may not decide a number.
         A choice of components is a section of its own, `components`: the model is the same whatever is chosen of it. That
-        choice and the keys of COUNTED_WHERE_GIVEN count where they are given.
+        choice counts where it is given, and so do the keys of COUNTED_WHERE_GIVEN.
         """
         content = dataclasses.asdict(self)
         del content["execution"]
@@ -152,9 +156,9 @@ class ExperimentConfig:
                 chosen[section] = {key: value for key, value in chosen[section].items() if key != name}
         if not chosen.get("components"):
             chosen.pop("components", None)
-        for section, name in COUNTED_WHERE_GIVEN:
-            if section in chosen:
-                chosen[section] = {key: value for key, value in chosen[section].items() if key != name or value}
+        for section, name, needed in COUNTED_WHERE_GIVEN:
+            if section in chosen and not content[section][needed]:
+                chosen[section] = {key: value for key, value in chosen[section].items() if key != name}
         return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -59,6 +59,13 @@ def test_digests_cover_their_sections_the_seed_and_not_the_device(tmp_path):
     assert fewer.digest("sampling", "components") != base.digest("sampling", "components") == base.digest("sampling")
     fitted = dataclasses.replace(base, sampling=dataclasses.replace(base.sampling, target_rise=0.02))
     assert fitted.digest("sampling") != base.digest("sampling")
+    louder, unheard = (
+        dataclasses.replace(one, sampling=dataclasses.replace(one.sampling, largest_noise=1.0))
+        for one in (fitted, base)
+    )
+    assert louder.digest("sampling") != fitted.digest("sampling") and unheard.digest("sampling") == base.digest(
+        "sampling"
+    )
 
 
 def test_every_experiment_that_comes_with_the_project_loads():

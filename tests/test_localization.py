@@ -1,6 +1,7 @@
 """Localization by rise: the closed form of a quadratic loss, and what cannot be reached."""
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -54,6 +55,17 @@ def test_where_the_loss_is_quadratic_the_localization_is_half_the_trace_over_the
 
 def test_a_rise_that_no_noise_gives_is_refused_by_name(model, monkeypatch):
     component = components.by_name(model, "L0H0")
-    monkeypatch.setattr(perturbation, "losses", lambda m, c, i, deltas: torch.full((len(deltas), 1, 1), 2.0))
+    monkeypatch.setattr(perturbation, "losses", lambda m, c, i, deltas: torch.full((len(deltas), 1, 1), math.nan))
     with pytest.raises(localization.UnreachableRiseError, match=r"noise in L0H0 .* sampling\.target_rise \(0\.01"):
         localization.settled(model, component, SETTINGS, toys.toy_tokens(4), seeds.sequence(1))
+
+
+@pytest.mark.parametrize("start", [1e-3, 1e6])
+def test_noise_that_the_loss_does_not_feel_is_at_most_two_fifths_of_the_weights(model, monkeypatch, start):
+    component = components.by_name(model, "L0H0")
+    monkeypatch.setattr(perturbation, "losses", lambda m, c, i, deltas: torch.full((len(deltas), 1, 1), 2.0))
+    begun = dataclasses.replace(SETTINGS, localization=start)
+    found = localization.settled(model, component, begun, toys.toy_tokens(4), seeds.sequence(1)).localization
+    at_rest = components.flatten(components.weights(model, component))
+    noise = torch.randn(50, len(at_rest), generator=torch.Generator().manual_seed(1)) / found**0.5
+    assert float(noise.norm(dim=1).mean() / at_rest.norm()) == pytest.approx(0.4, rel=0.05)

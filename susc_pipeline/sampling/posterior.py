@@ -22,6 +22,8 @@ class SamplingSettings:
     target_rise: float = 0.0
     """Rise of the mean loss, in nats, that a component's noise shall cause: chooses a localization for each component, beginning
     at `localization`. 0 takes localization as it is, the same for all."""
+    largest_noise: float = 0.4
+    """Where target_rise is given: the longest that a component's noise may be, relative to its weights."""
     batch_size: int = 2
     """Population contexts of a chain's gradient, fresh at every step."""
     draw_batch_size: int = 0
@@ -48,6 +50,7 @@ class SamplingSettings:
         require(self.n_beta >= 0, "sampling.n_beta", self.n_beta, "zero (the negative control) or more")
         require(self.localization > 0, "sampling.localization", self.localization, "positive")
         require(self.target_rise >= 0, "sampling.target_rise", self.target_rise, "zero (localization as given) or more")
+        require(self.largest_noise > 0, "sampling.largest_noise", self.largest_noise, "positive")
         rule = (
             "even and at least 4: both halves need two chains, for one chain's mean slope comes from another's contexts"
         )
