@@ -119,8 +119,11 @@ def init(
     corpus: Annotated[str, typer.Option(help="A file, or a folder of files: .txt .md .py .jsonl .parquet …")] = ".",
     model: Annotated[str, typer.Option(help="`embedded`, a Hugging Face folder, or a Hub name.")] = "embedded",
     hours: Annotated[
-        float, typer.Option(min=0.0, help="Of matrix products here; clusters come on top. 0: any time.")
-    ] = 0.0,
+        float | None,
+        typer.Option(
+            min=0.0, help="That it may take here. Without: a first look, some ten minutes.", show_default=False
+        ),
+    ] = None,
     name: Annotated[str, typer.Option(help="Of the experiment and of its folder; else the corpus's.")] = "",
     components: Annotated[
         list[str] | None, typer.Option(help='A pattern such as "L*H*", once for each; else all.', show_default=False)

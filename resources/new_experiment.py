@@ -6,7 +6,6 @@ is enough: an experiment needs many documents, since halves of the chains share 
 
 import dataclasses
 import json
-import math
 import re
 import shlex
 from collections.abc import Sequence
@@ -27,6 +26,7 @@ from susc_pipeline.susceptibility.directions import DirectionSettings
 from susc_pipeline.tokens import TokenizedDocument, TokenSettings
 
 MAX_DOCUMENT_CHARACTERS = (8_000, 4_000, 2_000)  # the first that gives documents enough
+FIRST_LOOK = 1 / 6  # hours, where the wish names none
 TARGET_RISE = 0.05  # nats; the embedded model keeps the localization that was chosen for it
 TEMPLATE = """\
 # {model_name} on {corpus_name}; written by `susc-pipeline init`. Every key: the dataclasses named in susc_pipeline/config.py.
@@ -56,6 +56,7 @@ step_size = 2.0
 {localization}
 draw_batch_size = 4
 n_chains = {n_chains}
+n_draws = {n_draws}
 
 [directions]
 reliability = 0.93
@@ -78,8 +79,8 @@ class Wish:
     """`embedded`, a Hugging Face folder, or a Hub name."""
     corpus: str
     """A file or folder."""
-    hours: float = 0.0
-    """That its matrix products may take on this machine; 0: any time."""
+    hours: float | None = None
+    """That it may take on this machine; none: a first look, or the smallest experiment if that takes longer."""
     name: str = ""
     """Of the experiment; empty takes the corpus's."""
     components: tuple[str, ...] = ()
@@ -133,6 +134,7 @@ def text(experiment: ExperimentConfig, counts: str, priced: str) -> str:
         "localization": f"target_rise = {rise}  # nats; it chooses each component's localization" if rise else "",
         "layers": ", ".join(map(str, experiment.representation.layers)),
         "n_chains": experiment.sampling.n_chains,
+        "n_draws": experiment.sampling.n_draws,
         "max_contexts": experiment.directions.max_contexts,
     }
     sized = dataclasses.asdict(experiment.tokens) | dataclasses.asdict(experiment.corpus) | words
@@ -172,12 +174,13 @@ def made(wish: Wish) -> tuple[ExperimentConfig, str, str]:
     def hours_of(one: ExperimentConfig) -> float:
         return price.hours(Plan(loaded.model, chosen, one), rate)
 
+    hours, is_limit = (FIRST_LOOK, False) if wish.hours is None else (wish.hours, True)
     refused = ValueError("the corpus is empty")
     for longest in MAX_DOCUMENT_CHARACTERS:
         cut = dataclasses.replace(begun, corpus=dataclasses.replace(begun.corpus, max_document_characters=longest))
         documents = tokens.tokenize(corpus.documents(cut.corpus), loaded.tokenizer)
         try:
-            experiment = sizes.fitted(documents, cut, hours_of=hours_of, hours=wish.hours or math.inf)
+            experiment = sizes.fitted(documents, cut, hours_of=hours_of, hours=hours, is_limit=is_limit)
         except ValueError as error:
             refused = error
             continue
@@ -204,5 +207,7 @@ def write(wish: Wish) -> int:
     print(
         f"{plain(str(place))}: {n_tokens:,} tokens are measured, {experiment.sampling.n_chains} chains a component; {priced}"
     )
+    if wish.hours is None:
+        print("this is a first look; --hours 2 makes more of the text, and surer values")
     print(f"next: susc-pipeline run --experiment {plain(shlex.quote(str(place)))}")
     return 0

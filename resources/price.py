@@ -82,8 +82,8 @@ def matrix_rate(device: str, dtype: torch.dtype) -> float:
 
 
 def hours(plan: Plan, rate: float) -> float:
-    """Hours of all assets together."""
-    return seconds_of(price.total(price.prices(plan)), rate) / 3600
+    """Hours of all assets together, those of clusters included."""
+    return (seconds_of(price.total(price.prices(plan)), rate) + price.seconds_beside(plan)) / 3600
 
 
 def seconds_of(one: Price, rate: float) -> float:
@@ -121,7 +121,8 @@ def summary(plan: Plan, rate: float) -> str:
     """The sum in one line."""
     whole = price.total(price.prices(plan))
     return (
-        f"about {duration(seconds_of(whole, rate))} of matrix products at {SHARE * rate:.2g} operations a second, "
+        f"about {duration(seconds_of(whole, rate))} of matrix products at {SHARE * rate:.2g} operations a second and "
+        f"{duration(price.seconds_beside(plan))} of clusters and pages, "
         f"{size(whole.disk)} of disk, {size(PROCESS_BYTES + whole.memory)} of memory at most"
     )
 
@@ -177,6 +178,7 @@ def report(name: str, config: Path | None, *, teraflops: float | None = None, gi
     print(
         f"rate of a large matrix product: {rate / 1e12:.3g} TFLOP/s ({source}), of which {SHARE:.0%} is taken for reached"
     )
+    print(f"clusters, tables and pages: {duration(price.seconds_beside(plan))} on two cores, as on tiny")
     if not experiment.tokens.max_population_contexts:
         print(f"the population is taken for {price.POPULATION:,} contexts; tokens.max_population_contexts bounds it")
     try:

@@ -30,6 +30,10 @@ STORED_VECTORS = 2  # of response_directions: direction and gradient at w* of ea
 PREDICTIONS = 4  # tables of predict_susceptibilities: the vectors, both halves, the auxiliary model's
 GRAPHS = 3
 HALVES = 2
+SECONDS_A_CLUSTERED_TOKEN = (
+    3.1e-3  # 314 s of graphs and searches, both halves' too, for 100,584 tokens on two cores (tiny)
+)
+SECONDS_BESIDE = 120.0  # tables, map, site and the start of processes (tiny)
 CONTEXTS_AT_ONCE = 4  # of linear response
 POPULATION = 100_000  # contexts of the gradient at w*, where tokens.max_population_contexts sets no bound
 
@@ -228,6 +232,11 @@ def _auxiliary(plan: Plan, resident: int | float, scores: int | float) -> dict[s
         ),
         "predict_susceptibilities": (plan.n_tokens * predicting, PREDICTIONS * scores, 4 * hidden * (features + pcs)),
     }
+
+
+def seconds_beside(plan: Plan) -> float:
+    """Seconds of what is no matrix product, as on two cores: neighbours, clusters, tables and the site."""
+    return SECONDS_BESIDE + plan.n_tokens * SECONDS_A_CLUSTERED_TOKEN
 
 
 def total(found: dict[str, Price]) -> Price:

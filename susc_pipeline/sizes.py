@@ -12,7 +12,8 @@ from susc_pipeline.tokens import TokenizedDocument
 N_SHARDS = (22, 16, 12, 8, 5, 3)
 CONTEXTS_PER_SHARD = (36, 24, 16, 8)
 N_CHAINS = (8, 4)
-DIRECTION_CONTEXTS = (512, 256, 128)  # of a component's directions, by all chains
+# Draws of a chain, and contexts of a component's directions by all chains: of `tiny`, then less, then the least.
+PRECISIONS = (((3, 512), (2, 512), (2, 256), (1, 256)), ((1, 128),))
 LEAST_OF_A_PART = 8  # contexts of the population, for each chain and role
 POPULATION_OF_DIRECTIONS = 16  # contexts of the gradient at w*, in units of those of the directions
 
@@ -23,19 +24,44 @@ def fitted(
     *,
     hours_of: Callable[[ExperimentConfig], float],
     hours: float,
+    is_limit: bool = True,
 ) -> ExperimentConfig:
-    """The largest experiment of the ladder that the corpus can fill and that takes no longer than it may.
+    """The largest experiment that the corpus can fill and that takes no longer than it may.
+
+    Where hours are short, first tokens and draws are given up, then chains, and at last the precision of the directions.
 
     Args:
         documents: of the corpus, in tokens.
         base: what is not a size is taken from here.
         hours_of: what an experiment takes.
         hours: what it may take.
+        is_limit: whether to refuse where even the smallest takes longer; else that one is taken.
 
     Raises:
         ValueError: the corpus cannot fill the smallest, or the smallest takes longer.
     """
-    refused, least_hours = "", math.inf
+    fillable, refused = _fillable(documents, base)
+    if not fillable:
+        raise ValueError(f"the corpus is too small for any experiment: {refused}")
+    smallest, least_hours = fillable[0], math.inf
+    for precisions, n_chains in itertools.product(PRECISIONS, N_CHAINS):
+        for filled in (one for one in fillable if one.sampling.n_chains == n_chains):
+            for one in (_at(filled, *precision) for precision in precisions):
+                needed = hours_of(one)
+                if needed <= hours:
+                    return one
+                if needed < least_hours:
+                    smallest, least_hours = one, needed
+    if is_limit:
+        raise ValueError(
+            f"the smallest experiment takes about {least_hours:.2g} hours, more than {hours:g}; choose fewer components"
+        )
+    return smallest
+
+
+def _fillable(documents: list[TokenizedDocument], base: ExperimentConfig) -> tuple[list[ExperimentConfig], str]:
+    """The experiments of the ladder that the corpus fills, and why the smallest that it does not fill was refused."""
+    found, refused = [], ""
     for filled in ladder(base):
         try:
             least = tokens.check_sizes(documents, filled.tokens, filled.seed, n_chains=filled.sampling.n_chains)
@@ -48,15 +74,8 @@ def fitted(
                 f"{LEAST_OF_A_PART}; add text, or lower the length of a context"
             )
             continue
-        for one in budgeted(filled):
-            least_hours = min(least_hours, hours_of(one))
-            if least_hours <= hours:
-                return one
-    if least_hours < math.inf:
-        raise ValueError(
-            f"the smallest experiment takes about {least_hours:.2g} hours, more than {hours:g}; choose fewer components"
-        )
-    raise ValueError(f"the corpus is too small for any experiment: {refused}")
+        found.append(filled)
+    return found, refused
 
 
 def ladder(base: ExperimentConfig) -> Iterator[ExperimentConfig]:
@@ -71,12 +90,11 @@ def ladder(base: ExperimentConfig) -> Iterator[ExperimentConfig]:
         )
 
 
-def budgeted(filled: ExperimentConfig) -> Iterator[ExperimentConfig]:
-    """The experiment with more to fewer contexts of the directions, and of the population behind them."""
-    for budget in DIRECTION_CONTEXTS:
-        n_population = POPULATION_OF_DIRECTIONS * budget
-        yield dataclasses.replace(
-            filled,
-            tokens=dataclasses.replace(filled.tokens, max_population_contexts=n_population),
-            directions=filled.directions.limited(budget),
-        )
+def _at(filled: ExperimentConfig, n_draws: int, n_contexts: int) -> ExperimentConfig:
+    """The experiment with that many draws of a chain and contexts of the directions, and the population behind them."""
+    return dataclasses.replace(
+        filled,
+        tokens=dataclasses.replace(filled.tokens, max_population_contexts=POPULATION_OF_DIRECTIONS * n_contexts),
+        sampling=dataclasses.replace(filled.sampling, n_draws=n_draws),
+        directions=filled.directions.limited(n_contexts),
+    )

@@ -109,14 +109,22 @@ def test_fewer_hours_make_a_smaller_experiment_and_too_few_are_refused():
             one.tokens.n_shards
             * one.tokens.contexts_per_shard
             * one.sampling.n_chains
+            * one.sampling.n_draws
             * one.directions.max_contexts
             / 1e6
         )
 
-    found = [sizes.fitted(documents, base, hours_of=hours_of, hours=hours) for hours in (float("inf"), 0.3, 0.05)]
-    assert hours_of(found[0]) > 0.3 >= hours_of(found[1]) > 0.05 >= hours_of(found[2])
+    found = [sizes.fitted(documents, base, hours_of=hours_of, hours=hours) for hours in (float("inf"), 1.0, 0.2, 0.02)]
+    taken = [hours_of(one) for one in found]
+    assert taken == sorted(taken, reverse=True) and taken[0] > 1 >= taken[1] > 0.2 >= taken[2] > 0.02 >= taken[3]
+    # Tokens and draws go before chains, chains before the directions.
+    assert [one.sampling.n_chains for one in found] == [8, 8, 8, 4]
+    assert [one.directions.max_contexts for one in found] == [512, 256, 256, 128]
+    assert {one.tokens.max_population_contexts // one.directions.max_contexts for one in found} == {16}
     with pytest.raises(ValueError, match="the smallest experiment takes about 0.012 hours, more than 0.001"):
         sizes.fitted(documents, base, hours_of=hours_of, hours=0.001)
+    least = sizes.fitted(documents, base, hours_of=hours_of, hours=0.001, is_limit=False)
+    assert hours_of(least) == pytest.approx(0.012, abs=0.0005)
 
 
 @pytest.mark.parametrize(
