@@ -7,6 +7,10 @@ from pathlib import Path
 from resources import ports
 
 CHECKOUT = Path(__file__).resolve().parent.parent
+# Dagster's code server ends itself where its keeper is silent for half a minute, as on a machine that halts or is short of
+# processors, and nobody starts it again: every run, sensor and backfill then waits for ever. The keeper, which ends it by command
+# and is itself started again, keeps its half minute.
+SERVICES = {"DAGSTER_GRPC_PROXY_HEARTBEAT_TTL_SECONDS": "86400"}
 
 
 def serve(port: int) -> int:
@@ -21,4 +25,4 @@ def serve(port: int) -> int:
     ports.listener(port).close()  # Dagster would say it in thirty lines
     program = Path(sys.executable).with_name("dg")
     arguments = ["dev", "-w", str(CHECKOUT / "workspace.yaml"), "-h", ports.LOOPBACK, "-p", str(port)]
-    os.execv(program, [str(program), *arguments])
+    os.execve(program, [str(program), *arguments], SERVICES | os.environ)

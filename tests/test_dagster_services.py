@@ -20,6 +20,8 @@ from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteRepo
 from dagster._grpc.client import DagsterGrpcClient
 from dagster._grpc.types import SensorExecutionArgs
 
+from assets import ui
+
 pytestmark = pytest.mark.slow
 CHECKOUT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
@@ -34,12 +36,16 @@ LOADED = """query { workspaceOrError { __typename ... on Workspace { locationEnt
 
 
 def environment(root, toml):
-    return os.environ | {
-        "SUSC_EXPERIMENT": str(toml),
-        "SUSC_STORE": str(root / "data"),
-        "DAGSTER_HOME": str(root / "dagster"),
-        "OMP_NUM_THREADS": "1",
-    }
+    return (
+        ui.SERVICES
+        | os.environ
+        | {
+            "SUSC_EXPERIMENT": str(toml),
+            "SUSC_STORE": str(root / "data"),
+            "DAGSTER_HOME": str(root / "dagster"),
+            "OMP_NUM_THREADS": "1",
+        }
+    )
 
 
 def free_port():

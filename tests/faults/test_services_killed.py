@@ -81,15 +81,14 @@ def wait_without_pause(condition, seconds):
         assert time.monotonic() < deadline
 
 
-def kill_everything(home):
-    """SIGKILL whatever works for a Dagster home: services, code servers, runs and their steps."""
+def processes_of(home):
+    """Whatever works for a Dagster home: services, code servers, runs and their steps."""
 
     def works_for_it(process):
         with contextlib.suppress(psutil.Error):
             return process.environ().get("DAGSTER_HOME") == str(home)
 
-    found = [process for process in psutil.process_iter() if works_for_it(process)]
-    kill(found)
+    return [process for process in psutil.process_iter() if works_for_it(process)]
 
 
 def launch(port, shards):
@@ -165,7 +164,7 @@ def test_a_backfill_outlives_its_machine(world, serve, tmp_path):
     with dg.DagsterInstance.from_config(str(settings.parent)) as instance:
         begun = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])
         (lost,) = services.wait_for(lambda: instance.get_runs(begun), 240, "a run")
-        kill_everything(settings.parent)
+        kill(processes_of(settings.parent))
         assert [run.run_id for run in instance.get_runs(begun)] == [lost.run_id]
     port, _ = serve()
     runs = ended_well(port, backfill)
@@ -173,3 +172,20 @@ def test_a_backfill_outlives_its_machine(world, serve, tmp_path):
     assert shards_of(runs, "SUCCESS") == SHARDS
     assert shards_of(runs, "FAILURE") == [lost.tags["dagster/partition"]] and len(runs) == 6
     trials.record("machine down", "a run begun", runs=len(runs), shards=len(SHARDS))
+
+
+def test_a_code_server_that_was_halted_for_a_while_goes_on(world, serve, tmp_path):
+    """With Dagster's own patience of 30 s it ends itself, and a backfill waits for ever."""
+    world.restore(without=("token_shards",))
+    port, _ = serve()
+    halted = [process for process in processes_of(tmp_path / "dagster") if "grpc" in process.cmdline()]
+    assert halted
+    for process in halted:
+        process.suspend()
+    time.sleep(45)
+    for process in halted:
+        process.resume()
+    time.sleep(35)
+    assert all(process.is_running() for process in halted)
+    runs = ended_well(port, launch(port, SHARDS[:1]))
+    assert shards_of(runs, "SUCCESS") == SHARDS[:1]
