@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from transformers import GPTNeoXForCausalLM, PreTrainedTokenizerFast
+from transformers import GPTNeoXForCausalLM
 
 from resources import files
 from susc_pipeline import corpus
@@ -73,7 +73,7 @@ def _train(
     steps: Sequence[int],
     progress: Callable[[int, float], None],
 ) -> None:
-    stream = tiny.token_stream(texts, _tokenizer())
+    stream = tiny.token_stream(texts, pretrained.load(pretrained.EMBEDDED, device="cpu").tokenizer)
     training = tiny.Training(tiny.build_model(recipe), recipe)
     stored = parent / STATE
     parent.mkdir(parents=True, exist_ok=True)
@@ -92,10 +92,6 @@ def _train(
 def _training_texts() -> list[str]:
     documents = corpus.python_standard_library(Path(sysconfig.get_path("stdlib")))
     return [d.text for d in documents if not corpus.is_held_out(d.document_id)]
-
-
-def _tokenizer() -> PreTrainedTokenizerFast:
-    return pretrained.load(pretrained.EMBEDDED, device="cpu").tokenizer
 
 
 def _write(model: GPTNeoXForCausalLM, folder: Path) -> None:

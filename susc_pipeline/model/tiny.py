@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Int
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -81,7 +81,7 @@ def build_model(recipe: TinyRecipe) -> GPTNeoXForCausalLM:
     return GPTNeoXForCausalLM(config)
 
 
-def token_stream(texts: Iterable[str], tokenizer: PreTrainedTokenizerFast) -> Int[np.ndarray, " tokens"]:
+def token_stream(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> Int[np.ndarray, " tokens"]:
     """All texts as one run of token ids, each closed by the end-of-text token."""
     # Not eos_token_id, which a tokenizer read from tokenizer.json alone does not have.
     end = [tokenizer.convert_tokens_to_ids(END_OF_TEXT)]
