@@ -70,11 +70,12 @@
     return [explorer.table(`Tokens whose response changed most since step ${rows[0].step}`, columns, rows.map(values), { file: `tokens-${at()}`, order: 2 })];
   }
 
+  const choice = element("select", { "aria-label": "Measure of the picture", onchange: () => { measure = choice.value; draw(); choice.focus(); } },
+    Object.entries(MEASURES).map(([key, { title }]) => element("option", { value: key }, title)));
+
   function draw() {
     shown.value = `step ${at()}`;
     slider.setAttribute("aria-valuetext", shown.value);
-    const choice = element("select", { "aria-label": "Measure of the picture", onchange: (event) => { measure = event.target.value; draw(); } },
-      Object.entries(MEASURES).map(([key, { title }]) => element("option", { value: key, selected: key === measure }, title)));
     const layers = [...new Set(data.described.filter((one) => one.kind === "head").map((one) => one.layer))];
     main.replaceChildren(sentence(), ...data.summary.left_out.map((text) => element("p", { class: "note" }, text)), choice, grid(),
       element("h2", {}, "LLC by checkpoint, with 95 % intervals over chains"),
