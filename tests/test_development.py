@@ -1,5 +1,8 @@
 """Checkpoints side by side: closed forms of the tests, planted trajectories, axes, clusters and tokens, and the refusals."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import polars as pl
 import pytest
@@ -342,3 +345,12 @@ def test_the_summary_counts_what_the_tables_hold(world):
     assert [row["dead"] for row in summary["checkpoints"]] == [0, 1, None]
     assert summary["pairs"][0]["subspace_shared"] == pytest.approx(1.0)  # four axes of four components
     assert summary["separated"] == {} and summary["changed"] == {}
+
+
+def test_the_page_of_documentation_names_every_column():
+    page = (Path(__file__).resolve().parent.parent / "docs" / "development.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*)$", page, re.MULTILINE))
+    tables = {name: table for name, table in vars(development_tables).items() if name.startswith("DEVELOPMENT_")}
+    assert {f"DEVELOPMENT_{name.upper()}" for name in rows} == set(tables)
+    for name, row in rows.items():
+        assert set(tables[f"DEVELOPMENT_{name.upper()}"]) == set(re.findall(r"`(\w+)`", row)), name
