@@ -130,9 +130,8 @@ def lines(summary: Mapping[str, Any]) -> list[str]:
     """The figures, a line each."""
     found = [
         f"step={row['step']} loss={row['mean_loss']:.3f} reliability={row['mean_reliability']:.2f} (least "
-        f"{row['least_reliability']:.2f}) heads: mean LLC {row['heads']['mean_llc']:.2f}, spread "
-        f"{row['heads']['spread']:.2f}, noise {row['heads']['noise']:.2f}, p {row['heads']['p_adjusted']:.2g}; pcs "
-        f"{row['pcs']}; clusters {row['clusters']} (both halves {row['clusters_both_halves_find']})"
+        f"{row['least_reliability']:.2f}) {_heads(row['heads'])}; pcs {row['pcs']}; clusters {row['clusters']} (both halves "
+        f"{row['clusters_both_halves_find']})"
         for row in summary["checkpoints"]
     ]
     found += [
@@ -141,3 +140,11 @@ def lines(summary: Mapping[str, Any]) -> list[str]:
         for pair in summary["pairs"]
     ]
     return found + [f"{part}_minutes={value / 60:.1f}" for part, value in summary.get("seconds", {}).items()]
+
+
+def _heads(scopes: Mapping[str, Mapping[str, float]]) -> str:
+    parts = [
+        f"{scope}: spread {row['spread']:.2f}, noise {row['noise']:.2f}, p {row['p_adjusted']:.2g}"
+        for scope, row in scopes.items()
+    ]
+    return f"heads: mean LLC {next(iter(scopes.values()))['mean_llc']:.2f}, " + ", ".join(parts)

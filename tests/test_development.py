@@ -67,6 +67,22 @@ def test_differentiation_is_the_f_of_nested_regressions():
     assert found.p_value == pytest.approx(stats.f.sf(statistic, *degrees))
 
 
+def test_within_groups_it_is_the_f_of_nested_regressions_with_blocks_of_each_group():
+    values, groups = np.random.default_rng(0).normal(size=(6, 5)), np.array([0, 0, 1, 1, 1])
+    chain, column = (index.ravel() for index in np.indices(values.shape))
+    blocks = np.eye(12)[chain * 2 + groups[column]]
+    columns = np.eye(5)[column][:, [1, 3, 4]]
+
+    def left(design):
+        return np.square(values.ravel() - design @ np.linalg.lstsq(design, values.ravel(), rcond=None)[0]).sum()
+
+    without, both = left(blocks), left(np.hstack([blocks, columns]))
+    found = trajectories.differentiation(values, groups)
+    assert found.statistic == pytest.approx(((without - both) / 3) / (both / 15))
+    moved = trajectories.differentiation(values + 10.0 * groups, groups)
+    assert moved == pytest.approx(found)
+
+
 def test_what_all_columns_of_a_chain_share_does_not_count():
     values = np.random.default_rng(0).normal(size=(6, 5))
     moved = values + 100 * np.arange(6)[:, None]
@@ -110,8 +126,10 @@ def test_a_planted_head_separates_where_it_does_and_no_other():
     assert set(apart["component"]) == {"L0H0", "L0H1", "L1H0"}
     strong = apart.filter((pl.col("p_adjusted") < 0.05) & (pl.col("component") == "L1H0"))
     assert strong["step"].to_list() == [4] and strong["separation"][0] == pytest.approx(2.0, abs=0.2)
-    heads = trajectories.head_table(run, [0, 1, 2])
-    assert (heads["p_adjusted"] < 0.05).to_list() == [False, False, True]
+    heads = trajectories.head_table(run, [0, 1, 2], np.array([0, 0, 1]))
+    assert heads.filter(pl.col("p_adjusted") < 0.05).select("step", "scope").rows() == [
+        (4, "all")
+    ]  # another layer's head
     changes = trajectories.change_table(run, NAMES)
     assert changes.filter(pl.col("p_adjusted") < 0.05).select("component", "step").rows() == [("L1H0", 2)]
 

@@ -132,7 +132,7 @@ def page_of(folder):
     heads = {"mean_llc": 1.0, "spread": 0.5, "noise": 0.1, "statistic": 9.0, "p_value": 0.001, "p_adjusted": 0.002}
     checkpoints = [
         {"step": step, "mean_loss": 3.0, "mean_reliability": 0.9, "least_reliability": 0.8, "clusters": 1}
-        | {"clusters_both_halves_find": 1, "heads": heads}
+        | {"clusters_both_halves_find": 1, "heads": {"all": heads, "layer": heads}}
         for step in (8, 16)
     ]
     summary = {"checkpoints": checkpoints, "left_out": ["step-4 has the weights of step-2."], "level": 0.05}

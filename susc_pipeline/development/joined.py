@@ -58,11 +58,11 @@ def join(
     measured.check_alike(checkpoints)
     names = [component.name for component in components]
     heads = [number for number, component in enumerate(components) if component.kind == "head"]
-    steps = [one.step for one in checkpoints]
+    steps, layers = [one.step for one in checkpoints], np.array([components[head].layer for head in heads])
     return {
         "components": measured.component_table(checkpoints, components),
         "changes": trajectories.change_table(checkpoints, names),
-        "heads": trajectories.head_table(checkpoints, heads),
+        "heads": trajectories.head_table(checkpoints, heads, layers),
         "separations": trajectories.separation_table(checkpoints, heads, names),
         "axes": _axes(steps, found, rng),
         "clusters": _clusters(steps, found, tokens),
@@ -144,7 +144,7 @@ def _before(row: int, tokens: Tokens) -> str:
 def summary(tables: dict[str, pl.DataFrame], found: Sequence[Found], mean_losses: Sequence[float]) -> dict[str, Any]:
     """The counts of the development, as JSON holds them: for each checkpoint, for each pair of neighbours, and overall."""
     by_step = tables["components"].partition_by("step", maintain_order=True)
-    heads, clusters = tables["heads"].to_dicts(), tables["clusters"]
+    heads, clusters = tables["heads"], tables["clusters"]
     rows = []
     for number, part in enumerate(by_step):
         step = part["step"][0]
@@ -160,7 +160,7 @@ def summary(tables: dict[str, pl.DataFrame], found: Sequence[Found], mean_losses
                 "clusters_both_halves_find": int((own["half_jaccard"] >= 0.5).sum()),
                 "born": _count(own["is_born"]),
                 "dead": _count(own["is_dead"]),
-                "heads": {name: value for name, value in heads[number].items() if name != "step"},
+                "heads": {row.pop("scope"): row for row in heads.filter(step=step).drop("step").to_dicts()},
             }
         )
     separated = tables["separations"].filter(pl.col("p_adjusted") < LEVEL)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy import stats
 
 from susc_pipeline.development.measured import Checkpoint
@@ -29,27 +29,40 @@ class Differentiation(NamedTuple):
     p_value: float
 
 
-def differentiation(values: Float[np.ndarray, "chains columns"]) -> Differentiation:
+def differentiation(
+    values: Float[np.ndarray, "chains columns"], groups: Int[np.ndarray, " columns"] | None = None
+) -> Differentiation:
     """Two-way analysis of variance without replication (Fisher 1925), chains as blocks: do the columns differ?
 
+    With groups, do columns differ within their group? Each group then has blocks of its own, and sums of squares are pooled.
+
+    Args:
+        values: a column for each component.
+        groups: number of each column's group, such as its layer; none: all are one.
+
     Raises:
-        ValueError: fewer than two chains or columns.
+        ValueError: fewer than two chains, or no group of two columns.
     """
     n_chains, n_columns = values.shape
-    if min(n_chains, n_columns) < 2:
+    groups = np.zeros(n_columns, np.int64) if groups is None else groups
+    numbers, sizes = np.unique(groups, return_counts=True)
+    n_free = int((sizes - 1).sum())
+    if n_chains < 2 or n_free < 1:
         raise ValueError(
             f"an analysis of variance needs 2 chains and 2 columns, got {n_chains} and {n_columns}; use more"
         )
-    columns = values.mean(axis=0)
-    residual = values - values.mean(axis=1, keepdims=True) - columns + values.mean()
-    degrees = (n_columns - 1, (n_columns - 1) * (n_chains - 1))
-    between = n_chains * columns.var(ddof=1)
-    within = float(np.square(residual).sum() / degrees[1])
+    between, within = 0.0, 0.0
+    for number in numbers:
+        part = values[:, groups == number]
+        means = part.mean(axis=0) - part.mean()
+        between += n_chains * float(np.square(means).sum())
+        within += float(np.square(part - part.mean(axis=1, keepdims=True) - means).sum())
+    between, within = between / n_free, within / (n_free * (n_chains - 1))
     if within == 0:
         statistic, p_value = (np.inf, 0.0) if between > 0 else (0.0, 1.0)
     else:
         statistic = between / within
-        p_value = stats.f.sf(statistic, *degrees)
+        p_value = stats.f.sf(statistic, n_free, n_free * (n_chains - 1))
     spread = np.sqrt(max(0.0, (between - within) / n_chains))
     return Differentiation(float(spread), float(np.sqrt(within / n_chains)), float(statistic), float(p_value))
 
@@ -90,13 +103,24 @@ def change_table(checkpoints: Sequence[Checkpoint], names: Sequence[str]) -> pl.
     return pl.DataFrame(rows, schema=development_tables.DEVELOPMENT_CHANGES, orient="row")
 
 
-def head_table(checkpoints: Sequence[Checkpoint], heads: Sequence[int]) -> pl.DataFrame:
-    """Whether the heads' LLCs differ from one another at each checkpoint, as DEVELOPMENT_HEADS, adjusted over checkpoints."""
-    found = [differentiation(one.chain_llc[:, heads]) for one in checkpoints]
-    adjusted = holm(np.array([one.p_value for one in found]))
+def head_table(
+    checkpoints: Sequence[Checkpoint], heads: Sequence[int], layers: Int[np.ndarray, " heads"]
+) -> pl.DataFrame:
+    """Whether the heads' LLCs differ at each checkpoint, as DEVELOPMENT_HEADS, adjusted over the whole table.
+
+    Of scope `all`, whether heads differ at all; of scope `layer`, whether the heads of a layer differ from one another.
+    """
+    scopes = {"all": np.zeros_like(layers), "layer": layers}
+    found = [
+        (one, scope, differentiation(one.chain_llc[:, heads], groups))
+        for one in checkpoints
+        for scope, groups in scopes.items()
+        if len(np.unique(groups)) < len(groups)
+    ]
+    adjusted = holm(np.array([each.p_value for *_, each in found]))
     rows = [
-        (one.step, float(one.chain_llc[:, heads].mean()), *each, float(p))
-        for one, each, p in zip(checkpoints, found, adjusted, strict=True)
+        (one.step, scope, float(one.chain_llc[:, heads].mean()), *each, float(p))
+        for (one, scope, each), p in zip(found, adjusted, strict=True)
     ]
     return pl.DataFrame(rows, schema=development_tables.DEVELOPMENT_HEADS, orient="row")
 

@@ -35,6 +35,7 @@ DEVELOPMENT_SEPARATIONS = {
 }
 DEVELOPMENT_HEADS = {
     "step": pl.Int64,
+    "scope": pl.String,
     "mean_llc": pl.Float64,
     "spread": pl.Float64,
     "noise": pl.Float64,

@@ -15,7 +15,7 @@
   const half = (error) => data.quantile * error;
   const at = () => data.steps[Number(slider.value)];
   const rowsAt = (table, step) => data[table].filter((row) => row.step === step);
-  const places = () => data.steps.map((_, i) => i);
+  const places = () => data.steps.map((step) => Math.log2(Math.max(step, 0.5))); // untrained weights lie a doubling before step 1
 
   function trajectories(kind, caption) {
     const chosen = data.described.map((one, i) => ({ one, i })).filter(({ one }) => kind(one));
@@ -25,7 +25,7 @@
       return { name: one.name, x: places(), y, low: rows.map((row, i) => y[i] - half(row.llc_error)), high: rows.map((row, i) => y[i] + half(row.llc_error)),
         color: colors.category(k), dots: true };
     });
-    return charts.lines(series, { caption, name: `llc-${caption.split(" ")[0]}`, xLabel: "checkpoint, numbered from 0; the slider shows its step", yLabel: "LLC", width: 420, height: 260, zero: true });
+    return charts.lines(series, { caption, name: `llc-${caption.split(" ")[0]}`, xLabel: "log₂ of the step", yLabel: "LLC", width: 420, height: 260, zero: true });
   }
 
   function grid() {
@@ -37,10 +37,10 @@
   }
 
   function sentence() {
-    const row = data.summary.checkpoints[Number(slider.value)], heads = row.heads;
-    const differ = heads.p_adjusted < data.summary.level;
-    return element("p", {}, `Step ${row.step}: mean loss ${fixed(row.mean_loss, 3)} nats; mean reliability ${fixed(row.mean_reliability)} (least ${fixed(row.least_reliability)}). `
-      + `The heads' LLCs ${differ ? "differ" : "are not known to differ"} (spread ${fixed(heads.spread)}, noise ${fixed(heads.noise)}, p ${heads.p_adjusted.toPrecision(2)}). `
+    const row = data.summary.checkpoints[Number(slider.value)];
+    const scopes = { all: "The heads' LLCs", layer: "LLCs of heads of one layer" };
+    const differ = Object.entries(row.heads).map(([scope, one]) => `${scopes[scope]} ${one.p_adjusted < data.summary.level ? "differ" : "are not known to differ"} (spread ${fixed(one.spread)}, noise ${fixed(one.noise)}, p ${one.p_adjusted.toPrecision(2)}).`);
+    return element("p", {}, `Step ${row.step}: mean loss ${fixed(row.mean_loss, 3)} nats; mean reliability ${fixed(row.mean_reliability)} (least ${fixed(row.least_reliability)}). ${differ.join(" ")} `
       + `${row.clusters} clusters, of them ${row.clusters_both_halves_find} found by both halves of the chains.`);
   }
 
