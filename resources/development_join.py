@@ -136,7 +136,8 @@ def lines(summary: Mapping[str, Any]) -> list[str]:
     ]
     found += [
         f"{pair['step']}->{pair['next_step']}: {pair['matched']} clusters continue, by chance "
-        f"{pair['matched_by_chance']:.1f}; subspace {pair['subspace_shared']:.2f}, by chance {pair['subspace_by_chance']:.2f}"
+        f"{pair['matched_by_chance']:.1f}; axes: mean |cosine| {pair['mean_cosine']:.2f}, by chance "
+        f"{pair['mean_cosine_by_chance']:.2f}"
         for pair in summary["pairs"]
     ]
     return found + [f"{part}_minutes={value / 60:.1f}" for part, value in summary.get("seconds", {}).items()]

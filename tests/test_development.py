@@ -362,6 +362,7 @@ def test_the_summary_counts_what_the_tables_hold(world):
     assert [row["born"] for row in summary["checkpoints"]] == [None, 0, 1]
     assert [row["dead"] for row in summary["checkpoints"]] == [0, 1, None]
     assert summary["pairs"][0]["subspace_shared"] == pytest.approx(1.0)  # four axes of four components
+    assert summary["pairs"][0]["axes"] == 4 and summary["pairs"][0]["mean_cosine"] > 0.9
     assert summary["separated"] == {} and summary["changed"] == {}
 
 

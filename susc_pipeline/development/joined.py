@@ -167,18 +167,27 @@ def summary(tables: dict[str, pl.DataFrame], found: Sequence[Found], mean_losses
     changed = tables["changes"].filter(pl.col("p_adjusted") < LEVEL)
     return {
         "checkpoints": rows,
-        "pairs": [
-            {**pair, "subspace_shared": shared, "subspace_by_chance": chance}
-            for pair, (shared, chance) in zip(tables["matches"].to_dicts(), _subspaces(found), strict=True)
-        ],
+        "pairs": _pairs(tables, found),
         "level": LEVEL,
         "separated": {str(step): names for step, names in _by_step(separated)},
         "changed": {str(step): names for step, names in _by_step(changed)},
     }
 
 
-def _subspaces(found: Sequence[Found]) -> list[tuple[float, float]]:
-    return [axes.shared_subspace(a.basis.components, b.basis.components) for a, b in itertools.pairwise(found)]
+def _pairs(tables: dict[str, pl.DataFrame], found: Sequence[Found]) -> list[dict[str, Any]]:
+    """Of neighbouring checkpoints: clusters that continue, axes closer than 95 % of chance, and the shared subspace."""
+    rows = []
+    for pair, (first, second) in zip(tables["matches"].to_dicts(), itertools.pairwise(found), strict=True):
+        own = tables["axes"].filter(step=pair["step"])
+        shared, by_chance = axes.shared_subspace(first.basis.components, second.basis.components)
+        n_close = int((own["cosine"] > own["chance_high"]).sum())
+        rows.append({**pair, "axes": own.height, "axes_above_chance": n_close, "mean_cosine": own["cosine"].mean()})
+        rows[-1] |= {
+            "mean_cosine_by_chance": own["chance"].mean(),
+            "subspace_shared": shared,
+            "subspace_by_chance": by_chance,
+        }
+    return rows
 
 
 def _count(values: pl.Series) -> int | None:
