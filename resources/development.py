@@ -86,6 +86,18 @@ def _step_of(folder: Path) -> int:
     return int(digits)
 
 
+def in_order(folders: Sequence[Path]) -> list[Path]:
+    """The checkpoints' folders by rising step.
+
+    Raises:
+        ValueError: a folder whose name does not end in a step, or two of one step.
+    """
+    steps = [_step_of(folder) for folder in folders]
+    if len(set(steps)) < len(steps):
+        raise ValueError(f"checkpoints must have different steps, got {sorted(steps)}; rename or leave out")
+    return sorted(folders, key=_step_of)
+
+
 def _reported(step: int, loss: float) -> None:
     if step % 64 == 0:
         print(f"step {step}/{checkpoints.RECIPE.n_steps}  loss {loss:.3f} nats", flush=True)
@@ -108,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         kept = options.checkpoints or checkpoints.train(folder / "checkpoints", progress=_reported)
-        kept = sorted((one.absolute() for one in kept), key=_step_of)
+        kept = in_order([one.absolute() for one in kept])
         timed("train")
         chosen = identity.distinct([identity_of(one) for one in kept])
         print(*chosen.sentences, sep="\n", end="\n" if chosen.sentences else "")

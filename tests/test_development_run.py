@@ -59,6 +59,13 @@ def test_experiments_differ_in_name_and_model_alone(base, checkpoint_folders, tm
         assert dataclasses.replace(own, name=original.name, model=original.model) == original
 
 
+def test_checkpoints_come_by_step_and_two_of_one_step_are_refused(tmp_path):
+    folders = [tmp_path / name for name in ("step-1000", "step-64", "b-512")]
+    assert [folder.name for folder in development.in_order(folders)] == ["step-64", "b-512", "step-1000"]
+    with pytest.raises(ValueError, match=r"must have different steps, got \[64, 512, 512, 1000\]"):
+        development.in_order([*folders, tmp_path / "step-512"])
+
+
 def test_the_base_of_make_development_is_an_experiment(checkpoint_folders, tmp_path):
     (written,) = development.expanded(development.BASE, checkpoint_folders[:1], tmp_path)
     assert ExperimentConfig.from_toml(written).sampling.n_chains >= 3  # an interval of a reliability needs three
