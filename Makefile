@@ -10,7 +10,7 @@ export PYTHONPATH := $(CURDIR)
 # Threads that wait spin for less long: a third faster where other work shares the cores, no slower where none does.
 export GOMP_SPINCOUNT ?= 10000
 
-.PHONY: audit bench-auxiliary bench-bergson bench-clustering bench-clusters-believable bench-explorer bench-kernels bench-llc bench-load bench-partitions bench-repeatability bench-sampling bench-scale bench-scaling bench-truth check-house clean columns controls docs explore fuzz help install lint lock postgres real run screenshots test test-browser test-engines test-faults test-faults-slow test-peer test-slow tiny-model ui
+.PHONY: audit bench-auxiliary bench-bergson bench-clustering bench-clusters-believable bench-explorer bench-kernels bench-llc bench-load bench-partitions bench-repeatability bench-sampling bench-scale bench-scaling bench-truth check-house clean columns controls development docs explore fuzz help install lint lock postgres real run screenshots test test-browser test-engines test-faults test-faults-slow test-peer test-slow tiny-model ui
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -196,6 +196,9 @@ real: build/smollm2/packages/.installed ## Run the pipeline on SmolLM2-135M, on 
 
 tiny-model: install ## Train the embedded default model anew (about half an hour on 2 cores)
 	$(BIN)/python -m resources.train_tiny
+
+development: install ## Train a small model, keep nine checkpoints, measure each, and join them (docs/development.md)
+	$(BIN)/python -m resources.development
 
 clean: ## Remove the environment; artifacts in data/ stay
 	rm -rf $(VENV) *.egg-info build

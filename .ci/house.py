@@ -21,7 +21,7 @@ ENTRY_POINTS = (
     "assets.definitions",  # workspace.yaml
     "assets.cli",  # the commands of susc-pipeline
     *("resources.columns", "resources.configuration", "resources.notebook"),  # make columns, or by hand
-    *("resources.postgres", "resources.train_tiny"),  # make postgres, tiny-model
+    *("resources.development", "resources.postgres", "resources.train_tiny"),  # make development, postgres, tiny-model
     "susc_pipeline.__main__",  # the command susc-pipeline itself
     *("susc_pipeline.quickstart", "susc_pipeline.store"),  # README, As a library
 )

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Int
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -81,7 +81,7 @@ def build_model(recipe: TinyRecipe) -> GPTNeoXForCausalLM:
     return GPTNeoXForCausalLM(config)
 
 
-def token_stream(texts: Iterable[str], tokenizer: PreTrainedTokenizerFast) -> Int[np.ndarray, " tokens"]:
+def token_stream(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> Int[np.ndarray, " tokens"]:
     """All texts as one run of token ids, each closed by the end-of-text token."""
     # Not eos_token_id, which a tokenizer read from tokenizer.json alone does not have.
     end = [tokenizer.convert_tokens_to_ids(END_OF_TEXT)]
@@ -95,6 +95,58 @@ def learning_rate_factor(step: int, recipe: TinyRecipe) -> float:
         return (step + 1) / recipe.n_warmup_steps
     progress = (step - recipe.n_warmup_steps) / max(1, recipe.n_steps - recipe.n_warmup_steps)
     return 0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+class Training:
+    """AdamW on windows of a token stream, one step at a time; its state can be stored and taken up again.
+
+    Args:
+        model: as built by `build_model`; it is changed in place.
+        recipe: shape and hyperparameters.
+    """
+
+    def __init__(self, model: GPTNeoXForCausalLM, recipe: TinyRecipe) -> None:
+        """Begin at step 0."""
+        matrices = [p for p in model.parameters() if p.ndim >= 2]
+        vectors = [p for p in model.parameters() if p.ndim < 2]
+        groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+        self.model, self.recipe, self.step = model.train(), recipe, 0
+        self.optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.95))
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda step: learning_rate_factor(step, recipe)
+        )
+        self.generator = np.random.default_rng(recipe.seed)
+
+    def advance(self, stream: Int[np.ndarray, " tokens"]) -> float:
+        """Take one step; its loss before the step, in nats per token."""
+        batch = torch.as_tensor(
+            np.stack([stream[s : s + self.recipe.context_length] for s in self._starts(len(stream))])
+        )
+        loss = self.model(input_ids=batch, labels=batch, use_cache=False).loss
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.schedule.step()
+        self.step += 1
+        return float(loss.detach())
+
+    def _starts(self, n_tokens: int) -> Int[np.ndarray, " sequences"]:
+        return self.generator.integers(0, n_tokens - self.recipe.context_length, size=self.recipe.batch_size)
+
+    def state(self) -> dict:
+        """Everything that the next step needs, as tensors and plain values."""
+        parts = {"model": self.model, "optimizer": self.optimizer, "schedule": self.schedule}
+        return {"step": self.step, **{name: part.state_dict() for name, part in parts.items()}}
+
+    def take_up(self, state: dict, *, n_tokens: int) -> None:
+        """Go on from a stored state; the stream must have `n_tokens` tokens, as before, or other windows would follow."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.step, self.generator = state["step"], np.random.default_rng(self.recipe.seed)
+        for _ in range(self.step):
+            self._starts(n_tokens)
 
 
 def train(
@@ -112,24 +164,11 @@ def train(
         recipe: shape and hyperparameters.
         progress: called after each step with the steps done and the loss in nats per token.
     """
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    vectors = [p for p in model.parameters() if p.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.95))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, recipe))
-    generator = np.random.default_rng(recipe.seed)
-    model.train()
-    for step in range(recipe.n_steps):
-        starts = generator.integers(0, len(stream) - recipe.context_length, size=recipe.batch_size)
-        batch = torch.as_tensor(np.stack([stream[s : s + recipe.context_length] for s in starts]))
-        loss = model(input_ids=batch, labels=batch, use_cache=False).loss
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+    training = Training(model, recipe)
+    while training.step < recipe.n_steps:
+        loss = training.advance(stream)
         if progress is not None:
-            progress(step + 1, float(loss.detach()))
+            progress(training.step, loss)
     return model.eval()
 
 

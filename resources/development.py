@@ -1,0 +1,145 @@
+"""Command that measures how components develop: `python -m resources.development`, behind `make development`.
+
+Three parts, each of which goes on where it was ended: the checkpoints of one training run (checkpoints.py), one experiment a
+checkpoint with the same tokens, contexts and noise, and the join of all (development_join.py) into tables and a page.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+
+from resources import checkpoints, development_join, files
+from resources import experiment as experiments
+from susc_pipeline.config import ExperimentConfig
+from susc_pipeline.development import identity
+from susc_pipeline.development.identity import Identity
+from susc_pipeline.model import pretrained
+from susc_pipeline.susceptibility import direction_files
+
+BASE = experiments.CHECKOUT / "benchmarks" / "development.toml"
+FOLDER = experiments.CHECKOUT / "data" / "development"
+MEASURED = ("token_shards", "response_directions", "linear_response")
+NEEDED = ("language_model", "corpus_documents", "population_contexts", *MEASURED)
+
+
+def expanded(base: Path, checkpoint_folders: Sequence[Path], destination: Path) -> list[Path]:
+    """An experiment a checkpoint: the base file with another name and another model, and nothing else.
+
+    The seed, and so tokens, contexts and noise, are the base's.
+    """
+    content = tomllib.loads(base.read_text(encoding="utf-8"))
+    destination.mkdir(parents=True, exist_ok=True)
+    written = []
+    for folder in checkpoint_folders:
+        own = {**content, "name": folder.name, "model": {**content.get("model", {}), "source": str(folder)}}
+        path = destination / f"{folder.name}.toml"
+        path.write_text(_toml(own), encoding="utf-8")
+        ExperimentConfig.from_toml(path)
+        written.append(path)
+    return written
+
+
+def _toml(content: dict) -> str:
+    """Plain values first, then sections; a string, number or list of JSON is one of TOML."""
+    plain = [f"{key} = {json.dumps(value)}" for key, value in content.items() if not isinstance(value, dict)]
+    sections = [f"\n[{key}]\n{_toml(value)}" for key, value in content.items() if isinstance(value, dict)]
+    return "\n".join([*plain, *sections]) + ("\n" if plain else "")
+
+
+def identity_of(folder: Path) -> Identity:
+    """Digests of a checkpoint's weights and tokenizer, and its shape."""
+    model = pretrained.load(folder, device="cpu").model
+    shape = (
+        f"{model.n_layers} layers, {model.n_heads} heads, width {model.hidden_size}, vocabulary {model.vocabulary_size}"
+    )
+    tokenizer = hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest()
+    return Identity(folder.name, direction_files.model_digest(model), tokenizer, shape)
+
+
+def measure(experiment: Path, folder: Path) -> None:
+    """Make the tables of one experiment below the folder.
+
+    Raises:
+        ValueError: the run failed; it has said why.
+    """
+    command = [sys.executable, "-m", "assets.cli", "run", "--experiment", str(experiment), *NEEDED]
+    found = subprocess.run(command, cwd=experiments.CHECKOUT, env={**os.environ, "SUSC_STORE": str(folder)})
+    if found.returncode:
+        raise ValueError(
+            f"{experiment.name} was not measured (exit code {found.returncode}); run make development again"
+        )
+
+
+def _step_of(folder: Path) -> int:
+    digits = folder.name.rpartition("-")[2]
+    if not digits.isdecimal():
+        raise ValueError(
+            f"a checkpoint's folder must end in its step, such as step-000512, got {folder.name!r}; rename it"
+        )
+    return int(digits)
+
+
+def in_order(folders: Sequence[Path]) -> list[Path]:
+    """The checkpoints' folders by rising step.
+
+    Raises:
+        ValueError: a folder whose name does not end in a step, or two of one step.
+    """
+    steps = [_step_of(folder) for folder in folders]
+    if len(set(steps)) < len(steps):
+        raise ValueError(f"checkpoints must have different steps, got {sorted(steps)}; rename or leave out")
+    return sorted(folders, key=_step_of)
+
+
+def _reported(step: int, loss: float) -> None:
+    if step % 64 == 0:
+        print(f"step {step}/{checkpoints.RECIPE.n_steps}  loss {loss:.3f} nats", flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train, measure, join; the last lines are the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="where everything is written")
+    parser.add_argument(
+        "--checkpoints", type=Path, nargs="+", help="folders of your own, named by step, such as step-512"
+    )
+    parser.add_argument("--base", type=Path, default=BASE, help="the experiment that every checkpoint is measured by")
+    options = parser.parse_args(arguments)
+    folder, seconds, started = options.folder.absolute(), {}, time.monotonic()
+
+    def timed(part: str) -> None:
+        nonlocal started
+        seconds[part], started = time.monotonic() - started, time.monotonic()
+
+    try:
+        kept = options.checkpoints or checkpoints.train(folder / "checkpoints", progress=_reported)
+        kept = in_order([one.absolute() for one in kept])
+        timed("train")
+        chosen = identity.distinct([identity_of(one) for one in kept])
+        print(*chosen.sentences, sep="\n", end="\n" if chosen.sentences else "")
+        written = expanded(options.base, [kept[number] for number in chosen.numbers], folder / "experiments")
+        for path in written:
+            measure(path, folder)
+        timed("measure")
+        stores = {_step_of(path.with_suffix("")): path for path in written}
+        summary = development_join.write(stores, folder, sentences=chosen.sentences)
+        timed("join")
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    summary["seconds"] = {part: round(value, 1) for part, value in seconds.items()}
+    with files.replacing(folder / "development.json") as place:
+        place.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    print("\n".join(development_join.lines(summary)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Checkpoints of one training run side by side: how components, axes and clusters develop. No Dagster, no database."""

@@ -1,0 +1,191 @@
+"""The command behind `make development`, on toy checkpoints: experiments that differ in the model alone, tables, page."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from conftest import write_toml
+from safetensors.torch import load_file, save_file
+
+from resources import development
+from susc_pipeline.config import ExperimentConfig
+from susc_pipeline.development import development_page
+from susc_pipeline.explorer import payload
+from susc_pipeline.schema import development_tables
+
+HOSTILE = "</script><img src=x onerror=alert(1)>"
+
+
+@pytest.fixture(scope="module")
+def checkpoint_folders(toy_folders, tmp_path_factory):
+    """Three checkpoints: the toy model, the same again, and one whose weights are moved."""
+    root, (_, model) = tmp_path_factory.mktemp("checkpoints"), toy_folders
+    folders = [root / f"step-{step}" for step in (2, 4, 16)]
+    for folder in folders:
+        shutil.copytree(model, folder)
+    place = folders[2] / "model.safetensors"
+    generator = torch.Generator().manual_seed(0)
+    moved = {n: w + 0.05 * torch.randn(w.shape, generator=generator) for n, w in load_file(place).items()}
+    save_file(moved, place, metadata={"format": "pt"})
+    return folders
+
+
+@pytest.fixture(scope="module")
+def base(toy_folders, tmp_path_factory):
+    return write_toml(tmp_path_factory.mktemp("base") / "base.toml", *toy_folders)
+
+
+@pytest.fixture(scope="module")
+def made(base, checkpoint_folders, tmp_path_factory):
+    """Folder of a whole run, its exit code and what it printed of equal weights is in the summary."""
+    folder = tmp_path_factory.mktemp("development")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DAGSTER_HOME", str(tmp_path_factory.mktemp("dagster_home")))
+        arguments = ["--folder", str(folder), "--base", str(base), "--checkpoints", *map(str, checkpoint_folders)]
+        assert development.main(arguments) == 0
+    return folder
+
+
+def test_experiments_differ_in_name_and_model_alone(base, checkpoint_folders, tmp_path):
+    written = development.expanded(base, checkpoint_folders, tmp_path)
+    original = ExperimentConfig.from_toml(base)
+    for path, folder in zip(written, checkpoint_folders, strict=True):
+        own = ExperimentConfig.from_toml(path)
+        assert own.name == folder.name and own.model.source == str(folder)
+        assert dataclasses.replace(own, name=original.name, model=original.model) == original
+
+
+def test_checkpoints_come_by_step_and_two_of_one_step_are_refused(tmp_path):
+    folders = [tmp_path / name for name in ("step-1000", "step-64", "b-512")]
+    assert [folder.name for folder in development.in_order(folders)] == ["step-64", "b-512", "step-1000"]
+    with pytest.raises(ValueError, match=r"must have different steps, got \[64, 512, 512, 1000\]"):
+        development.in_order([*folders, tmp_path / "step-512"])
+
+
+def test_the_base_of_make_development_is_an_experiment(checkpoint_folders, tmp_path):
+    (written,) = development.expanded(development.BASE, checkpoint_folders[:1], tmp_path)
+    assert ExperimentConfig.from_toml(written).sampling.n_chains >= 3  # an interval of a reliability needs three
+
+
+@pytest.mark.slow
+def test_equal_weights_are_measured_once_and_the_tables_are_whole(made):
+    summary = json.loads((made / "development.json").read_text())
+    assert [row["step"] for row in summary["checkpoints"]] == [2, 16]
+    assert summary["left_out"] == ["step-4 has the weights of step-2: it is not measured again."]
+    assert not (made / "step-4").exists() and set(summary["seconds"]) == {"train", "measure", "join"}
+    for name in ("components", "changes", "heads", "separations", "axes", "clusters", "matches", "tokens"):
+        table = pl.read_parquet(made / f"development.{name}.parquet")
+        assert table.schema == pl.Schema(getattr(development_tables, f"DEVELOPMENT_{name.upper()}")), name
+    components = pl.read_parquet(made / "development.components.parquet")
+    assert components.height == 2 * 11  # three layers of two heads and an MLP, the embedding and the unembedding
+    assert np.isfinite(components["llc"].to_numpy()).all()
+
+
+@pytest.mark.slow
+def test_checkpoints_have_the_same_tokens_contexts_and_noise(made):
+    for name in ("population_contexts", "token_shards/shard-00000"):
+        first, second = (pl.read_parquet(made / step / f"{name}.parquet") for step in ("step-2", "step-16"))
+        assert first.equals(second), name
+
+
+@pytest.mark.slow
+def test_checkpoints_of_another_tokenizer_end_in_a_sentence(checkpoint_folders, tmp_path, capsys):
+    other = tmp_path / "step-32"
+    shutil.copytree(checkpoint_folders[2], other)
+    content = json.loads((other / "tokenizer.json").read_text())
+    (other / "tokenizer.json").write_text(json.dumps(content, indent=3))
+    folders = [str(checkpoint_folders[0]), str(other)]
+    assert development.main(["--folder", str(tmp_path / "out"), "--checkpoints", *folders]) == 1
+    assert "step-32 has another tokenizer than step-2" in capsys.readouterr().err
+    unnamed = tmp_path / "last"
+    shutil.copytree(checkpoint_folders[2], unnamed)
+    assert development.main(["--folder", str(tmp_path / "out"), "--checkpoints", str(unnamed), folders[0]]) == 1
+    assert "must end in its step" in capsys.readouterr().err
+
+
+# The page.
+
+
+def page_of(folder):
+    """A page of two checkpoints whose corpus is hostile."""
+    components = [
+        ("L0H0", "head", 0, 0),
+        ("L0H1", "head", 0, 1),
+        ("L0MLP", "mlp", 0, None),
+        ("embed", "embed", None, None),
+    ]
+    rows = [(step, *one, 1.0 * step, 0.1, 0.9, 0.8, 0.95, 0.01, 0.25) for step in (8, 16) for one in components]
+    tables = {
+        "components": pl.DataFrame(rows, schema=development_tables.DEVELOPMENT_COMPONENTS, orient="row"),
+        "clusters": pl.DataFrame(
+            [
+                (8, 0, 0, 30, None, None, None, None, True, 0.7, HOSTILE),
+                (16, 0, 1, 25, None, None, None, True, None, 0.6, HOSTILE),
+            ],
+            schema=development_tables.DEVELOPMENT_CLUSTERS,
+            orient="row",
+        ),
+        "matches": pl.DataFrame(
+            [(8, 16, 1, 1, 0, 0.2, 1.0)], schema=development_tables.DEVELOPMENT_MATCHES, orient="row"
+        ),
+        "tokens": pl.DataFrame(
+            [(8, 16, 3, 7, HOSTILE, HOSTILE, 5.0, 2.0, 1.0)], schema=development_tables.DEVELOPMENT_TOKENS, orient="row"
+        ),
+    }
+    heads = {"mean_llc": 1.0, "spread": 0.5, "noise": 0.1, "statistic": 9.0, "p_value": 0.001, "p_adjusted": 0.002}
+    checkpoints = [
+        {"step": step, "mean_loss": 3.0, "mean_reliability": 0.9, "least_reliability": 0.8, "clusters": 1}
+        | {"clusters_both_halves_find": 1, "heads": {"all": heads, "layer": heads}}
+        for step in (8, 16)
+    ]
+    summary = {"checkpoints": checkpoints, "left_out": ["step-4 has the weights of step-2."], "level": 0.05}
+    described = [dict(zip(("name", "kind", "layer", "head"), one, strict=True)) for one in components]
+    development_page.save(folder, tables, summary, described, n_chains=8)
+    return folder
+
+
+def test_text_of_the_corpus_is_no_markup_in_the_page(tmp_path):
+    folder = page_of(tmp_path / "page")
+    content = (folder / "data" / "development.js").read_text()
+    assert "<" not in content and ">" not in content and "\\u003c/script" in content
+    value = json.loads(content.removeprefix('explorer.receive("development",').removesuffix(");\n"))
+    assert value["tokens"][0]["before"] == HOSTILE and value["quantile"] == pytest.approx(2.3646, abs=1e-4)
+    assert content == payload.script("development", value)
+
+
+def test_the_page_asks_no_network_and_runs_no_script_but_its_own(tmp_path):
+    page = (page_of(tmp_path / "page") / "index.html").read_text()
+    assert "default-src 'none'; script-src 'self'; style-src 'self'" in page
+    for name in page.split('script src="')[1:]:
+        assert (tmp_path / "page" / name.partition('"')[0]).is_file()
+    assert "http" not in page.replace("http-equiv", "") and "onclick" not in page
+
+
+@pytest.mark.browser
+def test_the_slider_shows_each_checkpoint_and_no_text_runs(browser, tmp_path):
+    folder, problems = page_of(tmp_path / "page"), []
+    page = browser.new_page()
+    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("dialog", lambda dialog: problems.append("a dialog"))
+    page.goto((folder / "index.html").as_uri())
+    page.wait_for_selector("html[data-ready]")
+    text = page.inner_text("main")
+    assert "Step 16" in text and "Born: 1" in text and "Dead since step 8: 1" in text and HOSTILE in text
+    assert page.locator("main img").count() == 0
+    page.focus("#step")
+    page.keyboard.press("ArrowLeft")
+    text = page.inner_text("main")
+    assert "Step 8" in text and "Clusters of the first checkpoint: 1" in text and "Born" not in text
+    page.select_option("main select", "reliability")
+    assert (
+        page.locator("figure:not(.table) svg").first.get_attribute("aria-label")
+        == "Reliability of linear responses at step 8"
+    )
+    page.click("#theme")
+    assert problems == []
+    page.close()
