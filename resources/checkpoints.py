@@ -9,7 +9,7 @@ import sysconfig
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import torch
+from safetensors.torch import load_file, save_file
 from transformers import GPTNeoXForCausalLM
 
 from resources import files
@@ -19,7 +19,7 @@ from susc_pipeline.model.tiny import TinyRecipe
 
 RECIPE = TinyRecipe(hidden_size=96, batch_size=8, n_steps=2048, n_warmup_steps=100)
 N_CHECKPOINTS = 9
-STATE = "training_state.pt"
+STATE = "training_state.safetensors"
 
 
 def log_spaced(n_steps: int, n_checkpoints: int) -> list[int]:
@@ -78,14 +78,14 @@ def _train(
     stored = parent / STATE
     parent.mkdir(parents=True, exist_ok=True)
     if stored.is_file():
-        training.take_up(torch.load(stored, weights_only=True), n_tokens=len(stream))
+        training.take_up(load_file(stored), n_tokens=len(stream))
     while training.step < recipe.n_steps:
         progress(training.step + 1, training.advance(stream))
         if training.step in steps:
             if missing(parent, [training.step]):
                 _write(training.model, folder_of(parent, training.step))
             with files.replacing(stored) as temporary:
-                torch.save(training.state(), temporary)
+                save_file(training.state(), temporary)
     stored.unlink()
 
 

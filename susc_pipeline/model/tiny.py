@@ -4,7 +4,7 @@ Reading the corpus and writing the model's folder stay with the caller (resource
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 END_OF_TEXT = "<|endoftext|>"
+MOMENTS = ("exp_avg", "exp_avg_sq")  # that AdamW keeps of each weight
 
 
 @dataclass(frozen=True)
@@ -112,9 +113,6 @@ class Training:
         groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
         self.model, self.recipe, self.step = model.train(), recipe, 0
         self.optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.95))
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda step: learning_rate_factor(step, recipe)
-        )
         self.generator = np.random.default_rng(recipe.seed)
 
     def advance(self, stream: Int[np.ndarray, " tokens"]) -> float:
@@ -126,25 +124,35 @@ class Training:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.learning_rate * learning_rate_factor(self.step, self.recipe)
         self.optimizer.step()
-        self.schedule.step()
         self.step += 1
         return float(loss.detach())
 
     def _starts(self, n_tokens: int) -> Int[np.ndarray, " sequences"]:
         return self.generator.integers(0, n_tokens - self.recipe.context_length, size=self.recipe.batch_size)
 
-    def state(self) -> dict:
-        """Everything that the next step needs, as tensors and plain values."""
-        parts = {"model": self.model, "optimizer": self.optimizer, "schedule": self.schedule}
-        return {"step": self.step, **{name: part.state_dict() for name, part in parts.items()}}
+    def state(self) -> dict[str, torch.Tensor]:
+        """Everything that the next step needs: weights, AdamW's moments of each, and the number of steps."""
+        found = {"step": torch.tensor(self.step)}
+        for name, weight in self.model.named_parameters():
+            found[f"weight.{name}"] = weight.detach()
+            moments = self.optimizer.state[weight]
+            found |= {f"{moment}.{name}": moments[moment] for moment in MOMENTS if moment in moments}
+        return found
 
-    def take_up(self, state: dict, *, n_tokens: int) -> None:
+    def take_up(self, state: Mapping[str, torch.Tensor], *, n_tokens: int) -> None:
         """Go on from a stored state; the stream must have `n_tokens` tokens, as before, or other windows would follow."""
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.step, self.generator = state["step"], np.random.default_rng(self.recipe.seed)
+        self.step, self.generator = int(state["step"]), np.random.default_rng(self.recipe.seed)
+        with torch.no_grad():
+            for name, weight in self.model.named_parameters():
+                weight.copy_(state[f"weight.{name}"])
+                moments = {
+                    moment: state[f"{moment}.{name}"].clone() for moment in MOMENTS if f"{moment}.{name}" in state
+                }
+                if moments:
+                    self.optimizer.state[weight] = {"step": torch.tensor(float(self.step)), **moments}
         for _ in range(self.step):
             self._starts(n_tokens)
 
