@@ -38,6 +38,7 @@ from assets import (  # noqa: E402
     overview,
     partitions,
     prediction,
+    questions,
     run_tables,
     sampled_controls,
     sampling,
@@ -72,6 +73,7 @@ MODULES = (
     cluster_interventions,
     run_tables,
     explorer,
+    questions,
 )
 
 

@@ -94,6 +94,15 @@ n_layout_epochs = 20
 [leakage]
 n_neighbors = 5
 n_permutations = 5
+[[data_changes]]
+name = "documents-0"
+documents = "document-0[0-4]*"
+[[data_changes]]
+name = "first-cluster"
+cluster = 0
+[[data_changes]]
+name = "one-text"
+file = "{corpus}/document-000.txt"
 """
     )
     return path

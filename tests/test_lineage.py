@@ -177,6 +177,18 @@ def test_upsampling_by_the_auxiliary_model_trains_one_on_each_half(toy_folders, 
     assert found.stdout.strip() == str(sorted(expected)), found.stderr
 
 
+def test_data_changes_are_in_the_graph_where_the_experiment_names_some(toy_folders, tmp_path):
+    toml = conftest.write_toml(tmp_path / "toy.toml", *toy_folders)
+    probe = "from assets import definitions; import dagster as dg; g = definitions.defs.resolve_asset_graph(); "
+    probe += (
+        "print(*sorted(k.to_user_string() for k in g.get(dg.AssetKey('data_change_susceptibilities')).parent_keys))"
+    )
+    environment = {**os.environ, "SUSC_EXPERIMENT": str(toml)}
+    command = [sys.executable, "-W", "ignore", "-c", probe]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert found.stdout.split() == ["cluster_members", "language_model", "linear_response", "response_directions"]
+
+
 def test_per_token_artifacts_are_partitioned_by_shard(graph):
     settings = partitions.EXPERIMENT.tokens
     for name in PARENTS:

@@ -44,7 +44,7 @@ ONCE += ["untrained_cluster_members", "permuted_cluster_members", "cluster_contr
 ONCE += ["without_loss_cluster_members", "cluster_interventions"]
 ONCE += [f"sampled_tokens_{name}_cluster_members" for name in ("ground_truth", "linear_response", "auxiliary")]
 ONCE += ["document_groups", "cluster_labels", "map_layout", "component_table", "cluster_profiles", "chain_diagnostics"]
-ONCE += ["explorer"]
+ONCE += ["explorer", "data_change_susceptibilities"]
 BY_SHARD = ["token_shards", "linear_response", "activations", "predicted_susceptibilities", "auxiliary_predictions"]
 BY_SHARD += ["half_a_predictions", "half_b_predictions", "whitened_susceptibilities"]
 GROUND_TRUTH = ["sgld_samples", "ground_truth_susceptibilities", "chain_products"]
@@ -212,6 +212,34 @@ def test_the_questions_of_the_docs_have_answers(finished):
     assert in_document.height and dict(of_document.select("cluster", "tokens").iter_rows()) == dict(
         in_document.iter_rows()
     )
+
+
+def test_data_changes_are_the_means_of_the_linear_responses_of_their_tokens(finished):
+    store = Store.open(finished[0] / "data" / "toy")
+    found = store.data_changes()
+    assert dict(found.schema) == schema.DATA_CHANGES and found["data_change"].n_unique() == 3
+    names = store.components()["name"].to_list()
+    tokens = store.vectors(names)
+    members = store.members(0).select("context_id", "position")
+    own = {
+        "documents-0": tokens.filter(pl.col("document_id").str.contains(r"^document-0[0-4]")),
+        "first-cluster": tokens.join(members, on=["context_id", "position"], how="semi"),
+    }
+    for change, rows in own.items():
+        table = found.filter(data_change=change)
+        assert table["name"].to_list() == names and set(table["n_tokens"]) == {rows.height}
+        np.testing.assert_allclose(table["susceptibility"], rows.select(names).mean().row(0), rtol=1e-4, atol=1e-9)
+    text = found.filter(data_change="one-text")
+    assert text["n_documents"].to_list() == [1] * len(names) and text["document_error"].null_count() == len(names)
+    assert (found["standard_error"] > 0).all()
+
+
+def test_a_data_change_without_tokens_is_refused_before_anything_is_made(finished, tmp_path):
+    toml = tmp_path / "toy.toml"
+    toml.write_text(finished[1].read_text().replace("document-0[0-4]*", "no-such-*"))
+    done = run(tmp_path, "--experiment", toml)
+    assert done.returncode == 1 and "no-such-*) has no token; give a pattern" in done.stderr, done.stderr
+    assert not (tmp_path / "data").exists()
 
 
 def test_every_column_of_every_view_says_what_it_means_and_the_schema_lists_them_all(finished):

@@ -24,6 +24,7 @@ from susc_pipeline.schema.component_tables import (
     CHAIN_PRODUCTS,
     COMPONENTS,
     CONTROL,
+    DATA_CHANGES,
     REGIME,
     RELIABILITY,
 )
@@ -66,6 +67,7 @@ __all__ = [
     "COMPONENTS",
     "CONTEXTS",
     "CONTROL",
+    "DATA_CHANGES",
     "DOCUMENTS",
     "DOCUMENT_GROUPS",
     "LABELS",

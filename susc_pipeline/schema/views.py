@@ -15,7 +15,14 @@ from susc_pipeline.schema.cluster_tables import (
     MEMBERS,
     REPRODUCIBILITY,
 )
-from susc_pipeline.schema.component_tables import CHAIN_DIAGNOSTICS, COMPONENTS, CONTROL, REGIME, RELIABILITY
+from susc_pipeline.schema.component_tables import (
+    CHAIN_DIAGNOSTICS,
+    COMPONENTS,
+    CONTROL,
+    DATA_CHANGES,
+    REGIME,
+    RELIABILITY,
+)
 from susc_pipeline.schema.meanings import MEANINGS
 from susc_pipeline.schema.token_tables import ACTIVATIONS, CONTEXTS, DOCUMENT_GROUPS, LOSS, POPULATION, TOKEN_KEY
 
@@ -145,6 +152,21 @@ VIEWS = {
         "`make controls` was run.",
         tuple(CLUSTER_INTERVENTIONS),
         {"component": "the one to which the cluster's mean response is strongest"},
+    ),
+    "data_changes": View(
+        "How each component responds to each distribution of tokens that the experiment names; only where it names some.",
+        tuple(DATA_CHANGES),
+        {
+            **OF_COMPONENT,
+            "data_change": "name of the data change in the experiment",
+            "source": "where its tokens are: documents, cluster or file",
+            "n_tokens": "tokens of the data change",
+            "n_documents": "documents that they are in",
+            "susceptibility": "mean linear response of the tokens: the susceptibility of their distribution; nats squared",
+            "standard_error": "of the susceptibility, of the chains and over documents together; nats squared",
+            "chain_error": "half the difference of the susceptibilities by halves of the chains that share nothing; nats squared",
+            "document_error": "standard error over documents, as a sample of all such; missing for one document; nats squared",
+        },
     ),
     "document_groups": View("Which documents are near duplicates of each other.", tuple(DOCUMENT_GROUPS)),
     "cluster_labels": View(

@@ -1,0 +1,71 @@
+"""What a user asks beyond clusters: susceptibilities of data distributions that the experiment names. None named: no asset."""
+
+import dagster as dg
+import numpy as np
+import polars as pl
+
+from assets import plots, pools, progress
+from assets.partitions import EVERY_SHARD, EXPERIMENT, version
+from resources import named_texts
+from resources.component_folder import ComponentFolder
+from resources.language_model import LanguageModelFolder
+from susc_pipeline import schema
+from susc_pipeline.config import ExperimentConfig
+from susc_pipeline.model import components
+from susc_pipeline.own_text import measurement
+from susc_pipeline.susceptibility import data_changes, direction_files
+
+GROUP = "8_questions"
+
+
+def data_change_asset() -> dg.AssetsDefinition:
+    """The table of the data changes that the experiment names."""
+    files = [change.file for change in EXPERIMENT.data_changes if change.file]
+
+    @dg.asset(
+        ins={"linear_response": dg.AssetIn(partition_mapping=EVERY_SHARD)},
+        group_name=GROUP,
+        kinds={"pytorch", "polars"},
+        code_version=f"{version(1, 'data_changes', 'linear_response', 'components')}-{named_texts.fingerprint(files)}",
+        pool=pools.GPU,
+    )
+    def data_change_susceptibilities(
+        context: dg.AssetExecutionContext,
+        language_model: LanguageModelFolder,
+        response_directions: ComponentFolder,
+        linear_response: dict[str, pl.LazyFrame],
+        cluster_members: pl.DataFrame,
+        experiment: dg.ResourceParam[ExperimentConfig],
+    ) -> dg.MaterializeResult[pl.DataFrame]:
+        """Response of each component to each data distribution q' that the experiment names: chi(q') = sum q'(xy) chi_xy.
+
+        It is d<phi>/d(eps) / n_beta where the loss is L + eps (L_q' - L) (Baker et al. 2025): a mean of linear responses, those
+        of texts outside the shards measured here. The standard error is of the chains, by halves that share nothing, and over
+        documents (Liang and Zeger 1986).
+        """
+        loaded, changes = language_model.load(experiment.model), experiment.data_changes
+        chosen = components.chosen(loaded.model, experiment.model.components)
+        sums = data_changes.empty(len(changes), len(chosen))
+        for shard, frame in sorted(linear_response.items()):
+            tokens, members = frame.collect(), cluster_members.filter(shard=shard)
+            numbers, rows = data_changes.chosen_tokens(changes, tokens, members)
+            documents = tokens["document_id"].rank("dense").cast(pl.Int64).to_numpy()[rows]
+            half_a, half_b = (schema.matrix(tokens[half])[rows] for half in ("half_a", "half_b"))
+            data_changes.add(sums, numbers, documents, half_a, half_b)
+        n_scores = experiment.linear_response.n_scores
+        for number, change in enumerate(changes):
+            texts = named_texts.documents_of(change, loaded, experiment) if change.file else []
+            places = [response_directions.whole(component.name) for component in chosen if texts]
+            along = direction_files.halves(places[0].parent, loaded.model, chosen, n_scores=n_scores) if texts else {}
+            for document, text in enumerate(progress.track(context, texts, f"texts of {change.name}", len(texts))):
+                length = experiment.tokens.context_length
+                found = measurement.whole_document(loaded.model, along, text.token_ids, context_length=length)
+                whose, of_document = (np.full(len(found.losses), each) for each in (number, document))
+                data_changes.add(sums, whose, of_document, found.half_a, found.half_b)
+        table = data_changes.table(changes, [component.name for component in chosen], sums)
+        return dg.MaterializeResult(value=table, metadata={"table": plots.table(table)})
+
+    return data_change_susceptibilities
+
+
+data_change_assets = [data_change_asset()] if EXPERIMENT.data_changes else []
