@@ -21,6 +21,7 @@ import dagster as dg  # noqa: E402
 warnings.filterwarnings("ignore", message="Specifying a partitions_def", category=dg.PreviewWarning)
 
 from assets import (  # noqa: E402
+    asked_observables,
     basis,
     checks,
     cluster_ablations,
@@ -74,6 +75,7 @@ MODULES = (
     run_tables,
     explorer,
     questions,
+    asked_observables,
 )
 
 

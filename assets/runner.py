@@ -120,7 +120,7 @@ def say_the_price() -> None:
     if plan is None:
         return
     price.refuse_what_cannot_fit(plan, price.memory_of(experiment.model))
-    if experiment.data_changes:
+    if experiment.data_changes or experiment.observables:
         named_texts.check(experiment, LanguageModelFolder(language_model.locate(experiment.model)))
     rate = price.measured_rate(experiment.model)
     print(f"{experiment.name}, if nothing were there yet: {price.summary(plan, rate)}", flush=True)

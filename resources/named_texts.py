@@ -1,15 +1,17 @@
-"""The texts and documents that an experiment's data changes name, looked up before anything is sampled."""
+"""The texts and documents that an experiment's data changes and observables name, looked up before anything is sampled."""
 
 import fnmatch
 from collections.abc import Iterator, Sequence
 
+import polars as pl
+
 from resources import corpus as corpora
-from resources import experiment_files
+from resources import experiment_files, named_observables
 from resources.language_model import LanguageModelFolder
 from susc_pipeline import corpus, tokens
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.model.pretrained import LoadedModel
-from susc_pipeline.susceptibility import data_changes
+from susc_pipeline.susceptibility import data_changes, readouts
 from susc_pipeline.susceptibility.data_changes import DataChange
 from susc_pipeline.tokens import TokenizedDocument
 
@@ -20,15 +22,10 @@ def documents_of(change: DataChange, loaded: LoadedModel, experiment: Experiment
     Raises:
         ValueError: the file cannot be read, or holds no such text.
     """
-    place = experiment_files.beside(change.file)
-    try:
-        found = tokens.tokenize(corpus.local_files(place, text_column=experiment.corpus.text_column), loaded.tokenizer)
-    except ValueError as error:
-        raise ValueError(f"data change {change.name!r}: {error}") from error
-    long_enough = [document for document in found if len(document.token_ids) >= 2]
-    if not long_enough:
+    found = named_observables.texts_of(f"data change {change.name!r}", change.file, loaded, experiment)
+    if not found:
         raise ValueError(data_changes.no_token(change))
-    return long_enough
+    return found
 
 
 def fingerprint(files: Sequence[str]) -> str:
@@ -37,10 +34,10 @@ def fingerprint(files: Sequence[str]) -> str:
 
 
 def check(experiment: ExperimentConfig, folder: LanguageModelFolder) -> None:
-    """Refuse a data change that has no token, as far as that can be told before clusters are found.
+    """Refuse data changes and observables that read nothing, as far as that can be told before clusters are found.
 
     Raises:
-        ValueError: a file cannot be read, or no document of the shards matches a pattern; says what would do.
+        ValueError: a file cannot be read, no document matches a pattern, or an observable is not finite; says what would do.
     """
     loaded = folder.load(experiment.model)
     for change in experiment.data_changes:
@@ -51,12 +48,24 @@ def check(experiment: ExperimentConfig, folder: LanguageModelFolder) -> None:
     for change in patterns:
         if not any(fnmatch.fnmatchcase(name, change.documents) for name in names):
             raise ValueError(data_changes.no_token(change))
+    by_pattern = any(observable.documents for observable in experiment.observables)
+    population = _population(experiment, folder) if by_pattern else pl.DataFrame()
+    for readout in named_observables.readouts_of(loaded, experiment, population.lazy()):
+        readouts.require_finite(readout, loaded.model)
 
 
 def _shard_documents(experiment: ExperimentConfig, folder: LanguageModelFolder) -> Iterator[str]:
-    settings, mark = experiment.corpus, corpora.fingerprint(experiment.corpus)
-    documents = corpora.tokenized(settings, folder.path, experiment.model, mark)
+    documents, n_chains = _tokenized(experiment, folder), experiment.sampling.n_chains
     for shard in tokens.shard_keys(experiment.tokens):
-        n_chains = experiment.sampling.n_chains
         found = tokens.contexts_of_shard(documents, experiment.tokens, experiment.seed, shard, n_chains=n_chains)
         yield from found["document_id"]
+
+
+def _population(experiment: ExperimentConfig, folder: LanguageModelFolder) -> pl.DataFrame:
+    documents, n_chains = _tokenized(experiment, folder), experiment.sampling.n_chains
+    return tokens.population_contexts(documents, experiment.tokens, experiment.seed, n_chains=n_chains)
+
+
+def _tokenized(experiment: ExperimentConfig, folder: LanguageModelFolder) -> list[TokenizedDocument]:
+    mark = corpora.fingerprint(experiment.corpus)
+    return corpora.tokenized(experiment.corpus, folder.path, experiment.model, mark)

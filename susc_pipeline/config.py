@@ -30,6 +30,7 @@ from susc_pipeline.susceptibility.data_changes import DataChange
 from susc_pipeline.susceptibility.directions import DirectionSettings
 from susc_pipeline.susceptibility.estimators import ESTIMATORS, SusceptibilitySettings
 from susc_pipeline.susceptibility.linear_response import LinearResponseSettings
+from susc_pipeline.susceptibility.readouts import Observable
 from susc_pipeline.susceptibility.regime import RegimeSettings
 from susc_pipeline.tokens import TokenSettings
 
@@ -39,7 +40,7 @@ MAX_INTEGER = 2**63 - 1
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 # Keys that came later: an experiment that does not give them keeps its artifacts.
 COUNTED_WHERE_GIVEN = (("sampling", "target_rise"), ("corpus", "max_document_characters"))
-COUNTED_WHERE_NAMED = ("data_changes",)  # lists that an experiment without entries keeps its artifacts by
+COUNTED_WHERE_NAMED = ("data_changes", "observables")  # lists that an experiment without entries keeps its artifacts by
 NEVER_COUNTED = (("model", "device"), ("corpus", "license"))  # they decide no number
 Section = typing.TypeVar("Section")
 
@@ -98,6 +99,8 @@ class ExperimentConfig:
     execution: ExecutionSettings = field(default_factory=ExecutionSettings)
     data_changes: tuple[DataChange, ...] = ()
     """Distributions of tokens whose susceptibility is asked for."""
+    observables: tuple[Observable, ...] = ()
+    """Observables beside the run's own."""
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -105,6 +108,7 @@ class ExperimentConfig:
         for other in self.explorer.compare_with:
             require_name("explorer.compare_with", other)
         _require_own_names("data_changes.name", [change.name for change in self.data_changes])
+        _require_own_names("observables.name", [observable.name for observable in self.observables])
         require(self.seed >= 0, "seed", self.seed, "zero or more")
         estimator, n_draws = ESTIMATORS[self.susceptibility.estimator], self.sampling.n_draws
         n_scores, dtype = self.linear_response.n_scores, self.model.dtype

@@ -135,6 +135,14 @@ class Store:
         """
         return self._table("data_change_susceptibilities").collect()
 
+    def observables(self) -> pl.DataFrame:
+        """The response of each observable that the experiment names to data changes and clusters, by component.
+
+        Raises:
+            StoreNotFoundError: the experiment names none, or its run was not finished.
+        """
+        return self._table("observable_susceptibilities").collect()
+
     def documents(self) -> pl.DataFrame:
         """The documents that the shards are cut from: their contexts and predicted tokens."""
         contexts = self._shards("token_shards").with_columns(n_tokens=pl.col("token_ids").list.len() - 1)

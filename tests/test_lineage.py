@@ -1,6 +1,7 @@
 """The asset graph: who reads whom, which artifacts are made shard by shard, and that every asset explains itself."""
 
 import dataclasses
+import json
 import os
 import re
 import subprocess
@@ -177,16 +178,22 @@ def test_upsampling_by_the_auxiliary_model_trains_one_on_each_half(toy_folders, 
     assert found.stdout.strip() == str(sorted(expected)), found.stderr
 
 
-def test_data_changes_are_in_the_graph_where_the_experiment_names_some(toy_folders, tmp_path):
+def test_data_changes_and_observables_are_in_the_graph_where_the_experiment_names_some(toy_folders, tmp_path):
     toml = conftest.write_toml(tmp_path / "toy.toml", *toy_folders)
-    probe = "from assets import definitions; import dagster as dg; g = definitions.defs.resolve_asset_graph(); "
-    probe += (
-        "print(*sorted(k.to_user_string() for k in g.get(dg.AssetKey('data_change_susceptibilities')).parent_keys))"
-    )
+    probe = "from assets import definitions; g = definitions.defs.resolve_asset_graph(); import json; print(json.dumps("
+    probe += "{k.path[-1]: [p.path[-1] for p in g.get(k).parent_keys] for k in g.get_all_asset_keys()}))"
     environment = {**os.environ, "SUSC_EXPERIMENT": str(toml)}
     command = [sys.executable, "-W", "ignore", "-c", probe]
     found = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert found.stdout.split() == ["cluster_members", "language_model", "linear_response", "response_directions"]
+    assert found.returncode == 0, found.stderr
+    parents = {name: set(of) for name, of in json.loads(found.stdout).items() if name not in PARENTS}
+    table = {"cluster_members", "language_model", "observable_directions", "observable_responses"}
+    assert parents == {
+        "data_change_susceptibilities": {"cluster_members", "language_model", "linear_response", "response_directions"},
+        "observable_directions": {"language_model", "population_contexts", "response_directions"},
+        "observable_responses": {"language_model", "token_shards", "observable_directions"},
+        "observable_susceptibilities": table,
+    }
 
 
 def test_per_token_artifacts_are_partitioned_by_shard(graph):

@@ -44,9 +44,9 @@ ONCE += ["untrained_cluster_members", "permuted_cluster_members", "cluster_contr
 ONCE += ["without_loss_cluster_members", "cluster_interventions"]
 ONCE += [f"sampled_tokens_{name}_cluster_members" for name in ("ground_truth", "linear_response", "auxiliary")]
 ONCE += ["document_groups", "cluster_labels", "map_layout", "component_table", "cluster_profiles", "chain_diagnostics"]
-ONCE += ["explorer", "data_change_susceptibilities"]
+ONCE += ["explorer", "data_change_susceptibilities", "observable_directions", "observable_susceptibilities"]
 BY_SHARD = ["token_shards", "linear_response", "activations", "predicted_susceptibilities", "auxiliary_predictions"]
-BY_SHARD += ["half_a_predictions", "half_b_predictions", "whitened_susceptibilities"]
+BY_SHARD += ["half_a_predictions", "half_b_predictions", "whitened_susceptibilities", "observable_responses"]
 GROUND_TRUTH = ["sgld_samples", "ground_truth_susceptibilities", "chain_products"]
 
 
@@ -232,6 +232,26 @@ def test_data_changes_are_the_means_of_the_linear_responses_of_their_tokens(fini
     text = found.filter(data_change="one-text")
     assert text["n_documents"].to_list() == [1] * len(names) and text["document_error"].null_count() == len(names)
     assert (found["standard_error"] > 0).all()
+
+
+def test_the_mean_loss_of_the_population_as_an_observable_has_the_table_of_the_run(finished):
+    store = Store.open(finished[0] / "data" / "toy")
+    found, own = store.observables(), store.data_changes()
+    assert dict(found.schema) == schema.OBSERVABLES and found["observable"].n_unique() == 4
+    n_clusters = store.clusters().height
+    assert found.height == 4 * len(store.components()) * (3 + n_clusters)
+    again = found.filter(observable="population").filter(pl.col("data_change").is_in(own["data_change"].unique()))
+    assert (
+        again.drop("observable")
+        .select("data_change", "name", "n_tokens")
+        .equals(own.select("data_change", "name", "n_tokens"))
+    )
+    for column in ("susceptibility", "chain_error", "document_error"):
+        a, b = (table[column].fill_null(0).to_numpy() for table in (again, own))
+        np.testing.assert_allclose(a, b, atol=2e-3 * np.abs(own["susceptibility"].to_numpy()).max())
+    assert (found["standard_error"] > 0).all() and found["susceptibility"].is_finite().all()
+    for observable in ("query", "largest", "pairs"):
+        assert found.filter(observable=observable)["susceptibility"].abs().max() > 0
 
 
 def test_a_data_change_without_tokens_is_refused_before_anything_is_made(finished, tmp_path):

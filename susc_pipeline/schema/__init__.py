@@ -25,6 +25,7 @@ from susc_pipeline.schema.component_tables import (
     COMPONENTS,
     CONTROL,
     DATA_CHANGES,
+    OBSERVABLES,
     REGIME,
     RELIABILITY,
 )
@@ -76,6 +77,7 @@ __all__ = [
     "MEANINGS",
     "MEMBERS",
     "NOT_MADE",
+    "OBSERVABLES",
     "OF_COMPONENT",
     "POPULATION",
     "REGIME",

@@ -104,3 +104,7 @@ DATA_CHANGES = {
     "chain_error": pl.Float64,  # half the difference of the halves of the chains
     "document_error": pl.Float64,  # over documents; missing where there is but one
 }
+OBSERVABLES = {
+    "observable": pl.String,  # its name in the experiment
+    **DATA_CHANGES,
+}
