@@ -254,6 +254,18 @@ def test_the_mean_loss_of_the_population_as_an_observable_has_the_table_of_the_r
         assert found.filter(observable=observable)["susceptibility"].abs().max() > 0
 
 
+def test_the_page_of_questions_has_the_tokens_that_an_observable_ties_to_a_component(finished):
+    text = (CHECKOUT / "docs" / "observables.md").read_text(encoding="utf-8")
+    (question,) = re.findall(r"```sql\n(.*?)```", text, re.DOTALL)
+    store = Store.open(finished[0] / "data" / "toy")
+    with duckdb.connect(str(store.root / "warehouse.duckdb"), read_only=True) as connection:
+        found = pl.DataFrame(connection.sql(question))
+    own = store.vectors(["L1H1"])["L1H1"]  # the first observable is the run's own
+    expected = own.abs().sort(descending=True).head(20)
+    assert found["text"].null_count() == 0
+    np.testing.assert_allclose(found["value"].abs(), expected, atol=2e-3 * expected.max())
+
+
 def test_a_data_change_without_tokens_is_refused_before_anything_is_made(finished, tmp_path):
     toml = tmp_path / "toy.toml"
     toml.write_text(finished[1].read_text().replace("document-0[0-4]*", "no-such-*"))
