@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from test_browser import Watched
+from test_browser import AXE, Watched
 
 import sites
 from susc_pipeline.explorer import asked
@@ -68,4 +68,16 @@ def test_an_entry_opens_what_is_behind_it_and_choices_stay_in_the_address(browse
     assert rows.first.locator("td").count() == 2
     assert page.evaluate("document.querySelector('main b') === null")  # a pattern is text
     watched.check()
+    page.close()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_no_violation_above_minor_and_nothing_overflows(browser, folder, theme):
+    page = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme=theme, bypass_csp=True)
+    Watched(page, folder).open("#/observables")
+    page.click("main table tbody tr:first-child td button")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    page.evaluate(AXE.read_text(encoding="utf-8"))
+    result = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    assert [v["id"] for v in result["violations"] if v["impact"] in ("moderate", "serious", "critical")] == []
     page.close()
