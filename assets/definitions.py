@@ -21,6 +21,7 @@ import dagster as dg  # noqa: E402
 warnings.filterwarnings("ignore", message="Specifying a partitions_def", category=dg.PreviewWarning)
 
 from assets import (  # noqa: E402
+    asked_observables,
     basis,
     checks,
     cluster_ablations,
@@ -38,6 +39,7 @@ from assets import (  # noqa: E402
     overview,
     partitions,
     prediction,
+    questions,
     run_tables,
     sampled_controls,
     sampling,
@@ -72,6 +74,8 @@ MODULES = (
     cluster_interventions,
     run_tables,
     explorer,
+    questions,
+    asked_observables,
 )
 
 

@@ -10,7 +10,7 @@ from scipy import sparse
 
 from assets import pools
 from assets.clusters import ALL_WHITENED
-from assets.partitions import EVERY_SHARD, version
+from assets.partitions import EVERY_SHARD, EXPERIMENT, version
 from assets.run_tables import GROUP
 from resources import clustered_tokens
 from resources.component_folder import ComponentFolder
@@ -19,6 +19,7 @@ from resources.storage import Store
 from susc_pipeline import schema, seeds
 from susc_pipeline.clustering.knn import StoredGraph
 from susc_pipeline.config import ExperimentConfig
+from susc_pipeline.explorer import asked as asked_questions
 from susc_pipeline.explorer import comparison, controls, layout, run_page
 from susc_pipeline.explorer.comparison import Comparison
 from susc_pipeline.explorer.corpus import Shards
@@ -37,6 +38,12 @@ SHARDED = (
     "whitened_susceptibilities",
     "ground_truth_susceptibilities",
 )
+FRAME = dg.PythonObjectDagsterType(pl.DataFrame)  # an argument that is not named has no type by itself
+ASKED = [
+    name
+    for name, wanted in zip(asked_questions.TABLES, (EXPERIMENT.data_changes, EXPERIMENT.observables), strict=True)
+    if wanted
+]
 OTHER_EXPERIMENT = "Another experiment of the same store, over the tokens that both clustered."
 
 
@@ -67,10 +74,13 @@ def map_layout(
 
 
 @dg.asset(
-    ins={name: dg.AssetIn(partition_mapping=EVERY_SHARD) for name in SHARDED},
+    ins={
+        **{name: dg.AssetIn(partition_mapping=EVERY_SHARD) for name in SHARDED},
+        **{name: dg.AssetIn(dagster_type=FRAME) for name in ASKED},
+    },
     group_name=GROUP,
     kinds={"html"},
-    code_version=version(10, "explorer"),
+    code_version=version(10, "explorer") + "-1" * bool(ASKED),
     pool=pools.MEMORY,
 )
 def explorer(
@@ -101,6 +111,7 @@ def explorer(
     negative_control: pl.DataFrame,
     experiment: dg.ResourceParam[ExperimentConfig],
     store: dg.ResourceParam[Store],
+    **asked: pl.DataFrame,
 ) -> dg.MaterializeResult[Site]:
     """A static site of the clusters: list, cards, text, map, run and comparisons. Open index.html, or `make explore`.
 
@@ -121,7 +132,8 @@ def explorer(
     beside = comparisons(clusters.height, experiment, store), controls.of(cluster_controls, cluster_control_matches)
     parts = (component_table, pca_basis, shards, knn_graph, *of_clusters, map_layout, *beside)
     metadata = {"page": dg.MetadataValue.path(store.page()), "clusters": clusters.height}
-    return dg.MaterializeResult(value=Site(experiment.explorer, run, texts, *parts), metadata=metadata)
+    questions = asked_questions.section(*(asked.get(name) for name in asked_questions.TABLES))
+    return dg.MaterializeResult(value=Site(experiment.explorer, run, texts, *parts, questions), metadata=metadata)
 
 
 def run_of(

@@ -14,7 +14,7 @@ from dagster._utils.error import SerializableErrorInfo
 
 from assets import lost_runs, overview, partitions
 from resources import experiment as experiments
-from resources import files, price, tables, warehouse
+from resources import files, language_model, named_texts, price, tables, warehouse
 from resources.files import StoreError
 from resources.language_model import LanguageModelFolder
 from resources.storage import Store
@@ -120,6 +120,8 @@ def say_the_price() -> None:
     if plan is None:
         return
     price.refuse_what_cannot_fit(plan, price.memory_of(experiment.model))
+    if experiment.data_changes or experiment.observables:
+        named_texts.check(experiment, LanguageModelFolder(language_model.locate(experiment.model)))
     rate = price.measured_rate(experiment.model)
     print(f"{experiment.name}, if nothing were there yet: {price.summary(plan, rate)}", flush=True)
 

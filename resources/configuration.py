@@ -8,6 +8,7 @@ import re
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, get_args, get_origin
 
 from susc_pipeline.config import ExperimentConfig
 
@@ -25,11 +26,19 @@ def markdown() -> str:
     """A table of the keys at the top, then a section for each stage."""
     fields = dataclasses.fields(ExperimentConfig)
     stages = {field.name: field.type for field in fields if dataclasses.is_dataclass(field.type)}
-    top = _table(ExperimentConfig, leave_out=tuple(stages))
+    lists = {field.name: kind for field in fields if dataclasses.is_dataclass(kind := _element(field.type))}
+    top = _table(ExperimentConfig, leave_out=(*stages, *lists))
     parts = [HEAD.strip(), "## At the top of the file", top]
     for name, stage in stages.items():
         parts += [f"## [{name}]", inspect.cleandoc(stage.__doc__ or ""), _table(stage)]
+    for name, kind in lists.items():
+        parts += [f"## [[{name}]]", " ".join(inspect.cleandoc(kind.__doc__ or "").split()), _table(kind)]
     return "\n\n".join(parts) + "\n"
+
+
+def _element(kind: Any) -> Any:
+    """The type of the elements of a tuple, such as a list of sections."""
+    return next(iter(get_args(kind)), None) if get_origin(kind) is tuple else None
 
 
 def meanings(stage: type) -> Iterator[tuple[str, str]]:

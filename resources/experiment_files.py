@@ -32,3 +32,8 @@ def path_of(name_or_path: str | None = None) -> Path:
             f"unknown experiment {shown(wanted)}; known are {', '.join(known())}, or give the path of a .toml file"
         )
     return path
+
+
+def beside(path: str) -> Path:
+    """A file that the experiment in force names, relative to the experiment's own file."""
+    return path_of().parent / Path(path).expanduser()

@@ -28,12 +28,15 @@ TABLES = {
     "whitened": "whitened_susceptibilities",
     "linear_response": "linear_response",
     "activations": "activations",
+    "observable_responses": "observable_responses",
 }
 OF_ONE_NAME = ("population_contexts", "reliability", "aux_correlation", "leakage", "clusters", "cluster_members")
 OF_ONE_NAME += ("cluster_agreement", "cluster_reproducibility", "cluster_controls", "cluster_control_matches")
 OF_ONE_NAME += ("regime", "negative_control", "document_groups", "cluster_labels", "cluster_interventions")
 OF_ONE_NAME += ("cluster_profiles", "chain_diagnostics")
-SINGLE_TABLES = {"components": "component_table", **{name: name for name in OF_ONE_NAME}}
+SINGLE_TABLES = {"components": "component_table", "data_changes": "data_change_susceptibilities"}
+SINGLE_TABLES |= {"observables": "observable_susceptibilities"}
+SINGLE_TABLES |= {name: name for name in OF_ONE_NAME}
 STORAGE = "v1.0.0"  # of the file: what DuckDB 1.1 and every later version reads
 VARIABLE = "store"  # of a connection: the folder of the store, where the user knows it and the view cannot
 LOST = (

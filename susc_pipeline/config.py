@@ -26,9 +26,11 @@ from susc_pipeline.representation.leakage import LeakageSettings
 from susc_pipeline.representation.pca import RepresentationSettings
 from susc_pipeline.sampling.calibration import CalibrationSettings
 from susc_pipeline.sampling.posterior import SamplingSettings
+from susc_pipeline.susceptibility.data_changes import DataChange
 from susc_pipeline.susceptibility.directions import DirectionSettings
 from susc_pipeline.susceptibility.estimators import ESTIMATORS, SusceptibilitySettings
 from susc_pipeline.susceptibility.linear_response import LinearResponseSettings
+from susc_pipeline.susceptibility.readouts import Observable
 from susc_pipeline.susceptibility.regime import RegimeSettings
 from susc_pipeline.tokens import TokenSettings
 
@@ -42,6 +44,7 @@ COUNTED_WHERE_GIVEN = (
     ("sampling", "largest_noise", "target_rise"),
     ("corpus", "max_document_characters", "max_document_characters"),
 )
+COUNTED_WHERE_NAMED = ("data_changes", "observables")  # lists that an experiment without entries keeps its artifacts by
 NEVER_COUNTED = (("model", "device"), ("corpus", "license"))  # they decide no number
 Section = typing.TypeVar("Section")
 
@@ -98,12 +101,18 @@ class ExperimentConfig:
     leakage: LeakageSettings = field(default_factory=LeakageSettings)
     explorer: ExplorerSettings = field(default_factory=ExplorerSettings)
     execution: ExecutionSettings = field(default_factory=ExecutionSettings)
+    data_changes: tuple[DataChange, ...] = ()
+    """Distributions of tokens whose susceptibility is asked for."""
+    observables: tuple[Observable, ...] = ()
+    """Observables beside the run's own."""
 
     def __post_init__(self) -> None:
         """Check the values."""
         require_name("name", self.name)
         for other in self.explorer.compare_with:
             require_name("explorer.compare_with", other)
+        _require_own_names("data_changes.name", [change.name for change in self.data_changes])
+        _require_own_names("observables.name", [observable.name for observable in self.observables])
         require(self.seed >= 0, "seed", self.seed, "zero or more")
         estimator, n_draws = ESTIMATORS[self.susceptibility.estimator], self.sampling.n_draws
         n_scores, dtype = self.linear_response.n_scores, self.model.dtype
@@ -150,6 +159,7 @@ class ExperimentConfig:
         content = dataclasses.asdict(self)
         del content["execution"]
         content["components"] = content["model"].pop("components")
+        content = {key: value for key, value in content.items() if value or key not in COUNTED_WHERE_NAMED}
         chosen = {key: content[key] for key in (*(sections or content), "seed")}
         for section, name in NEVER_COUNTED:
             if section in chosen:
@@ -160,6 +170,12 @@ class ExperimentConfig:
             if section in chosen and not content[section][needed]:
                 chosen[section] = {key: value for key, value in chosen[section].items() if key != name}
         return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _require_own_names(key: str, names: list[str]) -> None:
+    for name in names:
+        require_name(key, name)
+        require(names.count(name) == 1, key, name, "given once")
 
 
 def _decoded(content: bytes) -> str:
@@ -192,6 +208,8 @@ def _is_required(item: dataclasses.Field) -> bool:
 
 
 def _value(kind: typing.Any, value: object, name: str) -> object:
+    if dataclasses.is_dataclass(kind):
+        return _build(typing.cast(type, kind), value, name)
     if typing.get_origin(kind) is types.UnionType:
         kind = next(k for k in typing.get_args(kind) if k is not type(None))
     if type(value) is int and not -MAX_INTEGER <= value <= MAX_INTEGER:

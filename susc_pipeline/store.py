@@ -127,6 +127,22 @@ class Store:
         """Whether the chains of each component can be believed: R-hat, effective sample size, LLC; by shard and of directions."""
         return self._table("chain_diagnostics").collect()
 
+    def data_changes(self) -> pl.DataFrame:
+        """The response of components to each data change that the experiment names: value, standard error and its two parts.
+
+        Raises:
+            StoreNotFoundError: the experiment names none, or its run was not finished.
+        """
+        return self._table("data_change_susceptibilities").collect()
+
+    def observables(self) -> pl.DataFrame:
+        """The response of each observable that the experiment names to data changes and clusters, by component.
+
+        Raises:
+            StoreNotFoundError: the experiment names none, or its run was not finished.
+        """
+        return self._table("observable_susceptibilities").collect()
+
     def documents(self) -> pl.DataFrame:
         """The documents that the shards are cut from: their contexts and predicted tokens."""
         contexts = self._shards("token_shards").with_columns(n_tokens=pl.col("token_ids").list.len() - 1)

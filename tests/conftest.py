@@ -37,7 +37,11 @@ def toy_folders(tmp_path_factory):
 
 
 def write_toml(path, corpus, model):
-    """TOML file of an experiment that runs in seconds."""
+    """TOML file of an experiment that runs in seconds, with the files that its observables name beside it."""
+    path.with_name("largest.py").write_text(
+        "import torch\n\n\ndef largest(losses):\n    return torch.cat(losses).max()\n"
+    )
+    path.with_name("pairs.jsonl").write_text('{"prompt": "return ", "good": "self", "bad": "loss"}\n')
     path.write_text(
         f"""name = "toy"
 seed = 3
@@ -94,6 +98,32 @@ n_layout_epochs = 20
 [leakage]
 n_neighbors = 5
 n_permutations = 5
+[[data_changes]]
+name = "documents-0"
+documents = "document-0[0-4]*"
+[[data_changes]]
+name = "first-cluster"
+cluster = 0
+[[data_changes]]
+name = "one-text"
+file = "{corpus}/document-000.txt"
+[[observables]]
+name = "population"
+kind = "corpus"
+documents = "*"
+[[observables]]
+name = "query"
+kind = "text"
+text = "if else for"
+[[observables]]
+name = "largest"
+kind = "function"
+text = "def class"
+function = "largest.py"
+[[observables]]
+name = "pairs"
+kind = "pairs"
+file = "pairs.jsonl"
 """
     )
     return path

@@ -9,7 +9,7 @@ from scipy import sparse
 
 from susc_pipeline import schema
 from susc_pipeline.clustering import cluster_profiles, knn
-from susc_pipeline.explorer import comparison, component_table, run_page
+from susc_pipeline.explorer import asked, comparison, component_table, run_page
 from susc_pipeline.explorer.controls import Controls
 from susc_pipeline.explorer.corpus import Shards
 from susc_pipeline.explorer.settings import ExplorerSettings
@@ -61,6 +61,7 @@ class Shape(NamedTuple):
     clustered: float = 0.8
     truth_shards: int = 2
     tied: bool = False
+    is_asked: bool = False
 
 
 def components_of(shape: Shape) -> list[Component]:
@@ -177,7 +178,24 @@ def site(shape: Shape, texts: list[str], documents: list[str], *, folder: Path, 
         layout=layout,
         comparisons=[_comparison(found, shape)],
         controls=_controls(shape.n_clusters),
+        asked=_asked(names, shape, rng) if shape.is_asked else None,
     )
+
+
+def _asked(names, shape, rng):
+    """Two data changes of the run's observable and of one more, and every cluster of the latter."""
+    sources = {"by-name": "documents <b>*", "by-number": "cluster 3"}
+    of_cluster = {f"cluster-{number}": f"cluster {number}" for number in range(shape.n_clusters)}
+    every = [
+        (change, source, place, name, 100, 7)
+        for change, source in (sources | of_cluster).items()
+        for place, name in enumerate(names)
+    ]
+    keys = pl.DataFrame(every, schema=list(schema.DATA_CHANGES)[:6], orient="row")
+    numbers = {name: rng.normal(size=len(every)) for name in list(schema.DATA_CHANGES)[6:]}
+    table = keys.with_columns(pl.Series(name, values) for name, values in numbers.items())
+    own = table.filter(pl.col("data_change").is_in(list(sources)))
+    return asked.section(own, table.with_columns(observable=pl.lit("query")))
 
 
 def _profiles(tables, members, basis, names, shape, folder):

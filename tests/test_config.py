@@ -6,7 +6,10 @@ import re
 import pytest
 
 from resources import configuration, experiment, experiment_files
+from susc_pipeline import config
 from susc_pipeline.config import ExperimentConfig
+from susc_pipeline.susceptibility.data_changes import DataChange
+from susc_pipeline.susceptibility.readouts import Observable
 
 
 def written(tmp_path, text):
@@ -38,11 +41,26 @@ def written(tmp_path, text):
         ('name = "x"\n[representation]\nlayers = [1, "2"]', r"layers\[1\] must be of type int"),
         ('name = "../x"', "name must be letters"),
         ('name = ""', "name must be letters"),
+        ('name = "x"\n[data_changes]\nname = "y"', "data_changes must be of type tuple"),
+        ('name = "x"\n[[data_changes]]\ncluster = 3', "key 'name' is missing"),
+        ('name = "x"\n[[data_changes]]\nname = "y"', "given exactly one of documents, cluster and file"),
+        ('name = "x"\n[[data_changes]]\nname = "y"\nfiles = "z"', r"unknown key 'data_changes\[0\].files'"),
+        ('name = "x"\n[[data_changes]]\nname = "<b>"\ncluster = 3', "data_changes.name must be letters"),
+        ('name = "x"' + '\n[[data_changes]]\nname = "y"\ncluster = 3' * 2, "data_changes.name must be given once"),
     ],
 )
 def test_mistakes_are_named_with_the_rule(tmp_path, text, message):
     with pytest.raises(ValueError, match=message):
         written(tmp_path, text)
+
+
+def test_an_experiment_without_data_changes_has_the_digests_it_had_before_there_were_any(tmp_path, monkeypatch):
+    base, named = ExperimentConfig(name="x"), written(tmp_path, 'name = "x"\n[[data_changes]]\nname = "y"\ncluster = 3')
+    counted = []
+    monkeypatch.setattr(config.json, "dumps", lambda content, **_: counted.append(content) or str(content))
+    assert base.digest() != named.digest() and named.digest("sampling") == base.digest("sampling")
+    assert "data_changes" not in counted[0] and counted[1].pop("data_changes") and counted[0] == counted[1]
+    assert (named.data_changes[0].name, named.data_changes[0].cluster) == ("y", 3)
 
 
 def test_digests_cover_their_sections_the_seed_and_not_the_device(tmp_path):
@@ -85,10 +103,11 @@ def test_the_document_of_the_configuration_is_what_the_dataclasses_say():
 def test_every_key_has_its_meaning_and_its_row():
     sections = {field.name: field.type for field in dataclasses.fields(ExperimentConfig)}
     stages = {name: stage for name, stage in sections.items() if dataclasses.is_dataclass(stage)}
-    document = configuration.markdown()
-    for name, stage in stages.items():
+    lists = {"data_changes": DataChange, "observables": Observable}
+    document = configuration.markdown().replace("[[", "[").replace("]]", "]")
+    for name, stage in (stages | lists).items():
         words, keys = dict(configuration.meanings(stage)), [field.name for field in dataclasses.fields(stage)]
         assert list(words) == keys and all(words.values()), name
         section = document.partition(f"\n## [{name}]\n")[2].partition("\n## ")[0]
         assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == keys
-    assert set(sections) - set(stages) == {"name", "seed"}
+    assert set(sections) - set(stages) - set(lists) == {"name", "seed"}

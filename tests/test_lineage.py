@@ -1,6 +1,7 @@
 """The asset graph: who reads whom, which artifacts are made shard by shard, and that every asset explains itself."""
 
 import dataclasses
+import json
 import os
 import re
 import subprocess
@@ -175,6 +176,27 @@ def test_upsampling_by_the_auxiliary_model_trains_one_on_each_half(toy_folders, 
     )
     expected = PREDICTED_FROM | {"half_a_aux_model", "half_b_aux_model"}
     assert found.stdout.strip() == str(sorted(expected)), found.stderr
+
+
+def test_data_changes_and_observables_are_in_the_graph_where_the_experiment_names_some(toy_folders, tmp_path):
+    toml = conftest.write_toml(tmp_path / "toy.toml", *toy_folders)
+    probe = "from assets import definitions; g = definitions.defs.resolve_asset_graph(); import json; print(json.dumps("
+    probe += "{k.path[-1]: [p.path[-1] for p in g.get(k).parent_keys] for k in g.get_all_asset_keys()}))"
+    environment = {**os.environ, "SUSC_EXPERIMENT": str(toml)}
+    command = [sys.executable, "-W", "ignore", "-c", probe]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    parents = {name: set(of) for name, of in json.loads(found.stdout).items() if name not in PARENTS}
+    every = json.loads(found.stdout)
+    asked = {"data_change_susceptibilities", "observable_susceptibilities"}
+    assert set(every["explorer"]) == PARENTS["explorer"] | asked
+    table = {"cluster_members", "language_model", "observable_directions", "observable_responses"}
+    assert parents == {
+        "data_change_susceptibilities": {"cluster_members", "language_model", "linear_response", "response_directions"},
+        "observable_directions": {"language_model", "population_contexts", "response_directions"},
+        "observable_responses": {"language_model", "token_shards", "observable_directions"},
+        "observable_susceptibilities": table,
+    }
 
 
 def test_per_token_artifacts_are_partitioned_by_shard(graph):

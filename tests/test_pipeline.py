@@ -44,9 +44,9 @@ ONCE += ["untrained_cluster_members", "permuted_cluster_members", "cluster_contr
 ONCE += ["without_loss_cluster_members", "cluster_interventions"]
 ONCE += [f"sampled_tokens_{name}_cluster_members" for name in ("ground_truth", "linear_response", "auxiliary")]
 ONCE += ["document_groups", "cluster_labels", "map_layout", "component_table", "cluster_profiles", "chain_diagnostics"]
-ONCE += ["explorer"]
+ONCE += ["explorer", "data_change_susceptibilities", "observable_directions", "observable_susceptibilities"]
 BY_SHARD = ["token_shards", "linear_response", "activations", "predicted_susceptibilities", "auxiliary_predictions"]
-BY_SHARD += ["half_a_predictions", "half_b_predictions", "whitened_susceptibilities"]
+BY_SHARD += ["half_a_predictions", "half_b_predictions", "whitened_susceptibilities", "observable_responses"]
 GROUND_TRUTH = ["sgld_samples", "ground_truth_susceptibilities", "chain_products"]
 
 
@@ -212,6 +212,66 @@ def test_the_questions_of_the_docs_have_answers(finished):
     assert in_document.height and dict(of_document.select("cluster", "tokens").iter_rows()) == dict(
         in_document.iter_rows()
     )
+
+
+def test_data_changes_are_the_means_of_the_linear_responses_of_their_tokens(finished):
+    store = Store.open(finished[0] / "data" / "toy")
+    found = store.data_changes()
+    assert dict(found.schema) == schema.DATA_CHANGES and found["data_change"].n_unique() == 3
+    names = store.components()["name"].to_list()
+    tokens = store.vectors(names)
+    members = store.members(0).select("context_id", "position")
+    own = {
+        "documents-0": tokens.filter(pl.col("document_id").str.contains(r"^document-0[0-4]")),
+        "first-cluster": tokens.join(members, on=["context_id", "position"], how="semi"),
+    }
+    for change, rows in own.items():
+        table = found.filter(data_change=change)
+        assert table["name"].to_list() == names and set(table["n_tokens"]) == {rows.height}
+        np.testing.assert_allclose(table["susceptibility"], rows.select(names).mean().row(0), rtol=1e-4, atol=1e-9)
+    text = found.filter(data_change="one-text")
+    assert text["n_documents"].to_list() == [1] * len(names) and text["document_error"].null_count() == len(names)
+    assert (found["standard_error"] > 0).all()
+
+
+def test_the_mean_loss_of_the_population_as_an_observable_has_the_table_of_the_run(finished):
+    store = Store.open(finished[0] / "data" / "toy")
+    found, own = store.observables(), store.data_changes()
+    assert dict(found.schema) == schema.OBSERVABLES and found["observable"].n_unique() == 4
+    n_clusters = store.clusters().height
+    assert found.height == 4 * len(store.components()) * (3 + n_clusters)
+    again = found.filter(observable="population").filter(pl.col("data_change").is_in(own["data_change"].unique()))
+    assert (
+        again.drop("observable")
+        .select("data_change", "name", "n_tokens")
+        .equals(own.select("data_change", "name", "n_tokens"))
+    )
+    for column in ("susceptibility", "chain_error", "document_error"):
+        a, b = (table[column].fill_null(0).to_numpy() for table in (again, own))
+        np.testing.assert_allclose(a, b, atol=2e-3 * np.abs(own["susceptibility"].to_numpy()).max())
+    assert (found["standard_error"] > 0).all() and found["susceptibility"].is_finite().all()
+    for observable in ("query", "largest", "pairs"):
+        assert found.filter(observable=observable)["susceptibility"].abs().max() > 0
+
+
+def test_the_page_of_questions_has_the_tokens_that_an_observable_ties_to_a_component(finished):
+    text = (CHECKOUT / "docs" / "observables.md").read_text(encoding="utf-8")
+    (question,) = re.findall(r"```sql\n(.*?)```", text, re.DOTALL)
+    store = Store.open(finished[0] / "data" / "toy")
+    with duckdb.connect(str(store.root / "warehouse.duckdb"), read_only=True) as connection:
+        found = pl.DataFrame(connection.sql(question))
+    own = store.vectors(["L1H1"])["L1H1"]  # the first observable is the run's own
+    expected = own.abs().sort(descending=True).head(20)
+    assert found["text"].null_count() == 0
+    np.testing.assert_allclose(found["value"].abs(), expected, atol=2e-3 * expected.max())
+
+
+def test_a_data_change_without_tokens_is_refused_before_anything_is_made(finished, tmp_path):
+    toml = tmp_path / "toy.toml"
+    toml.write_text(finished[1].read_text().replace("document-0[0-4]*", "no-such-*"))
+    done = run(tmp_path, "--experiment", toml)
+    assert done.returncode == 1 and "no-such-*) has no token; give a pattern" in done.stderr, done.stderr
+    assert not (tmp_path / "data").exists()
 
 
 def test_every_column_of_every_view_says_what_it_means_and_the_schema_lists_them_all(finished):

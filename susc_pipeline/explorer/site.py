@@ -16,10 +16,8 @@ import polars as pl
 from susc_pipeline.buckets import Buckets
 from susc_pipeline.clustering.knn import StoredGraph
 from susc_pipeline.clustering.neighbors import Neighbors
-from susc_pipeline.explorer import cards as card_module
-from susc_pipeline.explorer import controls as control_module
-from susc_pipeline.explorer import corpus as corpus_module
 from susc_pipeline.explorer import (
+    asked,
     documents,
     gathering,
     listing,
@@ -30,6 +28,9 @@ from susc_pipeline.explorer import (
     search,
     text_files,
 )
+from susc_pipeline.explorer import cards as card_module
+from susc_pipeline.explorer import controls as control_module
+from susc_pipeline.explorer import corpus as corpus_module
 from susc_pipeline.explorer import means as mean_module
 from susc_pipeline.explorer.cards import Cards, Lists
 from susc_pipeline.explorer.comparison import Comparison
@@ -57,7 +58,7 @@ class Site:
     `run` is what is told of the run as it stands (run_page.py); `layout` is of schema.LAYOUT; `members` of schema.MEMBERS,
     in order of cluster and rank; `labels` of schema.LABELS, a row for each cluster; `profiles` of
     schema.CLUSTER_PROFILES, in order of cluster and component; `texts` is the readable text of each token
-    id; `components` of schema.COMPONENTS.
+    id; `components` of schema.COMPONENTS; `asked` is of asked.section.
     """
 
     settings: ExplorerSettings
@@ -74,6 +75,7 @@ class Site:
     layout: pl.DataFrame
     comparisons: list[Comparison]
     controls: Controls | None = None
+    asked: dict[str, Any] | None = None
 
 
 def save(site: Site, folder: Path) -> None:
@@ -103,6 +105,8 @@ def save(site: Site, folder: Path) -> None:
     payload.write(data, "compare", [_comparison(one) for one in site.comparisons])
     payload.write(data, "controls", control_module.section(site.controls))
     payload.write(data, "site", summary(site, corpus, firsts))
+    if site.asked:
+        asked.write(folder, site.asked)
 
 
 def summary(site: Site, corpus: Corpus, firsts: dict[str, list[str]]) -> dict[str, Any]:

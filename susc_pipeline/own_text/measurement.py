@@ -15,12 +15,14 @@ from transformers import PreTrainedTokenizerBase
 
 from susc_pipeline import corpus
 from susc_pipeline.model.components import Component
+from susc_pipeline.model.decoder import Decoder
 from susc_pipeline.model.pretrained import LoadedModel
 from susc_pipeline.representation import pca, whitening
 from susc_pipeline.representation.pca import PCABasis
 from susc_pipeline.representation.whitening import WhiteningBasis
 from susc_pipeline.susceptibility import linear_response
 from susc_pipeline.susceptibility.direction_files import StoredDirections
+from susc_pipeline.susceptibility.linear_response import LinearResponse
 
 MAX_CHARACTERS = 20_000
 MAX_TOKENS = 1024
@@ -95,16 +97,43 @@ def windows(n_tokens: int, length: int) -> Int[np.ndarray, " windows"]:
     return np.append(np.arange(0, last, max(length // 2, 1)), last)
 
 
+def new_tokens(starts: Int[np.ndarray, " windows"], length: int) -> list[slice]:
+    """Of each window's predicted tokens those that no window before holds; a window's first token is not predicted."""
+    known = np.concatenate([[1], starts[:-1] + length])  # the text's own first token counts as known
+    return [slice(int(first), None) for first in known - starts - 1]
+
+
+def whole_document(
+    model: Decoder,
+    halves: Mapping[Component, StoredDirections],
+    tokens: Int[np.ndarray, " tokens"],
+    *,
+    context_length: int,
+) -> LinearResponse:
+    """Linear responses of all tokens of a text but the first, in nats squared; the text may be as long as it likes.
+
+    Args:
+        model: at w*.
+        halves: as of `direction_files.halves`.
+        tokens: of the text, two or more.
+        context_length: tokens of a window.
+    """
+    length = min(context_length, len(tokens))
+    starts = windows(len(tokens), length)
+    found = linear_response.estimate(model, np.stack([tokens[start : start + length] for start in starts]), halves)
+    rows = np.arange(len(starts) * (length - 1)).reshape(len(starts), length - 1)
+    new = np.concatenate([row[part] for row, part in zip(rows, new_tokens(starts, length), strict=True)])
+    return LinearResponse(found.losses[new], found.half_a[new], found.half_b[new])
+
+
 def measure(instrument: Instrument, tokens: Int[np.ndarray, " tokens"]) -> Iterator[Progress | Measured]:
     """Progress after each window, and last what was measured of all tokens but the first."""
     length = min(instrument.context_length, len(tokens))
-    starts, parts, known = windows(len(tokens), length), [], 1
-    for number, start in enumerate(starts):
+    starts, parts = windows(len(tokens), length), []
+    for number, (start, new) in enumerate(zip(starts, new_tokens(starts, length), strict=True)):
         context = tokens[start : start + length][None]
         found = linear_response.estimate(instrument.loaded.model, context, instrument.halves)
-        new = slice(known - start - 1, None)  # the window's first token is not predicted, and others are known already
         parts.append((found.losses[new], found.half_a[new], found.half_b[new]))
-        known = start + length
         yield Progress(number + 1, len(starts))
     losses, half_a, half_b = (np.concatenate(arrays) for arrays in zip(*parts))
     yield placed(instrument, losses, half_a, half_b)

@@ -92,3 +92,19 @@ COMPONENTS = {
     "share_of_variance": pl.Float64,
     "loadings": pl.List(pl.Float64),  # on each principal component, in standard deviations per unit of score
 }
+DATA_CHANGES = {
+    "data_change": pl.String,  # its name in the experiment
+    "source": pl.String,  # where its tokens are
+    "component": pl.Int32,  # place among the components
+    "name": pl.String,
+    "n_tokens": pl.Int64,
+    "n_documents": pl.Int64,
+    "susceptibility": pl.Float64,  # mean linear response of the tokens, nats squared
+    "standard_error": pl.Float64,  # of both sources
+    "chain_error": pl.Float64,  # half the difference of the halves of the chains
+    "document_error": pl.Float64,  # over documents; missing where there is but one
+}
+OBSERVABLES = {
+    "observable": pl.String,  # its name in the experiment
+    **DATA_CHANGES,
+}

@@ -15,7 +15,15 @@ from susc_pipeline.schema.cluster_tables import (
     MEMBERS,
     REPRODUCIBILITY,
 )
-from susc_pipeline.schema.component_tables import CHAIN_DIAGNOSTICS, COMPONENTS, CONTROL, REGIME, RELIABILITY
+from susc_pipeline.schema.component_tables import (
+    CHAIN_DIAGNOSTICS,
+    COMPONENTS,
+    CONTROL,
+    DATA_CHANGES,
+    OBSERVABLES,
+    REGIME,
+    RELIABILITY,
+)
 from susc_pipeline.schema.meanings import MEANINGS
 from susc_pipeline.schema.token_tables import ACTIVATIONS, CONTEXTS, DOCUMENT_GROUPS, LOSS, POPULATION, TOKEN_KEY
 
@@ -38,6 +46,17 @@ OF_COMPONENT = {
     "kind": "head, key_value (keys and values that heads share), mlp, embed or unembed",
     "layer": "layer of the component, from 0; missing for embed and unembed",
     "head": "number of the head in its layer, or of the group of heads that a key_value serves; missing otherwise",
+}
+OF_DATA_CHANGE = {
+    **OF_COMPONENT,
+    "data_change": "name of the data change in the experiment",
+    "source": "where its tokens are: documents, cluster or file",
+    "n_tokens": "tokens of the data change",
+    "n_documents": "documents that they are in",
+    "susceptibility": "mean linear response of the tokens: the susceptibility of their distribution; nats squared",
+    "standard_error": "of the susceptibility, of the chains and over documents together; nats squared",
+    "chain_error": "half the difference of the susceptibilities by halves of the chains that share nothing; nats squared",
+    "document_error": "standard error over documents, as a sample of all such; missing for one document; nats squared",
 }
 VIEWS = {
     "contexts": View("The texts in tokens, a row for each context of every shard.", tuple(CONTEXTS)),
@@ -145,6 +164,32 @@ VIEWS = {
         "`make controls` was run.",
         tuple(CLUSTER_INTERVENTIONS),
         {"component": "the one to which the cluster's mean response is strongest"},
+    ),
+    "data_changes": View(
+        "How each component responds to each distribution of tokens that the experiment names; only where it names some.",
+        tuple(DATA_CHANGES),
+        OF_DATA_CHANGE,
+    ),
+    "observable_responses": View(
+        "Linear response of every token by the directions of each observable; only where the experiment names some.",
+        (*TOKEN_KEY, "response", "half_a", "half_b"),
+        {
+            "response": "of each observable to each component, those of the first observable first; nats times its unit",
+            "half_a": "the same by even chains; nats times the observable's unit",
+            "half_b": "the same by odd chains; nats times the observable's unit",
+        },
+    ),
+    "observables": View(
+        "How each observable that the experiment names responds to each data change and each cluster; only where it names some.",
+        tuple(OBSERVABLES),
+        {
+            **OF_DATA_CHANGE,
+            "observable": "name of the observable in the experiment",
+            "susceptibility": "mean response of the tokens by the directions of the observable; nats times its unit",
+            "standard_error": "of it, of the chains and over documents together; nats times the unit",
+            "chain_error": "half the difference by halves of the chains that share nothing; nats times the unit",
+            "document_error": "standard error over documents, as a sample of all such; missing for one document",
+        },
     ),
     "document_groups": View("Which documents are near duplicates of each other.", tuple(DOCUMENT_GROUPS)),
     "cluster_labels": View(

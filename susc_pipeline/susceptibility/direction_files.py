@@ -5,7 +5,7 @@ A file knows which weights it belongs to: directions of another model are refuse
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -207,6 +207,32 @@ def halves(
             part if part is None else part[:n_scores] for part in (stored.scores, stored.mean_curvatures)
         )
         found[component] = stored._replace(directions=means, scores=scores, mean_curvatures=curvatures)
+    return found
+
+
+def save_observables(
+    path: Path, model: Decoder, component: Component, found: Mapping[str, StoredDirections], *, digest: str
+) -> None:
+    """Write the directions of one component by which named observables respond: of each the mean of either half of the chains."""
+    shapes = {name: weight.shape for name, weight in components.weights(model, component).items()}
+    tensors, content = {}, {"component": component.name, "model": digest, "observables": list(found)}
+    for observable, stored in found.items():
+        pieces = components.unflatten(stored.directions.cpu(), shapes)
+        tensors |= {f"{observable}.{DIRECTION}.{name}": piece.contiguous() for name, piece in pieces.items()}
+        tensors[f"{observable}.mean_slopes"] = torch.as_tensor(stored.mean_slopes)
+        content["localization"] = stored.localization
+    save_file(tensors, path, metadata={KEY: json.dumps(content)})
+
+
+def load_observables(path: Path, model: Decoder, component: Component, *, digest: str) -> "dict[str, StoredDirections]":
+    """The directions that `save_observables` wrote, by name of the observable; errors as `load`."""
+    with _opened(path) as (file, content):
+        _check_owner(content, path, component, digest)
+        weights, found = components.weights(model, component), {}
+        for observable in content["observables"]:
+            directions = _flat(file, path, f"{observable}.{DIRECTION}", weights).to(model.device)
+            slopes = _tensor(file, path, f"{observable}.mean_slopes").numpy()
+            found[observable] = StoredDirections(directions, slopes, content["localization"])
     return found
 
 

@@ -12,7 +12,7 @@ takes the place of localization; see precision.py. How token losses change along
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -26,6 +26,7 @@ from susc_pipeline.messages import require
 from susc_pipeline.model import components, decoder, decoder_weights, derivatives, tangents
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.decoder import Decoder
+from susc_pipeline.model.perturbation import ComponentInputs
 from susc_pipeline.sampling import chains, observables, precision
 from susc_pipeline.sampling.diagnostics import Trace
 from susc_pipeline.sampling.observables import Population
@@ -104,10 +105,10 @@ def at_rest(
     total = {name: torch.zeros_like(every[name], dtype=torch.float32) for name in names}
     for first in range(0, len(part), REST_BATCH_SIZE):
         ids = torch.as_tensor(part[first : first + REST_BATCH_SIZE].astype(np.int64)).to(model.device)
-        for name, gradient in _gradients(model, ids, names, None).items():
+        for name, gradient in weight_gradients(model, ids, names).items():
             total[name] += gradient / (len(part) * (ids.shape[1] - 1))
         progress(first + len(ids), len(part))
-    return RestGradients(_by_component(model, chosen, total), len(part))
+    return RestGradients(by_component(model, chosen, total), len(part))
 
 
 def score_at_rest(
@@ -131,29 +132,31 @@ def score_at_rest(
     ids = torch.as_tensor(population.parts[chain][:REST_BATCH_SIZE].astype(np.int64)).to(model.device)
     root = (len(ids) * (ids.shape[1] - 1)) ** 0.5
     names = components.holders(model, chosen)
-    found = {name: gradient.float() / root for name, gradient in _gradients(model, ids, names, labels).items()}
-    return _by_component(model, chosen, found)
+    found = {name: gradient.float() / root for name, gradient in weight_gradients(model, ids, names, labels).items()}
+    return by_component(model, chosen, found)
 
 
-def _gradients(
+def weight_gradients(
     model: Decoder,
     token_ids: Int[Tensor, "contexts positions"],
     names: Sequence[str],
-    labels: torch.Generator | None,
+    labels: torch.Generator | None = None,
+    *,
+    value: Callable[[Tensor], Tensor] = torch.sum,
 ) -> dict[str, Tensor]:
-    """Gradient of the sum of all losses by the named weights."""
+    """Gradient by the named weights of what `value` makes of the losses (contexts predicted): without it, their sum."""
     every = decoder_weights.named_weights(model)
     named = {name: every[name].detach().requires_grad_() for name in names}
     with torch.enable_grad():
-        loss = decoder.differentiable_losses(
-            decoder_weights.with_weights(model, every | named), token_ids, labels
-        ).sum()
+        moved = decoder_weights.with_weights(model, every | named)
+        loss = value(decoder.differentiable_losses(moved, token_ids, labels))
         return dict(zip(named, torch.autograd.grad(loss, list(named.values())), strict=True))
 
 
-def _by_component(
+def by_component(
     model: Decoder, chosen: Sequence[Component], named: dict[str, Tensor]
 ) -> dict[str, Float[Tensor, " parameters"]]:
+    """Weights that are given by name as a vector of each component, in the order of `components.weights`."""
     whole = decoder_weights.with_weights(model, decoder_weights.named_weights(model) | named)
     return {c.name: components.flatten(components.weights(whole, c)) for c in chosen}
 
@@ -202,7 +205,7 @@ def rise(
     n_chains, n_weights = settings.n_chains, components.n_parameters(model, component)
     noise = chains.noise(seed, n_weights, n_chains=n_chains, mirrored=True, device=model.device)
     start = chains.start(settings, next(noise))
-    batches, again = itertools.tee(_batches(model, component, settings, population))
+    batches, again = itertools.tee(population_batches(model, component, settings, population))
     driving = (chains.doubled(batch) for batch in batches)
     zero = torch.zeros(n_chains, n_weights, device=model.device)
     total, losses, rest_losses = torch.zeros_like(zero), [], []
@@ -232,7 +235,10 @@ def _noise(slopes: Float[np.ndarray, "chains probe_tokens"]) -> float:
     return float(slopes.var(axis=0, ddof=1).mean())
 
 
-def _batches(model: Decoder, component: Component, settings: SamplingSettings, population: Population):
+def population_batches(
+    model: Decoder, component: Component, settings: SamplingSettings, population: Population
+) -> Iterator[ComponentInputs]:
+    """What the chains read at each step, without end."""
     for first in itertools.count(0, settings.batch_size):
         yield observables.inputs(model, component, population.fresh(first, settings.batch_size))
 

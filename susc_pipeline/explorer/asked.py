@@ -1,0 +1,54 @@
+"""What the site tells of the observables and data changes that the experiment names. None named: no page."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from susc_pipeline.explorer import payload, run_page
+
+STATIC = Path(__file__).parent / "static_asked"
+TABLES = ("data_change_susceptibilities", "observable_susceptibilities")  # that the page shows, where they were made
+OWN = "loss of the population"  # the run's own observable
+N_CLUSTERS = 10  # of an observable and a component, that are furthest from zero
+LINK = '<a href="#/components">Components</a>\n'
+LAST_SCRIPT = '<script src="start.js"></script>'
+
+
+def section(data_changes: pl.DataFrame | None, observables: pl.DataFrame | None) -> dict[str, Any] | None:
+    """The entries of all data changes that are named, and the clusters furthest from zero; nothing where none was asked for.
+
+    Args:
+        data_changes: as schema.DATA_CHANGES, of the run's own observable.
+        observables: as schema.OBSERVABLES, where each cluster has rows too, under the name `cluster-N`.
+    """
+    tables = [observables] if observables is not None else []
+    if data_changes is not None:
+        tables.insert(0, data_changes.with_columns(observable=pl.lit(OWN)))
+    if not tables:
+        return None
+    every = pl.concat(tables, how="diagonal").drop("component")
+    number = pl.col("source").str.extract(r"^cluster (\d+)$").cast(pl.Int64)
+    is_cluster = (pl.format("cluster-{}", number) == pl.col("data_change")).fill_null(value=False)
+    clusters = every.filter(is_cluster).with_columns(cluster=number)
+    furthest = (
+        clusters.sort(pl.col("susceptibility").abs(), descending=True, maintain_order=True)
+        .group_by("observable", "name", maintain_order=True)
+        .head(N_CLUSTERS)
+        .select("observable", "name", "cluster", "susceptibility", "standard_error", "n_tokens")
+    )
+    named = every.filter(~is_cluster)
+    return {"rows": run_page.rows(named if named.height else every), "clusters": run_page.rows(furthest)}
+
+
+def write(folder: Path, found: dict[str, Any]) -> None:
+    """Add the page and its data to a site, with a link to it and its script in index.html."""
+    payload.write(folder / "data", "observables", found)
+    for path in STATIC.iterdir():
+        shutil.copy(path, folder / path.name)
+    index = folder / "index.html"
+    text = index.read_text(encoding="utf-8")
+    text = text.replace(LINK, LINK + '<a href="#/observables">Observables</a>\n')
+    text = text.replace(LAST_SCRIPT, '<script src="view-observables.js"></script>\n' + LAST_SCRIPT)
+    index.write_text(text, encoding="utf-8")

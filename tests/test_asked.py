@@ -1,0 +1,83 @@
+"""The page of observables and data changes: its entries are those of the tables, and a site without any lacks it."""
+
+import json
+
+import numpy as np
+import pytest
+from test_browser import AXE, Watched
+
+import sites
+from susc_pipeline.explorer import asked
+from susc_pipeline.explorer import site as site_module
+
+SHAPE = sites.Shape(n_clusters=12, is_asked=True)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("asked") / "explorer"
+    made = sites.site(SHAPE, sites.HOSTILE_TEXTS, sites.HOSTILE_DOCUMENTS, folder=folder.parent / "tables")
+    site_module.save(made, folder)
+    return folder
+
+
+def content(folder):
+    text = (folder / "data" / "observables.js").read_text()
+    return json.loads(text.partition(",")[2].removesuffix(");\n"))
+
+
+def test_a_site_on_which_nothing_is_asked_has_no_trace_of_the_page(tmp_path):
+    made = sites.site(sites.Shape(), ["a", "b"], ["d"], folder=tmp_path / "tables")
+    site_module.save(made, tmp_path / "explorer")
+    for path in site_module.STATIC.iterdir():
+        assert (tmp_path / "explorer" / path.name).read_bytes() == path.read_bytes()
+    assert not (tmp_path / "explorer" / "data" / "observables.js").exists()
+    assert asked.section(None, None) is None
+
+
+def test_entries_are_of_named_data_changes_and_clusters_are_those_furthest_from_zero(folder):
+    found = content(folder)
+    n_components = len(sites.components_of(SHAPE))
+    named = {(row["observable"], row["data_change"]) for row in found["rows"]}
+    assert named == {(o, c) for o in (asked.OWN, "query") for c in ("by-name", "by-number")}
+    assert len(found["rows"]) == 4 * n_components
+    assert len(found["clusters"]) == asked.N_CLUSTERS * n_components
+    for name in {row["name"] for row in found["clusters"]}:
+        sizes = [abs(row["susceptibility"]) for row in found["clusters"] if row["name"] == name]
+        assert np.all(np.diff(sizes) <= 0)
+
+
+def test_an_entry_opens_what_is_behind_it_and_choices_stay_in_the_address(browser, folder):
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    watched = Watched(page, folder)
+    watched.open("#/observables")
+    rows = page.locator("main table").first.locator("tbody tr")
+    assert rows.count() == len(sites.components_of(SHAPE)) and rows.first.locator("td").count() == 4
+    page.select_option("select[aria-label='Observable']", "query")
+    page.select_option("select[aria-label='Data change']", "by-number")
+    assert page.evaluate("location.hash") == "#/observables?observable=query&change=by-number"
+    assert rows.first.locator("td").count() == 1
+    own = next(r for r in content(folder)["rows"] if (r["observable"], r["data_change"]) == ("query", "by-number"))
+    page.click("main table tbody tr:first-child td button")
+    text = page.inner_text(".behind")
+    assert f"query × by-number, {own['name']}" in text and "100 tokens of 7 documents (cluster 3)" in text
+    assert page.locator(".behind table tbody tr").count() == asked.N_CLUSTERS
+    assert page.locator(".behind a[href='#/cluster/3']").count() >= 1
+    assert page.get_attribute("nav a[aria-current]", "href") == "#/observables"
+    watched.open("#/observables?observable=query")
+    assert rows.first.locator("td").count() == 2
+    assert page.evaluate("document.querySelector('main b') === null")  # a pattern is text
+    watched.check()
+    page.close()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_no_violation_above_minor_and_nothing_overflows(browser, folder, theme):
+    page = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme=theme, bypass_csp=True)
+    Watched(page, folder).open("#/observables")
+    page.click("main table tbody tr:first-child td button")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    page.evaluate(AXE.read_text(encoding="utf-8"))
+    result = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    assert [v["id"] for v in result["violations"] if v["impact"] in ("moderate", "serious", "critical")] == []
+    page.close()
