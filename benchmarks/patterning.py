@@ -150,7 +150,12 @@ def patterning(model: Decoder, parts: Parts, found: Measured, options: argparse.
 def reached(part: Responses) -> dict:
     reach = reweighting.reachable(part)
     say(f"{reach.count} of {len(part.value)} directions: {reach.singular_values} above {reach.noise_level}")
-    row = {"count": reach.count, "noise_level": reach.noise_level, "singular_values": reach.singular_values.tolist()}
+    row = {
+        "count": reach.count,
+        "noise_level": reach.noise_level,
+        "noise_nats": reach.noise.tolist(),
+        "singular_values": reach.singular_values.tolist(),
+    }
     return row | {"certainty": reach.certainty.tolist()}
 
 

@@ -1,9 +1,10 @@
 """Weights of documents that make a wanted change of observables: the ridge-regularized pseudo-inverse of their responses.
 
-    h = chi^T (chi chi^T + ridge)^-1 wanted,     weights 1 + h,
+    h = chi^T (chi chi^T + ridge N)^-1 wanted,     weights 1 + h,
 
-with the rows of chi centred, so that the weights have the mean one (patterning, the dual of interpretability: Wang and Murfet
-2026). Errors of chi are taken as independent and are propagated to first order. Where chi comes from is in document_responses.py.
+N the diagonal of each observable's squared noise, the sum over documents of its squared errors. The rows of chi are centred, so
+that the weights have the mean one. This is patterning, the dual of interpretability (Wang and Murfet 2026). Errors of chi are
+taken as independent and propagated to first order. Where chi comes from is in document_responses.py.
 """
 
 from typing import NamedTuple
@@ -15,22 +16,21 @@ from susc_pipeline.patterning.document_responses import Responses
 
 
 class Reachable(NamedTuple):
-    """Directions in the space of observables, from the one that documents move most to the one that they move least."""
+    """Directions of the observables in units of their noise, from the one that rises highest above it to the lowest."""
 
     directions: Float[np.ndarray, "observables directions"]
-    """Of unit length: left singular vectors of the centred responses."""
+    """Of unit length: left singular vectors of the centred responses, each observable divided by its noise."""
     singular_values: Float[np.ndarray, " directions"]
-    """Length of the change by weights of unit length, in nats."""
-    noise: Float[np.ndarray, " directions"]
-    """Length that errors alone would give along the direction, in nats."""
+    """Length of the change by weights of unit length, in units of the noise."""
     noise_level: float
-    """Largest singular value that errors alone would give, in nats; a direction is reachable above it."""
+    """Largest singular value that errors alone would give, in the same units; a direction is reachable above it."""
+    noise: Float[np.ndarray, " observables"]
+    """Of each observable: root of the sum over documents of squared errors, in nats; at least rounding."""
 
     @property
     def certainty(self) -> Float[np.ndarray, " directions"]:
         """Share of the squared singular value that is not noise, between 0 and 1."""
-        whole = np.maximum(self.singular_values, np.finfo(np.float64).tiny) ** 2
-        return np.clip(1 - self.noise**2 / whole, 0, 1)
+        return np.clip(1 - 1 / np.maximum(self.singular_values, np.finfo(np.float64).tiny) ** 2, 0, 1)
 
     @property
     def count(self) -> int:
@@ -50,39 +50,41 @@ class Reweighting(NamedTuple):
     predicted_errors: Float[np.ndarray, " observables"]
     """Standard errors of the predicted change, in nats."""
     reachable_share: float
-    """Share of the wanted change's squared length along reachable directions."""
+    """Share of the wanted change's squared length, in units of the noise, along reachable directions."""
     n_clipped: int
     """Weights that would have been negative and are zero."""
     lost_share: float
     """Share of the change that the weights would make unclipped, along itself, that clipping loses."""
     unclipped_share: float
     """Largest multiple of the wanted change that needs no clipping."""
-    ridge: float
-    """In nats squared."""
 
 
 def reachable(responses: Responses) -> Reachable:
     """The directions of the observables and how far each rises above the noise.
 
     The noise level is the longest row plus the longest column of the errors, a bound on the mean largest singular value of a
-    matrix of such noise but for a factor near one (Bandeira and van Handel 2016); equal errors s give s (sqrt n + sqrt m).
+    matrix of such noise but for a factor near one (Bandeira and van Handel 2016). Rows have the length one in units of the
+    noise, so that m observables with equal errors for n documents give 1 + sqrt(m / n).
 
     Raises:
         ValueError: a response or an error that is not finite, or an error below zero.
     """
-    chi, squares = _centred(responses), responses.standard_errors**2
-    left, values, _ = np.linalg.svd(chi, full_matrices=False)
-    noise = np.sqrt((left**2 * squares.sum(axis=1)[:, None]).sum(axis=0))
-    level = np.sqrt(squares.sum(axis=1).max()) + np.sqrt(squares.sum(axis=0).max())
-    rounding = values.max() * max(chi.shape) * np.finfo(chi.dtype).eps  # the rule of numpy.linalg.matrix_rank
-    return Reachable(left, values, noise, float(max(level, rounding)))
+    chi = _centred(responses)
+    squares = responses.standard_errors.astype(np.float64) ** 2
+    rounding = (
+        np.linalg.norm(chi, axis=1) * max(chi.shape) * np.finfo(chi.dtype).eps
+    )  # the rule of numpy.linalg.matrix_rank
+    noise = np.maximum(np.sqrt(squares.sum(axis=1)), rounding.clip(np.finfo(chi.dtype).tiny))
+    left, values, _ = np.linalg.svd(chi / noise[:, None], full_matrices=False)
+    level = 1 + np.sqrt((squares / noise[:, None] ** 2).sum(axis=0).max())
+    return Reachable(left, values, float(level), noise)
 
 
 def weights(
     responses: Responses,
     wanted: Float[np.ndarray, " observables"],
     *,
-    ridge: float | None = None,
+    ridge: float = 1.0,
     project: bool = False,
 ) -> Reweighting:
     """The weights of the documents that make the wanted change with least squared departure from one.
@@ -93,7 +95,7 @@ def weights(
     Args:
         responses: of the observables to the documents.
         wanted: change of every observable, in nats; zero asks that it stay.
-        ridge: in nats squared; None: the mean squared noise of an observable, summed over documents.
+        ridge: in multiples of the squared noise: with 1, a change is sought as far as it rises above the noise; with 0 exactly.
         project: take the wanted change's part along reachable directions where not all are, instead of refusing it.
 
     Raises:
@@ -103,24 +105,23 @@ def weights(
     found = reachable(responses)
     _check(responses, wanted, found, ridge)
     basis = found.directions[:, : found.count]
-    aim = basis @ (basis.T @ wanted)
-    share = float((aim @ aim) / (wanted @ wanted))
+    relative = wanted / found.noise
+    part = basis.T @ relative
+    share = float((part @ part) / (relative @ relative))
+    aim = wanted
     if found.count < len(wanted):
         _refuse_unreachable(found, len(wanted), share, project)
-    else:
-        aim = wanted
-    squares = responses.standard_errors**2
-    ridge = float(squares.sum(axis=1).mean()) if ridge is None else ridge
-    solution = _solve(_centred(responses), aim, ridge)
-    return _clipped(solution, squares, share, ridge)
+        aim = found.noise * (basis @ part)
+    squares = responses.standard_errors.astype(np.float64) ** 2
+    return _clipped(_solve(responses, aim, found, ridge), squares, share)
 
 
 class _Solution(NamedTuple):
     chi: Float[np.ndarray, "observables documents"]
     multipliers: Float[np.ndarray, " observables"]
-    """(chi chi^T + ridge)^-1 wanted."""
+    """(chi chi^T + ridge N)^-1 wanted."""
     inverse: Float[np.ndarray, "documents observables"]
-    """chi^T (chi chi^T + ridge)^-1."""
+    """chi^T (chi chi^T + ridge N)^-1."""
 
     @property
     def excess(self) -> Float[np.ndarray, " documents"]:
@@ -132,8 +133,11 @@ class _Solution(NamedTuple):
         return 1 - np.einsum("ji,ij->j", self.inverse, self.chi)
 
 
-def _solve(chi: Float[np.ndarray, "observables documents"], aim: Float[np.ndarray, " observables"], ridge: float):
-    inverse = np.linalg.pinv(chi @ chi.T + ridge * np.eye(len(chi)), hermitian=True)
+def _solve(responses: Responses, aim: Float[np.ndarray, " observables"], found: Reachable, ridge: float) -> _Solution:
+    """Solved in units of the noise, where observables of any unit have like lengths."""
+    chi, noise = _centred(responses), found.noise
+    rows, own = chi / noise[:, None], (responses.standard_errors / noise[:, None]) ** 2
+    inverse = np.linalg.pinv(rows @ rows.T + ridge * np.diag(own.sum(axis=1)), hermitian=True) / np.outer(noise, noise)
     return _Solution(chi, inverse @ aim, chi.T @ inverse)
 
 
@@ -158,9 +162,7 @@ def _optimism(
     return (squares * pulled.T)[:, kept].sum(axis=1)
 
 
-def _clipped(
-    solution: _Solution, squares: Float[np.ndarray, "observables documents"], share: float, ridge: float
-) -> Reweighting:
+def _clipped(solution: _Solution, squares: Float[np.ndarray, "observables documents"], share: float) -> Reweighting:
     excess = solution.excess
     weights = np.maximum(1 + excess, 0)
     weights *= len(weights) / weights.sum()
@@ -175,7 +177,6 @@ def _clipped(
         n_clipped=int((~kept).sum()),
         lost_share=float(1 - (made @ whole) / (whole @ whole)),
         unclipped_share=float(1 / max(-excess.min(), np.finfo(np.float64).tiny)),
-        ridge=ridge,
     )
 
 
@@ -190,9 +191,7 @@ def _centred(responses: Responses) -> Float[np.ndarray, "observables documents"]
     return value - value.mean(axis=1, keepdims=True)
 
 
-def _check(
-    responses: Responses, wanted: Float[np.ndarray, " observables"], found: Reachable, ridge: float | None
-) -> None:
+def _check(responses: Responses, wanted: Float[np.ndarray, " observables"], found: Reachable, ridge: float) -> None:
     if len(wanted) != len(responses.value):
         raise ValueError(
             f"{len(wanted)} changes are wanted of {len(responses.value)} observables; give one for each, zero where an "
@@ -206,8 +205,8 @@ def _check(
         )
     if not wanted.any():
         raise ValueError("the wanted change is zero everywhere, which needs no weights; ask for a change")
-    if ridge is not None and not 0 <= ridge < np.inf:
-        raise ValueError(f"ridge must be zero or more and finite, got {ridge}; None takes the noise of the responses")
+    if not 0 <= ridge < np.inf:
+        raise ValueError(f"ridge must be zero or more and finite, got {ridge}; 1 allows for the noise of the responses")
 
 
 def _refuse_unreachable(found: Reachable, n_wanted: int, share: float, project: bool) -> None:
@@ -217,6 +216,6 @@ def _refuse_unreachable(found: Reachable, n_wanted: int, share: float, project: 
     remedy = f"project=True takes the {share:.0%} of the change along reachable directions, or " if found.count else ""
     raise ValueError(
         f"{n_wanted} observables are to change or to stay, but only {found.count} directions rise above the noise (level "
-        f"{found.noise_level:.3g} nats, least singular value {least:.3g}); {remedy}ask for fewer observables, give more "
-        f"documents, or measure the responses on more contexts"
+        f"{found.noise_level:.2f} in its own units, least singular value {least:.3g}); {remedy}ask for fewer observables, give "
+        f"more documents, or measure the responses on more contexts"
     )
