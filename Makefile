@@ -10,7 +10,7 @@ export PYTHONPATH := $(CURDIR)
 # Threads that wait spin for less long: a third faster where other work shares the cores, no slower where none does.
 export GOMP_SPINCOUNT ?= 10000
 
-.PHONY: audit bench-auxiliary bench-bergson bench-clustering bench-clusters-believable bench-explorer bench-kernels bench-llc bench-load bench-partitions bench-repeatability bench-sampling bench-scale bench-scaling bench-truth check-house clean columns controls development docs explore fuzz help install lint lock postgres real run screenshots test test-browser test-engines test-faults test-faults-slow test-peer test-slow tiny-model ui
+.PHONY: audit bench-auxiliary bench-bergson bench-clustering bench-clusters-believable bench-explorer bench-kernels bench-llc bench-load bench-partitions bench-patterning bench-repeatability bench-sampling bench-scale bench-scaling bench-truth check-house clean columns controls development docs explore fuzz help install lint lock postgres real run screenshots test test-browser test-engines test-faults test-faults-slow test-peer test-slow tiny-model ui
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -170,6 +170,9 @@ bench-scaling: install ## Measure time and memory of sampling against tokens, dr
 
 bench-llc: install ## Compare local learning coefficients with the published convention
 	$(BIN)/python benchmarks/llc.py
+
+bench-patterning: run ## Fine-tune on weights that wanted changes ask for, and on random halves: predicted beside measured (at most 90 minutes)
+	$(BIN)/python -m benchmarks.patterning
 
 bench-repeatability: run ## What rounding and the order of the tokens do to the clusters
 	$(BIN)/python benchmarks/repeatability.py

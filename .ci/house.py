@@ -24,6 +24,10 @@ ENTRY_POINTS = (
     *("resources.development", "resources.postgres", "resources.train_tiny"),  # make development, postgres, tiny-model
     "susc_pipeline.__main__",  # the command susc-pipeline itself
     *("susc_pipeline.quickstart", "susc_pipeline.store"),  # README, As a library
+    *(
+        f"susc_pipeline.patterning.{name}"
+        for name in ("datamodeling", "group_losses", "reweighting", "weighted_corpus")
+    ),
 )
 # What was found when the check was written and is still to be mended, by the beginning of the line.
 KNOWN = (

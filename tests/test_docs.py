@@ -75,7 +75,7 @@ def test_each_function_that_the_method_names_for_an_equation_exists():
 
 
 def test_every_file_that_a_page_names_in_the_package_exists():
-    folders = "sampling|susceptibility|model|representation|clustering"
+    folders = "sampling|susceptibility|model|representation|clustering|patterning"
     named = re.compile(rf"`(?:susc_pipeline/)?((?:{folders})/[\w/]+\.py)[:`]")
     found = [(page.name, path) for page in PAGES[:-1] for path in named.findall(page.read_text(encoding="utf-8"))]
     assert len(found) > 20
