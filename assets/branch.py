@@ -10,7 +10,7 @@ from scipy import sparse
 from assets import progress
 from resources.storage import Store
 from susc_pipeline import seeds
-from susc_pipeline.clustering import blocks, reading, search
+from susc_pipeline.clustering import blocks, membership, search
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.representation import moments, whitening
 from susc_pipeline.schema import StackedTokens
@@ -38,6 +38,6 @@ def found_in(
     """The members of the clusters of a graph, as schema.MEMBERS; its vertices are the tokens in their order."""
     report = progress.reporter(context, "tokens cut from")
     found = search.find_clusters(graph, experiment.clustering, progress=report)
-    members = reading.member_table(found, tokens)
+    members = membership.member_table(found, tokens)
     metadata = {"clusters": len(found.size)}
     return dg.MaterializeResult(value=members, metadata=metadata)

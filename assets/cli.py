@@ -173,7 +173,7 @@ def price(
 
     EXPERIMENT is a name, or the path of a TOML file.
     """
-    from resources import price as work
+    from resources import price_table as work
 
     return work.report(experiment, config, teraflops=teraflops, gigabytes=memory)
 
@@ -231,9 +231,9 @@ def gc(
     yes: Annotated[bool, typer.Option("--yes", help="Remove it; otherwise it is only listed.")] = False,
 ) -> int:
     """List the files of a store that no manifest names, and remove them with --yes."""
-    from resources import garbage
+    from resources import unnamed_files
 
-    return garbage.clean(experiment, is_told_to=yes)
+    return unnamed_files.clean(experiment, is_told_to=yes)
 
 
 @command(READ, "--experiment mine.toml --live")

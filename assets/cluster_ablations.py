@@ -12,7 +12,7 @@ from assets.control_search import GROUP
 from assets.partitions import EVERY_SHARD, ON_REQUEST, version
 from resources.storage import Store
 from susc_pipeline import schema
-from susc_pipeline.clustering import agreement, reading, search
+from susc_pipeline.clustering import agreement, membership, search
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.representation import pca
 from susc_pipeline.representation.pca import PCABasis
@@ -41,7 +41,7 @@ def unwhitened_cluster_members(
     name = "unwhitened_cluster_members"
     graph = branch.graph_of(tokens.values, name, experiment, store, stream=["unwhitened"])
     found = branch.found_in(context, graph, tokens, experiment)
-    both = [reading.labels(members, tokens) for members in (found.value, cluster_members)]
+    both = [membership.labels(members, tokens) for members in (found.value, cluster_members)]
     metadata = {**(found.metadata or {}), "adjusted_rand_index_with_whitened": agreement.adjusted_rand_index(*both)}
     return dg.MaterializeResult(value=found.value, metadata=metadata)
 

@@ -17,7 +17,7 @@ from assets.partitions import EXPERIMENT, ON_REQUEST, version
 from assets.prediction import BY_AUXILIARY
 from susc_pipeline import schema, seeds
 from susc_pipeline import tokens as token_shards
-from susc_pipeline.clustering import controls, reading
+from susc_pipeline.clustering import controls, membership
 from susc_pipeline.clustering.controls import OF_SAMPLED_TOKENS, SUSCEPTIBILITIES, WITHOUT_LOSS, Control
 from susc_pipeline.config import ExperimentConfig
 
@@ -87,7 +87,7 @@ def compare_with_controls(
 ):
     """How many of the clusters each control finds, and which; controls that were not made have no row."""
     tokens = schema.stack(whitened_susceptibilities, "whitened")
-    labels = reading.labels(cluster_members, tokens)
+    labels = membership.labels(cluster_members, tokens)
     is_sampled = tokens.shard.is_in(token_shards.ground_truth_keys(experiment.tokens)).to_numpy()
     made, absent = [], {}
     for source in SOURCES:
@@ -96,7 +96,7 @@ def compare_with_controls(
             absent[source.name] = "not materialized" if found is None else found["reason"][0]
         else:
             has_seen = is_sampled if source.of_sampled_tokens else None
-            made.append(Control(source.name, source.knows, reading.labels(found, tokens), has_seen))
+            made.append(Control(source.name, source.knows, membership.labels(found, tokens), has_seen))
     rng = np.random.default_rng(seeds.sequence(experiment.seed, "cluster_controls"))
     token_ids, documents = (tokens.keys[name].to_physical() for name in ("token_id", "document_id"))
     texts = (token_ids.to_numpy(), documents.rank("dense").to_numpy())

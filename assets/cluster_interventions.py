@@ -13,7 +13,7 @@ from assets.partitions import EVERY_SHARD, ON_REQUEST, version
 from resources.component_folder import ComponentFolder
 from resources.language_model import LanguageModelFolder
 from susc_pipeline import schema, seeds
-from susc_pipeline.clustering import interventions, reading
+from susc_pipeline.clustering import interventions, membership
 from susc_pipeline.clustering.interventions import Matched
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.model import components, intervention
@@ -54,7 +54,7 @@ def cluster_interventions(
     chosen = components.chosen(model, experiment.model.components)
     responses = schema.stack(linear_response, "linear_response")
     standardized = (responses.values - responses.values.mean(axis=0)) / responses.values.std(axis=0)
-    labels = reading.labels(cluster_members, schema.stack(whitened_susceptibilities, "whitened"))
+    labels = membership.labels(cluster_members, schema.stack(whitened_susceptibilities, "whitened"))
     columns = [linear_response[shard].select("token_id", "loss", "document_id") for shard in sorted(linear_response)]
     tokens = pl.concat(columns).collect()
     token_ids, losses = tokens["token_id"].to_numpy(), tokens["loss"].to_numpy()

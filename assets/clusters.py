@@ -10,7 +10,7 @@ from assets.partitions import EVERY_SHARD, version
 from resources.language_model import LanguageModelFolder
 from resources.storage import Store
 from susc_pipeline import schema, seeds
-from susc_pipeline.clustering import agreement, blocks, reading, reproducibility, search
+from susc_pipeline.clustering import agreement, blocks, membership, reproducibility, search
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.model.pretrained import token_texts
 
@@ -125,9 +125,9 @@ def find_clusters(
     report = progress.reporter(context, "tokens cut from")
     found = search.find_clusters(knn_graph, experiment.clustering, progress=report)
     tokens = schema.stack(whitened_susceptibilities, "whitened")
-    halves = [reading.labels(half, tokens) for half in (half_a_cluster_members, half_b_cluster_members)]
+    halves = [membership.labels(half, tokens) for half in (half_a_cluster_members, half_b_cluster_members)]
     again = reproducibility.reproducibility(found.labels, *halves, n_clusters=len(found.size))
-    table, members = reading.cluster_table(found, again, tokens), reading.member_table(found, tokens)
+    table, members = membership.cluster_table(found, again, tokens), membership.member_table(found, tokens)
     contexts = pl.concat([token_shards[shard] for shard in sorted(token_shards)]).collect()
     loaded = language_model.load(experiment.model)
     texts = token_texts(loaded.tokenizer, loaded.model.vocabulary_size)
@@ -167,7 +167,7 @@ def cluster_reproducibility(
     """
     tokens = schema.stack(whitened_susceptibilities, "whitened")
     members = {"all chains": cluster_members, "half a": half_a_cluster_members, "half b": half_b_cluster_members}
-    labels = {name: reading.labels(each, tokens) for name, each in members.items()}
+    labels = {name: membership.labels(each, tokens) for name, each in members.items()}
     rng = np.random.default_rng(seeds.sequence(experiment.seed, "cluster_reproducibility"))
     frame = reproducibility.table(labels, tokens.keys["token_id"].to_numpy(), rng)
     halves = frame.filter(first="half a", second="half b").rows_by_key("is_chance", named=True, unique=True)

@@ -29,10 +29,9 @@ from assets import (  # noqa: E402
     cluster_interventions,
     clusters,
     control_search,
-    controls,
-    corpus,
     everything,
     explorer,
+    inputs,
     kernel_controls,
     labels,
     lost_runs,
@@ -42,6 +41,7 @@ from assets import (  # noqa: E402
     questions,
     run_tables,
     sampled_controls,
+    sampler_controls,
     sampling,
     text_controls,
 )
@@ -59,9 +59,9 @@ JOBS = {
     "controls": "What else finds the clusters: text, activations, gradients, other weights, chains without the loss.",
 }
 MODULES = (
-    corpus,
+    inputs,
     sampling,
-    controls,
+    sampler_controls,
     basis,
     prediction,
     clusters,
@@ -116,7 +116,7 @@ def build_definitions(**overrides: object) -> dg.Definitions:
     )
     return dg.Definitions(
         assets=refreshed,
-        sensors=[corpus.corpus_files, lost_runs.lost_runs],
+        sensors=[inputs.corpus_files, lost_runs.lost_runs],
         asset_checks=checks.ALL,
         jobs=jobs,
         resources={**resources, **overrides},

@@ -20,9 +20,9 @@ from susc_pipeline import schema, seeds
 from susc_pipeline.clustering.knn import StoredGraph
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.explorer import asked as asked_questions
-from susc_pipeline.explorer import comparison, controls, layout, run_page
+from susc_pipeline.explorer import comparison, control_rows, layout, run_page
 from susc_pipeline.explorer.comparison import Comparison
-from susc_pipeline.explorer.corpus import Shards
+from susc_pipeline.explorer.numbering import Shards
 from susc_pipeline.explorer.site import Site
 from susc_pipeline.model.pretrained import token_texts
 from susc_pipeline.representation.pca import PCABasis
@@ -129,7 +129,7 @@ def explorer(
     run = run_of(experiment, store, response_directions, component_table["name"], tables, pca_basis)
     texts = token_texts(loaded.tokenizer, loaded.model.vocabulary_size)
     of_clusters = (clusters, cluster_members, cluster_labels, cluster_profiles)
-    beside = comparisons(clusters.height, experiment, store), controls.of(cluster_controls, cluster_control_matches)
+    beside = comparisons(clusters.height, experiment, store), control_rows.of(cluster_controls, cluster_control_matches)
     parts = (component_table, pca_basis, shards, knn_graph, *of_clusters, map_layout, *beside)
     metadata = {"page": dg.MetadataValue.path(store.page()), "clusters": clusters.height}
     questions = asked_questions.section(*(asked.get(name) for name in asked_questions.TABLES))

@@ -1,8 +1,8 @@
-"""The experiment in words, for the UI: settings, digest, and what it takes. Prices are in resources/price.py."""
+"""The experiment in words, for the UI: settings, digest, and what it takes. Prices are in resources/price_table.py."""
 
 import dataclasses
 
-from resources import language_model, price
+from resources import language_model, price_table
 from resources.storage import Store
 from susc_pipeline import price as prices
 from susc_pipeline.config import ExperimentConfig
@@ -17,7 +17,7 @@ def plan(experiment: ExperimentConfig, store: Store) -> Plan | None:
     folders = store.path("language_model"), language_model.folder_of(experiment.model)
     config = next((path for folder in folders if (path := folder / "config.json").is_file()), None)
     try:
-        return price.plan_of(experiment, config) if config else None
+        return price_table.plan_of(experiment, config) if config else None
     except (OSError, ValueError):
         return None
 
@@ -29,10 +29,13 @@ def description(experiment: ExperimentConfig, store: Store) -> str:
         whole = prices.total(prices.prices(planned))
         rows += [
             ("operations", f"{whole.operations:.2g}"),
-            ("disk; memory at most", f"{price.size(whole.disk)}; {price.size(price.PROCESS_BYTES + whole.memory)}"),
+            (
+                "disk; memory at most",
+                f"{price_table.size(whole.disk)}; {price_table.size(price_table.PROCESS_BYTES + whole.memory)}",
+            ),
         ]
     if seconds := store.seconds():
-        rows.append(("last runs of all assets together", price.duration(sum(seconds.values()))))
+        rows.append(("last runs of all assets together", price_table.duration(sum(seconds.values()))))
     rows += [tuple(plain(line).split(" = ", 1)) for line in changed_settings(experiment)]
     cells = ("| " + " | ".join(str(cell).translate(ESCAPED) for cell in row) + " |" for row in rows)
     hours = f"Hours on this machine: `susc-pipeline price {experiment.name}`."

@@ -10,7 +10,7 @@ import polars as pl
 from matplotlib import image
 from matplotlib.figure import Figure
 
-from susc_pipeline.clustering import reading
+from susc_pipeline.clustering import membership
 from susc_pipeline.representation.auxiliary_training import History
 
 matplotlib.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
@@ -170,7 +170,7 @@ def best_clusters(
     """The clusters of least conductance, a row for each of their most central tokens, which stands between ⟦ and ⟧."""
     rows = []
     for row in clusters.head(N_BEST).select("cluster", "size", "conductance").iter_rows(named=True):
-        found = reading.examples(members, contexts, texts, cluster=row["cluster"], n_examples=N_EXAMPLES)
+        found = membership.examples(members, contexts, texts, cluster=row["cluster"], n_examples=N_EXAMPLES)
         shown = [f"{e.before}⟦{e.token}⟧{e.after}" for e in found]
         rows += [{"cluster": row["cluster"], "token in context": text, **row} for text in shown]
     return table(pl.DataFrame(rows, infer_schema_length=None))

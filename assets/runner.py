@@ -14,11 +14,11 @@ from dagster._utils.error import SerializableErrorInfo
 
 from assets import lost_runs, overview, partitions
 from resources import experiment as experiments
-from resources import files, language_model, named_texts, price, tables, warehouse
+from resources import files, language_model, named_texts, price_table, tables, warehouse
 from resources.files import StoreError
 from resources.language_model import LanguageModelFolder
 from resources.storage import Store
-from susc_pipeline.clustering import reading
+from susc_pipeline.clustering import membership
 from susc_pipeline.messages import plain
 from susc_pipeline.model.pretrained import token_texts
 
@@ -119,11 +119,11 @@ def say_the_price() -> None:
     plan = overview.plan(experiment, experiments.store(experiment))
     if plan is None:
         return
-    price.refuse_what_cannot_fit(plan, price.memory_of(experiment.model))
+    price_table.refuse_what_cannot_fit(plan, price_table.memory_of(experiment.model))
     if experiment.data_changes or experiment.observables:
         named_texts.check(experiment, LanguageModelFolder(language_model.locate(experiment.model)))
-    rate = price.measured_rate(experiment.model)
-    print(f"{experiment.name}, if nothing were there yet: {price.summary(plan, rate)}", flush=True)
+    rate = price_table.measured_rate(experiment.model)
+    print(f"{experiment.name}, if nothing were there yet: {price_table.summary(plan, rate)}", flush=True)
 
 
 def dagster_home() -> Path:
@@ -263,7 +263,7 @@ def _print_best(store: Store, folder: LanguageModelFolder, shards: list[str | No
     print(f"\n{table.height} clusters; the ten of least conductance, with three of their tokens ⟦in context⟧:")
     for row in table.head(10).iter_rows(named=True):
         print(f"  cluster {row['cluster']}: {row['size']} tokens, conductance {row['conductance']:.3f}")
-        for example in reading.examples(members, contexts, texts, cluster=row["cluster"], n_examples=3):
+        for example in membership.examples(members, contexts, texts, cluster=row["cluster"], n_examples=3):
             print(f"    {visible(example.before)}⟦{visible(example.token)}⟧{visible(example.after)}")
 
 

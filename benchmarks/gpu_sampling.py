@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from resources.price import matrix_rate
+from resources.price_table import matrix_rate
 from susc_pipeline import price
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.model import components, derivatives, families, operations, perturbation, tangents

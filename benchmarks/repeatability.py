@@ -16,7 +16,7 @@ from resources import tables
 from resources.experiment import load as load_experiment
 from resources.storage import Store
 from susc_pipeline import schema, seeds, tokens
-from susc_pipeline.clustering import agreement, knn, reading, reproducibility, search
+from susc_pipeline.clustering import agreement, knn, membership, reproducibility, search
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.representation import moments, whitening
 
@@ -77,7 +77,7 @@ def stored_labels(store: Store, experiment: ExperimentConfig, name: str = "clust
     """Cluster of each token of the run, or by half of its chains."""
     keys = tokens.shard_keys(experiment.tokens)
     whitened = {shard: tables.scan(store.table("whitened_susceptibilities", shard)) for shard in keys}
-    return reading.labels(pl.read_parquet(store.table(name)), schema.stack(whitened, "whitened"))
+    return membership.labels(pl.read_parquet(store.table(name)), schema.stack(whitened, "whitened"))
 
 
 def orders(store: Store, experiment: ExperimentConfig) -> tuple[float, float]:

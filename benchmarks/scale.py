@@ -7,7 +7,7 @@ operations over a rate that is assumed. The formula of linear response is held a
 import functools
 from pathlib import Path
 
-from resources import price as reports
+from resources import price_table as reports
 from susc_pipeline import price
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.model import components

@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from resources import experiment as experiments
 from resources import language_model
-from resources import price as prices
+from resources import price_table as prices
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.model import checkpoint, components, decoder, decoder_weights
 from susc_pipeline.model.components import Component

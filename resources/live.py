@@ -13,7 +13,7 @@ from resources.files import StoreError
 from resources.language_model import LanguageModelFolder
 from resources.storage import Store
 from susc_pipeline import schema, seeds, tokens
-from susc_pipeline.clustering import reading
+from susc_pipeline.clustering import membership
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.explorer import payload
 from susc_pipeline.model import components
@@ -144,7 +144,7 @@ def corpus_neighborhood(experiment: ExperimentConfig, store: Store) -> Neighborh
     store.checked("cluster_members")
     members: pl.DataFrame = tables.scan(store.table("cluster_members")).collect()
     numbers = (read[:, None] * per_shard + np.arange(per_shard)).ravel()
-    return neighborhood.neighborhood(stacked.values, numbers, reading.labels(members, stacked))
+    return neighborhood.neighborhood(stacked.values, numbers, membership.labels(members, stacked))
 
 
 def text_json(text: np.ndarray, measured: Measured, near: Nearest) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 
 import polars as pl
 
-from resources import corpus as corpora
 from resources import experiment_files, named_observables
+from resources import tokenized_corpus as corpora
 from resources.language_model import LanguageModelFolder
 from susc_pipeline import corpus, tokens
 from susc_pipeline.config import ExperimentConfig

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from resources import corpus, language_model, price
+from resources import language_model, price_table, tokenized_corpus
 from susc_pipeline import sizes, tokens
 from susc_pipeline.config import AuxSettings, ExperimentConfig
 from susc_pipeline.corpus import CorpusSettings
@@ -169,22 +169,22 @@ def made(wish: Wish) -> tuple[ExperimentConfig, str, str]:
     settings = ModelSettings(source=wish.model, components=wish.components)
     loaded = language_model.load(language_model.locate(settings), settings)
     begun = base(wish, loaded)
-    chosen, rate = components.chosen(loaded.model, begun.model.components), price.measured_rate(begun.model)
+    chosen, rate = components.chosen(loaded.model, begun.model.components), price_table.measured_rate(begun.model)
 
     def hours_of(one: ExperimentConfig) -> float:
-        return price.hours(Plan(loaded.model, chosen, one), rate)
+        return price_table.hours(Plan(loaded.model, chosen, one), rate)
 
     hours, is_limit = (FIRST_LOOK, False) if wish.hours is None else (wish.hours, True)
     refused = ValueError("the corpus is empty")
     for longest in MAX_DOCUMENT_CHARACTERS:
         cut = dataclasses.replace(begun, corpus=dataclasses.replace(begun.corpus, max_document_characters=longest))
-        documents = tokens.tokenize(corpus.documents(cut.corpus), loaded.tokenizer)
+        documents = tokens.tokenize(tokenized_corpus.documents(cut.corpus), loaded.tokenizer)
         try:
             experiment = sizes.fitted(documents, cut, hours_of=hours_of, hours=hours, is_limit=is_limit)
         except ValueError as error:
             refused = error
             continue
-        return experiment, _counts(documents), price.summary(Plan(loaded.model, chosen, experiment), rate)
+        return experiment, _counts(documents), price_table.summary(Plan(loaded.model, chosen, experiment), rate)
     raise refused
 
 

@@ -10,8 +10,8 @@ from scipy import sparse
 from susc_pipeline import schema
 from susc_pipeline.clustering import cluster_profiles, knn
 from susc_pipeline.explorer import asked, comparison, component_table, run_page
-from susc_pipeline.explorer.controls import Controls
-from susc_pipeline.explorer.corpus import Shards
+from susc_pipeline.explorer.control_rows import Controls
+from susc_pipeline.explorer.numbering import Shards
 from susc_pipeline.explorer.settings import ExplorerSettings
 from susc_pipeline.explorer.site import Site
 from susc_pipeline.model.components import Component

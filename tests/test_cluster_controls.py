@@ -13,10 +13,10 @@ import toys
 from assets import control_search
 from resources.storage import Store
 from susc_pipeline import schema, seeds
-from susc_pipeline.clustering import controls, reading, reproducibility
+from susc_pipeline.clustering import controls, membership, reproducibility
 from susc_pipeline.clustering.controls import OF_SAMPLED_TOKENS, SUSCEPTIBILITIES, WITHOUT_LOSS, Control
 from susc_pipeline.config import ExperimentConfig
-from susc_pipeline.explorer import controls as shown
+from susc_pipeline.explorer import control_rows as shown
 from susc_pipeline.model import components, decoder, decoder_weights, families, randomized
 from susc_pipeline.model.components import Component
 from susc_pipeline.sampling.observables import Population
@@ -158,7 +158,7 @@ def test_a_partition_has_a_cluster_for_each_pair_of_tokens_the_largest_first():
     assert text["token_before"].to_list() == ids[:, :-1].ravel().tolist()
     codes = controls.codes_of(text["token_before"].to_numpy(), text["token_id"].to_numpy())
     members = controls.partition_members(codes, tokens)
-    labels = reading.labels(members, tokens)
+    labels = membership.labels(members, tokens)
     same = lambda values: values[:, None] == values  # noqa: E731
     np.testing.assert_array_equal(same(labels), same(ids[:, :-1].ravel() * 3 + ids[:, 1:].ravel()))
     sizes = members.group_by("cluster", maintain_order=True).len()["len"].to_list()

@@ -16,12 +16,12 @@ from susc_pipeline.clustering import agreement, profiles
 from susc_pipeline.explorer import (
     cards,
     comparison,
-    controls,
-    corpus,
-    gathering,
+    control_rows,
     layout,
+    numbering,
     payload,
-    search,
+    search_index,
+    shard_pass,
     vectors,
 )
 from susc_pipeline.explorer import site as site_module
@@ -177,7 +177,7 @@ def test_the_controls_are_told_with_a_conclusion_and_each_card_names_those_that_
     )
     name = made.controls.table["control"][0]
     assert [card["controls"] for card in cards[:3]] == [[[name, 0.75]], [], [[name, 0.75]]]
-    assert controls.section(None) == {}
+    assert control_rows.section(None) == {}
 
 
 def test_every_member_lies_in_the_file_that_its_number_says(written, made, monkeypatch):
@@ -249,9 +249,9 @@ def test_headings_scores_and_occurrences_are_those_of_the_labels(written, made):
 
 
 def gathered(made, folder):
-    numbered, aside = corpus.corpus(made.shards.contexts), buckets.Buckets(folder / "members", corpus.MEMBER)
+    numbered, aside = numbering.corpus(made.shards.contexts), buckets.Buckets(folder / "members", numbering.MEMBER)
     central = site_module.write_members(folder, made, numbered, aside)
-    return gathering.gather(made.shards, numbered, aside, central, made.basis, folder=folder)
+    return shard_pass.gather(made.shards, numbered, aside, central, made.basis, folder=folder)
 
 
 def test_measured_reliability_is_that_of_halves(made, tmp_path):
@@ -270,12 +270,12 @@ def test_measured_reliability_is_that_of_halves(made, tmp_path):
 
 @pytest.mark.parametrize("text", ["self", " self", "the", "__proto__", "<script>document.title='run'</script>", "\n"])
 def test_a_query_finds_its_token_in_the_one_file_whose_first_key_is_not_after_it(tmp_path, made, text):
-    entries = [search.Entry(search.token_key(t), [n]) for n, t in enumerate(sites.HOSTILE_TEXTS)]
-    firsts = search.write(tmp_path / "data", "tokens", entries, per_file=4)
-    key = search.token_key(text)
-    file = max(n for n, first in enumerate(firsts) if search.code_units(first) <= search.code_units(key))
+    entries = [search_index.Entry(search_index.token_key(t), [n]) for n, t in enumerate(sites.HOSTILE_TEXTS)]
+    firsts = search_index.write(tmp_path / "data", "tokens", entries, per_file=4)
+    key = search_index.token_key(text)
+    file = max(n for n, first in enumerate(firsts) if search_index.code_units(first) <= search_index.code_units(key))
     assert [key, sites.HOSTILE_TEXTS.index(text)] in read(tmp_path, f"tokens/{file:04d}")
-    assert firsts == sorted(firsts, key=search.code_units)
+    assert firsts == sorted(firsts, key=search_index.code_units)
 
 
 def test_neighbours_are_the_strongest_edges_strongest_first(made):

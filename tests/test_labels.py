@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from susc_pipeline import schema
-from susc_pipeline.labels import features, rules, scores, table, tokens, words
+from susc_pipeline.labels import drawn_tokens, features, rules, scores, table, words
 from susc_pipeline.labels.features import FEATURES
 from susc_pipeline.labels.rules import Rows
 
@@ -147,21 +147,21 @@ def test_near_duplicates_count_once_and_stay_on_one_side(world):
     row = table.label_clusters(shards, members(keys, labels), merged, TEXTS, seed=0).row(0, named=True)
     assert row["n_documents"] == 4 and row["gain"] is None and "as one: 4;" in row["label"]
     group = np.random.default_rng(0).integers(0, 30, 500)
-    half = tokens.halves(group, np.random.default_rng(0))
+    half = drawn_tokens.halves(group, np.random.default_rng(0))
     assert set(group[half]).isdisjoint(group[~half]) and len(set(group[half])) == 15
 
 
 def test_drawn_rows_stand_for_all_tokens(world):
     shards, keys, found = world
     labels = np.where(column(found, "token") == A, 0, -1)
-    source = tokens.Source(shards, members(keys, labels), groups(shards))
-    counts = tokens.count(source, len(TEXTS))
-    rows = tokens.draw(source, counts, features.token_facts(TEXTS), max_rows=3000, seed=0)
+    source = drawn_tokens.Source(shards, members(keys, labels), groups(shards))
+    counts = drawn_tokens.count(source, len(TEXTS))
+    rows = drawn_tokens.draw(source, counts, features.token_facts(TEXTS), max_rows=3000, seed=0)
     assert len(rows.weight) == pytest.approx(3000, rel=0.1) and rows.weight.min() >= 1
     for token in range(len(TEXTS)):
         stands_for = rows.weight[rows.features[:, 0] == token].sum()
         assert stands_for == pytest.approx(counts.occurrences[token], rel=0.25)  # four standard errors of some 250 rows
-    whole = tokens.draw(source, counts, features.token_facts(TEXTS), max_rows=10**6, seed=0)
+    whole = drawn_tokens.draw(source, counts, features.token_facts(TEXTS), max_rows=10**6, seed=0)
     np.testing.assert_array_equal(whole.features, found)
     assert (whole.weight == 1).all() and (whole.cluster == labels).all()
 
@@ -169,9 +169,9 @@ def test_drawn_rows_stand_for_all_tokens(world):
 def test_the_limit_leaves_as_many_rows_as_allowed():
     sizes = np.array([5, 0, 700, 40, 3])
     for n_rows in (10, 60, 400, 747):
-        limit = tokens.largest_limit(sizes, n_rows)
+        limit = drawn_tokens.largest_limit(sizes, n_rows)
         assert np.minimum(sizes, limit).sum() == pytest.approx(n_rows)
-    assert tokens.largest_limit(sizes, 748) == float("inf")
+    assert drawn_tokens.largest_limit(sizes, 748) == float("inf")
 
 
 def test_features_equal_the_obvious_loop(world):

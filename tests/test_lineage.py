@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import toys
-from assets import checks, corpus, definitions, partitions, pools, runner
+from assets import checks, definitions, inputs, partitions, pools, runner
 from resources.component_folder import ComponentFolder
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.model import components, families
@@ -345,11 +345,11 @@ def test_directions_of_more_noise_than_signal_fail_their_check_and_the_sentence_
 
 def test_a_changed_corpus_asks_for_its_table_once(monkeypatch):
     marks = iter(["a", "a", "b"])
-    monkeypatch.setattr(corpus.corpus, "fingerprint", lambda settings: next(marks))
+    monkeypatch.setattr(inputs.corpus, "fingerprint", lambda settings: next(marks))
     with dg.build_sensor_context(cursor=None) as context:
-        results = [corpus.corpus_files(context) for _ in range(3)]
+        results = [inputs.corpus_files(context) for _ in range(3)]
     assert [type(result) for result in results] == [dg.RunRequest, dg.SkipReason, dg.RunRequest]
-    assert corpus.corpus_files.default_status is dg.DefaultSensorStatus.STOPPED
+    assert inputs.corpus_files.default_status is dg.DefaultSensorStatus.STOPPED
 
 
 def test_what_is_downstream_is_asked_for_once_automation_is_on():

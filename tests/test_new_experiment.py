@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from assets import cli
-from resources import corpus, language_model
+from resources import language_model, tokenized_corpus
 from susc_pipeline import corpus as corpora
 from susc_pipeline import sizes, tokens
 from susc_pipeline.config import ExperimentConfig
@@ -68,7 +68,7 @@ def test_what_is_written_is_read_back_and_the_corpus_fills_it(tmp_path, capsys, 
     assert {"max_document_characters", "path"} <= set(tomllib.loads(out.read_text())["corpus"])
     assert experiment.sampling.localization == SamplingSettings().localization  # the embedded model's
     documents = tokens.tokenize(
-        corpus.documents(experiment.corpus),
+        tokenized_corpus.documents(experiment.corpus),
         language_model.load(language_model.locate(experiment.model), experiment.model).tokenizer,
     )
     assert f"{len(documents):,} documents" in said
@@ -94,7 +94,10 @@ def test_a_folder_with_one_text_needs_no_option(tmp_path, capsys, monkeypatch):
     assert "next: susc-pipeline run --experiment my-book.toml" in capsys.readouterr().out
     written = ExperimentConfig.from_toml(tmp_path / "my book" / "my-book.toml")
     assert written.name == "my-book" and written.corpus.license == "CC0-1.0"
-    assert next(document.document_id.partition("#")[0] for document in corpus.documents(written.corpus)) == "text.txt"
+    assert (
+        next(document.document_id.partition("#")[0] for document in tokenized_corpus.documents(written.corpus))
+        == "text.txt"
+    )
 
 
 def test_fewer_hours_make_a_smaller_experiment_and_too_few_are_refused():

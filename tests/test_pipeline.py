@@ -63,7 +63,7 @@ def environment(root):
     }
 
 
-def run(root, *arguments, seconds=280):
+def run(root, *arguments, seconds=900):
     return subprocess.run(
         command(*arguments), cwd=CHECKOUT, env=environment(root), capture_output=True, text=True, timeout=seconds
     )
@@ -328,6 +328,28 @@ def test_a_changed_setting_reruns_just_what_it_concerns(finished, tmp_path):
 
 
 @pytest.mark.slow
+def test_upsampling_by_the_auxiliary_model_reaches_the_predictions(toy_folders, tmp_path):
+    toml = conftest.write_toml(tmp_path / "toy.toml", *toy_folders)
+    text = toml.read_text().replace("[representation]", '[representation]\nupsampling = "auxiliary"')
+    toml.write_text(text.partition("[[data_changes]]")[0])
+    halves = ("half_a_aux_model", "half_b_aux_model")
+    wanted = (*ONCE[:3], "token_shards", "response_directions", "linear_response", "activations", "sgld_samples")
+    wanted += ("chain_products", "ground_truth_susceptibilities", "pca_basis", "aux_model", *halves)
+    done = run(tmp_path, "--experiment", toml, "--select", *wanted, "predicted_susceptibilities", seconds=900)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    store = tmp_path / "data" / "toy"
+    tables = [
+        pl.scan_parquet(store / name / "*.parquet").collect() for name in ("auxiliary_predictions", "linear_response")
+    ]
+    predicted = pl.scan_parquet(store / "predicted_susceptibilities" / "*.parquet").collect()
+    assert predicted["prediction"].equals(tables[0]["prediction"]) and predicted.height == tables[1].height
+    half_a, half_b = (
+        pl.scan_parquet(store / f"{half}_predictions" / "*.parquet").collect() for half in ("half_a", "half_b")
+    )
+    assert not half_a["prediction"].equals(half_b["prediction"])
+
+
+@pytest.mark.slow
 def test_a_changed_file_of_the_corpus_remakes_its_shards_and_a_touched_one_does_not(toy_folders, tmp_path):
     corpus = shutil.copytree(toy_folders[0], tmp_path / "corpus")
     toml = conftest.write_toml(tmp_path / "toy.toml", corpus, toy_folders[1])
@@ -414,7 +436,7 @@ def test_mistakes_are_one_line_with_the_remedy(tmp_path, toy_folders):
     absent = run(tmp_path, "--experiment", toml)
     assert absent.returncode == 1 and "'/nowhere' is neither `embedded` nor a local folder" in absent.stderr
     assert len(absent.stderr.strip().splitlines()) == 1
-    assert "/assets/corpus.py" in run(tmp_path, "--experiment", toml, "--verbose").stderr
+    assert "/assets/inputs.py" in run(tmp_path, "--experiment", toml, "--verbose").stderr
 
 
 def test_the_warehouse_opens_in_older_versions_of_its_reader(finished):

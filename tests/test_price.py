@@ -14,7 +14,7 @@ import variants
 from assets import cli
 from resources import experiment as experiments
 from resources import experiment_files
-from resources import price as reports
+from resources import price_table as reports
 from susc_pipeline import price
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.model import components, decoder, families, operations, perturbation

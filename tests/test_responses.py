@@ -9,7 +9,7 @@ import pytest
 
 import sites
 from susc_pipeline import schema
-from susc_pipeline.explorer import component_table, corpus, extremes, payload, responses
+from susc_pipeline.explorer import component_table, extremes, numbering, payload, responses
 from susc_pipeline.explorer import site as site_module
 from susc_pipeline.explorer.responses import Products
 from susc_pipeline.model.components import Component
@@ -165,7 +165,7 @@ def test_extreme_tokens_do_not_depend_on_how_the_blocks_are_cut():
 
 
 def test_the_site_does_not_depend_on_how_many_tokens_are_held_at_once(made, monkeypatch):
-    numbered = corpus.corpus(made.shards.contexts)
+    numbered = numbering.corpus(made.shards.contexts)
     whole = responses.respond(made.shards, numbered, made.basis)
     monkeypatch.setattr(responses, "TOKENS_AT_ONCE", 13)
     parts = responses.respond(made.shards, numbered, made.basis)

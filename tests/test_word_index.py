@@ -10,7 +10,7 @@ import pytest
 import sites
 from susc_pipeline.explorer import documents, payload, word_index
 from susc_pipeline.explorer import site as site_module
-from susc_pipeline.explorer.corpus import Tokens
+from susc_pipeline.explorer.numbering import Tokens
 
 TEXTS = [" im", "port", " os", "\n", "_name", "==", "<b>", "é"]
 

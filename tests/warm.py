@@ -74,7 +74,7 @@ def serve():
     """Fork a child for each task of the standard input, and tell how it ended."""
     import umap.umap_  # noqa: F401  it is imported late elsewhere
 
-    from assets import definitions, findings, run, runner, verify  # noqa: F401
+    from assets import definitions, faults, run, runner, verify  # noqa: F401
 
     names = {Path("/proc/self/task", thread, "comm").read_text().strip() for thread in os.listdir("/proc/self/task")}
     assert not {name for name in names if not name.startswith(HOUSEKEEPING)}, names

@@ -10,7 +10,7 @@ from jaxtyping import Float, Float64, Int
 from susc_pipeline.clustering import cluster_profiles, neighbors, profiles
 from susc_pipeline.clustering.profiles import Profile
 from susc_pipeline.explorer import payload
-from susc_pipeline.explorer.gathering import CHUNK, Gathered
+from susc_pipeline.explorer.shard_pass import CHUNK, Gathered
 from susc_pipeline.representation.pca import PCABasis
 
 N_TOKENS_LISTED = 40

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 
 from susc_pipeline.buckets import Buckets
-from susc_pipeline.explorer import search
-from susc_pipeline.explorer.corpus import Corpus
-from susc_pipeline.explorer.search import Entry
+from susc_pipeline.explorer import search_index
+from susc_pipeline.explorer.numbering import Corpus
+from susc_pipeline.explorer.search_index import Entry
 
 PER_FILE = 400
 MAX_CLUSTERS = 12
@@ -45,4 +45,4 @@ def entries(corpus: Corpus, members: Buckets, folder: Path) -> list[Entry]:
 
 def write(data: Path, entries: list[Entry]) -> list[str]:
     """Write the entries by name; the first name of each file."""
-    return search.write(data, "documents", entries, per_file=PER_FILE)
+    return search_index.write(data, "documents", entries, per_file=PER_FILE)

@@ -6,9 +6,9 @@ import numpy as np
 import polars as pl
 
 from susc_pipeline.buckets import Buckets
-from susc_pipeline.explorer import corpus as corpus_module
 from susc_pipeline.explorer import landmarks, payload
-from susc_pipeline.explorer.corpus import Corpus, Shards
+from susc_pipeline.explorer import numbering as corpus_module
+from susc_pipeline.explorer.numbering import Corpus, Shards
 from susc_pipeline.representation.pca import PCABasis
 
 MAX_LABELS = 2000

@@ -16,10 +16,10 @@ from jaxtyping import Float32, Float64, Int
 from susc_pipeline import schema
 from susc_pipeline.clustering import profiles
 from susc_pipeline.clustering.profiles import Profile, Sums
-from susc_pipeline.explorer import corpus as corpus_module
 from susc_pipeline.explorer import extremes, payload
-from susc_pipeline.explorer.corpus import Corpus, Shards
+from susc_pipeline.explorer import numbering as corpus_module
 from susc_pipeline.explorer.extremes import Extremes
+from susc_pipeline.explorer.numbering import Corpus, Shards
 from susc_pipeline.representation.pca import PCABasis
 
 N_EXTREME = 60

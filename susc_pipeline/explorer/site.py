@@ -19,27 +19,27 @@ from susc_pipeline.clustering.neighbors import Neighbors
 from susc_pipeline.explorer import (
     asked,
     documents,
-    gathering,
     listing,
     map_files,
     payload,
     responses,
     run_page,
-    search,
+    search_index,
+    shard_pass,
     text_files,
 )
 from susc_pipeline.explorer import cards as card_module
-from susc_pipeline.explorer import controls as control_module
-from susc_pipeline.explorer import corpus as corpus_module
+from susc_pipeline.explorer import control_rows as control_module
 from susc_pipeline.explorer import means as mean_module
+from susc_pipeline.explorer import numbering as corpus_module
 from susc_pipeline.explorer.cards import Cards, Lists
 from susc_pipeline.explorer.comparison import Comparison
-from susc_pipeline.explorer.controls import Controls
-from susc_pipeline.explorer.corpus import Corpus, Shards
-from susc_pipeline.explorer.gathering import Central, Gathered
+from susc_pipeline.explorer.control_rows import Controls
 from susc_pipeline.explorer.means import Means
-from susc_pipeline.explorer.search import Entry, TokenIndex
+from susc_pipeline.explorer.numbering import Corpus, Shards
+from susc_pipeline.explorer.search_index import Entry, TokenIndex
 from susc_pipeline.explorer.settings import ExplorerSettings
+from susc_pipeline.explorer.shard_pass import Central, Gathered
 from susc_pipeline.representation.pca import PCABasis
 
 STATIC = Path(__file__).parent / "static"
@@ -90,7 +90,7 @@ def save(site: Site, folder: Path) -> None:
     with tempfile.TemporaryDirectory(prefix=".aside.", suffix=".tmp", dir=folder.parent) as aside:
         members = Buckets(Path(aside) / "members", corpus_module.MEMBER)
         central = write_members(data, site, corpus, members)
-        found = gathering.gather(site.shards, corpus, members, central, site.basis, folder=Path(aside))
+        found = shard_pass.gather(site.shards, corpus, members, central, site.basis, folder=Path(aside))
         means = mean_module.empty(Path(aside), site.components.height, site.clusters.height)
         index = write_clusters(data, site, corpus, found, means)
         mean_module.write(data, means)
@@ -100,7 +100,7 @@ def save(site: Site, folder: Path) -> None:
         map_files.write(data, site.layout, site.shards, corpus, members, site.basis, headings)
         listed = documents.entries(corpus, members, Path(aside))
     responses.write(data, responses.respond(site.shards, corpus, site.basis), corpus, site.basis)
-    firsts = write_search(data, [search.token_entries(index, site.texts), listed, words])
+    firsts = write_search(data, [search_index.token_entries(index, site.texts), listed, words])
     payload.write(data, "run", site.run)
     payload.write(data, "compare", [_comparison(one) for one in site.comparisons])
     payload.write(data, "controls", control_module.section(site.controls))
@@ -139,7 +139,7 @@ def summary(site: Site, corpus: Corpus, firsts: dict[str, list[str]]) -> dict[st
             "previews": PREVIEWS_PER_FILE,
             "documents": documents.PER_FILE,
         },
-        "lossEdges": gathering.LOSS_EDGES[:-1].tolist(),
+        "lossEdges": shard_pass.LOSS_EDGES[:-1].tolist(),
         "mapPoints": site.layout.height,
         "search": firsts,
         "sampled": _ranges(_truth_contexts(site, corpus)),
@@ -173,19 +173,19 @@ def write_clusters(data: Path, site: Site, corpus: Corpus, found: Gathered, mean
     Returns:
         In which clusters each token is.
     """
-    table, index, rows = site.clusters.sort("cluster"), search.empty(), []
+    table, index, rows = site.clusters.sort("cluster"), search_index.empty(), []
     labels = site.labels.sort("cluster")
     nearest = card_module.nearest_clusters(found.centres)
     sources = pl.DataFrame(
         {"document": range(len(corpus.documents)), "source": [corpus_module.source(d) for d in corpus.documents]},
         schema={"document": pl.Int32, "source": pl.String},
     )
-    for chunk in range(-(-max(table.height, 1) // gathering.CHUNK)):
+    for chunk in range(-(-max(table.height, 1) // shard_pass.CHUNK)):
         cards = card_module.cards(found, site.basis, site.profiles, chunk)
         lists = card_module.lists(found, sources, chunk)
         mean_module.put(means, cards)
-        index = search.updated(index, lists.counts)
-        shown = slice(cards.first, cards.first + gathering.CHUNK)
+        index = search_index.updated(index, lists.counts)
+        shown = slice(cards.first, cards.first + shard_pass.CHUNK)
         rows.append(listing.rows(table[shown], labels[shown], cards, lists.tokens, lists.sources))
         _write_cards(data, site, corpus, cards, lists, nearest)
     payload.write(data, "clusters", listing.columns(rows))
@@ -198,9 +198,9 @@ def write_clusters(data: Path, site: Site, corpus: Corpus, found: Gathered, mean
 
 
 def _write_cards(data: Path, site: Site, corpus: Corpus, cards: Cards, lists: Lists, nearest: Neighbors) -> None:
-    table = site.clusters.sort("cluster").slice(cards.first, gathering.CHUNK).to_dicts()
+    table = site.clusters.sort("cluster").slice(cards.first, shard_pass.CHUNK).to_dicts()
     found_by = control_module.found_by(site.controls, site.clusters.height)[cards.first :]
-    labels = site.labels.sort("cluster").slice(cards.first, gathering.CHUNK).to_dicts()
+    labels = site.labels.sort("cluster").slice(cards.first, shard_pass.CHUNK).to_dicts()
     values = [
         {
             **{name: known[name] for name in ("volume", "density", "reproducibility")},
@@ -226,7 +226,7 @@ def write_search(data: Path, found: list[list[Entry]]) -> dict[str, list[str]]:
     """The indexes of members by token, of documents and of the text; the first key of each file."""
     per_file = {"tokens": TOKENS_PER_SEARCH_FILE, "documents": documents.PER_FILE, "words": WORDS_PER_SEARCH_FILE}
     pairs = zip(per_file.items(), found, strict=True)
-    return {name: search.write(data, name, entries, per_file=size) for (name, size), entries in pairs}
+    return {name: search_index.write(data, name, entries, per_file=size) for (name, size), entries in pairs}
 
 
 def _comparison(one: Comparison) -> dict[str, Any]:

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from susc_pipeline.buckets import Buckets
 from susc_pipeline.clustering.knn import StoredGraph
-from susc_pipeline.explorer import corpus as corpus_module
+from susc_pipeline.explorer import numbering as corpus_module
 from susc_pipeline.explorer import payload, vectors, word_index
-from susc_pipeline.explorer.corpus import Corpus, Shards, Tokens
-from susc_pipeline.explorer.search import Entry
+from susc_pipeline.explorer.numbering import Corpus, Shards, Tokens
+from susc_pipeline.explorer.search_index import Entry
 from susc_pipeline.representation.pca import PCABasis
 
 CONTEXTS_PER_FILE = 16

@@ -8,9 +8,9 @@ import polars as pl
 from jaxtyping import Int
 from scipy import sparse
 
-from susc_pipeline.explorer import corpus as corpus_module
+from susc_pipeline.explorer import numbering as corpus_module
 from susc_pipeline.explorer import payload
-from susc_pipeline.explorer.corpus import Corpus
+from susc_pipeline.explorer.numbering import Corpus
 from susc_pipeline.representation.pca import PCABasis
 
 NONE = -1

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from susc_pipeline.explorer import search
-from susc_pipeline.explorer.corpus import Tokens
-from susc_pipeline.explorer.search import Entry
+from susc_pipeline.explorer import search_index
+from susc_pipeline.explorer.numbering import Tokens
+from susc_pipeline.explorer.search_index import Entry
 
 MAX_PLACES = 500
 WORD = re.compile(r"\w+|[^\w\s]+")
@@ -58,7 +58,7 @@ def updated(index: WordIndex, tokens: Tokens, texts: list[str], first_context: i
 def occurrences(texts: list[str]) -> Iterator[tuple[str, int]]:
     """Each word and each token of a context with the position of its first predicted token."""
     ends = np.cumsum([len(text) for text in texts])
-    found = {(search.token_key(text), position) for position, text in enumerate(texts) if position}
+    found = {(search_index.token_key(text), position) for position, text in enumerate(texts) if position}
     for match in WORD.finditer("".join(texts)):
         position = int(np.searchsorted(ends, match.start(), side="right"))
         if position or match.end() > ends[0]:

@@ -11,9 +11,9 @@ import numpy as np
 import polars as pl
 
 from susc_pipeline import schema, seeds
-from susc_pipeline.labels import features, rules, scores, tokens
+from susc_pipeline.labels import drawn_tokens, features, rules, scores
+from susc_pipeline.labels.drawn_tokens import Counts, Source
 from susc_pipeline.labels.rules import Learner, Rows
-from susc_pipeline.labels.tokens import Counts, Source
 from susc_pipeline.labels.words import Words
 
 MAX_ROWS = 1_000_000
@@ -54,11 +54,11 @@ def label_clusters(
     source = Source(shards, members, document_groups)
     if not source.n_clusters:
         return pl.DataFrame(schema=schema.LABELS)
-    counts = tokens.count(source, len(texts))
-    rows = tokens.draw(source, counts, features.token_facts(texts), max_rows=max_rows, seed=seed)
+    counts = drawn_tokens.count(source, len(texts))
+    rows = drawn_tokens.draw(source, counts, features.token_facts(texts), max_rows=max_rows, seed=seed)
     words = Words(texts, source.kinds, counts.occurrences)
     rng = np.random.default_rng(seeds.sequence(seed, "cluster_labels"))
-    found = list(_rows(rows, tokens.halves(rows.document, rng), counts, words, source.n_clusters, seed))
+    found = list(_rows(rows, drawn_tokens.halves(rows.document, rng), counts, words, source.n_clusters, seed))
     return pl.DataFrame(found, schema=schema.LABELS)
 
 

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from assets import cli
-from resources import files, garbage, inventory, manifest, tables
+from resources import files, inventory, manifest, tables, unnamed_files
 from resources.manifest import Manifest
 from resources.storage import Store
 
@@ -72,7 +72,7 @@ def test_nothing_is_removed_through_a_link(store, tmp_path, capsys):
     assert (outside / "thesis.tex").read_text() == "years"
     assert (store.root / "elsewhere").is_symlink() and not (store.root / "one").is_symlink()
     with pytest.raises(files.StoreError, match="reached through a link"):
-        garbage.remove(store, [store.root / "elsewhere" / "thesis.tex"])
+        unnamed_files.remove(store, [store.root / "elsewhere" / "thesis.tex"])
     assert (outside / "thesis.tex").exists()
 
 
@@ -87,7 +87,7 @@ def test_nothing_is_removed_while_something_is_materialized(store, capsys):
 def test_what_a_living_writer_has_begun_is_no_garbage(store):
     with files.replacing(store.root / "t") as temporary:
         temporary.write_text("x")
-        assert not garbage.unnamed(store)
+        assert not unnamed_files.unnamed(store)
 
 
 def test_a_folder_that_is_no_store_is_left_alone_and_so_is_one_whose_manifest_is_damaged(store, capsys):

@@ -4,8 +4,8 @@ import dagster as dg
 import polars as pl
 
 from assets.partitions import EXPERIMENT, SHARDS, version
-from resources import corpus
 from resources import language_model as language_models
+from resources import tokenized_corpus
 from resources.language_model import LanguageModelFolder
 from susc_pipeline import corpus as corpora
 from susc_pipeline import near_duplicates, tokens
@@ -32,14 +32,14 @@ def language_model(experiment: dg.ResourceParam[ExperimentConfig]) -> dg.Materia
 @dg.asset(
     group_name=GROUP,
     kinds={"polars", "parquet"},
-    code_version=f"{version(1, 'corpus')}-{corpus.fingerprint(EXPERIMENT.corpus)}",
+    code_version=f"{version(1, 'corpus')}-{tokenized_corpus.fingerprint(EXPERIMENT.corpus)}",
 )
 def corpus_documents(experiment: dg.ResourceParam[ExperimentConfig]) -> dg.MaterializeResult[pl.DataFrame]:
     """Name, length and digest of every document of the corpus.
 
     Its code version holds a fingerprint of the files, so it and all that is made from it show as stale once one changes.
     """
-    frame = corpora.table(corpus.documents(experiment.corpus))
+    frame = corpora.table(tokenized_corpus.documents(experiment.corpus))
     counts = {"characters": int(frame["n_characters"].sum())}
     return dg.MaterializeResult(value=frame, metadata=counts)
 
@@ -47,7 +47,7 @@ def corpus_documents(experiment: dg.ResourceParam[ExperimentConfig]) -> dg.Mater
 @dg.sensor(target=[corpus_documents], minimum_interval_seconds=60)
 def corpus_files(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
     """Asks for corpus_documents anew when a file of the corpus was added, removed or changed. Off until switched on."""
-    found = corpus.fingerprint(EXPERIMENT.corpus)
+    found = tokenized_corpus.fingerprint(EXPERIMENT.corpus)
     if found == context.cursor:
         return dg.SkipReason("no file of the corpus has changed")
     context.update_cursor(found)
@@ -111,8 +111,8 @@ def _tokenized(
     recorded: pl.DataFrame, language_model: LanguageModelFolder, experiment: ExperimentConfig
 ) -> list[TokenizedDocument]:
     """The documents in tokens, if they are still those on record."""
-    fingerprint = corpus.fingerprint(experiment.corpus)
-    found = corpus.tokenized(experiment.corpus, language_model.path, experiment.model, fingerprint)
+    fingerprint = tokenized_corpus.fingerprint(experiment.corpus)
+    found = tokenized_corpus.tokenized(experiment.corpus, language_model.path, experiment.model, fingerprint)
     if [document.document_id for document in found] != recorded["document_id"].to_list():
         raise ValueError(
             f"the corpus has {len(found)} documents, not the {recorded.height} of corpus_documents, or other ones; "

@@ -9,8 +9,8 @@ from jaxtyping import Float32, Float64, Int
 from susc_pipeline import schema
 from susc_pipeline.buckets import Buckets
 from susc_pipeline.clustering import profiles
-from susc_pipeline.explorer import corpus as corpus_module
-from susc_pipeline.explorer.corpus import Corpus, Shards, Tokens
+from susc_pipeline.explorer import numbering as corpus_module
+from susc_pipeline.explorer.numbering import Corpus, Shards, Tokens
 from susc_pipeline.representation.pca import PCABasis
 
 CHUNK = 512
