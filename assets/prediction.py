@@ -26,12 +26,14 @@ DESCRIPTIONS = {
     "half_a_predictions": f"PC scores of each token {SOURCE}, from even chains alone: s = V (chi - mean) / standard deviation.",
     "half_b_predictions": f"PC scores of each token {SOURCE}, from odd chains alone: s = V (chi - mean) / standard deviation.",
 }
+# Dagster gives an argument that is taken by ** the type Any, and nobody could load it.
+HALF_AUX_MODEL = dg.PythonObjectDagsterType(AuxModel, name="HalfAuxModel")
 HALF_AUX_MODELS = ("half_a_aux_model", "half_b_aux_model") if BY_AUXILIARY else ()
 
 
 @dg.multi_asset(
     partitions_def=SHARDS,
-    ins={name: dg.AssetIn(input_manager_key="io_manager") for name in HALF_AUX_MODELS},
+    ins={name: dg.AssetIn(dagster_type=HALF_AUX_MODEL) for name in HALF_AUX_MODELS},
     outs={
         name: dg.AssetOut(kinds={"pytorch", "parquet"}, code_version=version(4, "representation"), description=text)
         for name, text in DESCRIPTIONS.items()
