@@ -9,6 +9,8 @@
     mean_response: { title: "Mean size of the response", errors: null, signed: false, unit: "nats²" },
     variance_share: { title: "Share of the variance", errors: null, signed: false, unit: "" },
   };
+  const INTRODUCTION = "How the components of one model develop in training. Every checkpoint is measured on the same tokens, with the same noise. "
+    + "The local learning coefficient (LLC) says how much the loss rises under a component's noise; a cluster holds tokens whose losses respond alike. Move the slider to another checkpoint.";
   let data = null, measure = "llc";
 
   // The value of Student's t behind a 95 % interval comes with the data: few chains have wide ones.
@@ -25,6 +27,7 @@
       return { name: one.name, x: places(), y, low: rows.map((row, i) => y[i] - half(row.llc_error)), high: rows.map((row, i) => y[i] + half(row.llc_error)),
         color: colors.category(k), dots: true };
     });
+    if (!series.length) return null;
     return charts.lines(series, { caption, name: `llc-${caption.split(" ")[0]}`, xLabel: "log₂ of the step", yLabel: "LLC", width: 420, height: 260, zero: true });
   }
 
@@ -77,10 +80,10 @@
     shown.value = `step ${at()}`;
     slider.setAttribute("aria-valuetext", shown.value);
     const layers = [...new Set(data.described.filter((one) => one.kind === "head").map((one) => one.layer))];
-    main.replaceChildren(sentence(), ...data.summary.left_out.map((text) => element("p", { class: "note" }, text)), choice, grid(),
+    main.replaceChildren(element("p", { class: "note" }, INTRODUCTION), sentence(), ...data.summary.left_out.map((text) => element("p", { class: "note" }, text)), choice, grid(),
       element("h2", {}, "LLC by checkpoint, with 95 % intervals over chains"),
       element("div", { class: "pictures" }, layers.map((layer) => trajectories((one) => one.kind === "head" && one.layer === layer, `L${layer} heads`)),
-        trajectories((one) => one.kind !== "head", "Others")),
+        trajectories((one) => one.kind === "mlp", "MLPs"), trajectories((one) => !["head", "mlp"].includes(one.kind), "Others")),
       ...clusters().filter(Boolean), ...changed());
     document.documentElement.dataset.ready = "yes";
   }
