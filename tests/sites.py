@@ -193,6 +193,7 @@ def _asked(names, shape, rng):
     ]
     keys = pl.DataFrame(every, schema=list(schema.DATA_CHANGES)[:6], orient="row")
     numbers = {name: rng.normal(size=len(every)) for name in list(schema.DATA_CHANGES)[6:]}
+    numbers |= {name: np.abs(values) for name, values in numbers.items() if name.endswith("error")}
     table = keys.with_columns(pl.Series(name, values) for name, values in numbers.items())
     own = table.filter(pl.col("data_change").is_in(list(sources)))
     return asked.section(own, table.with_columns(observable=pl.lit("query")))
