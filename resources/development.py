@@ -47,9 +47,15 @@ def expanded(base: Path, checkpoint_folders: Sequence[Path], destination: Path) 
 
 
 def _toml(content: dict) -> str:
-    """Plain values first, then sections; a string, number or list of JSON is one of TOML."""
-    plain = [f"{key} = {json.dumps(value)}" for key, value in content.items() if not isinstance(value, dict)]
-    sections = [f"\n[{key}]\n{_toml(value)}" for key, value in content.items() if isinstance(value, dict)]
+    """Plain values first, then sections and lists of sections; a string, number or list of JSON is one of TOML."""
+    plain, sections = [], []
+    for key, value in content.items():
+        if isinstance(value, dict):
+            sections.append(f"\n[{key}]\n{_toml(value)}")
+        elif isinstance(value, list) and value and all(isinstance(each, dict) for each in value):
+            sections += [f"\n[[{key}]]\n{_toml(each)}" for each in value]
+        else:
+            plain.append(f"{key} = {json.dumps(value)}")
     return "\n".join([*plain, *sections]) + ("\n" if plain else "")
 
 

@@ -47,6 +47,7 @@ def test_entries_are_of_named_data_changes_and_clusters_are_those_furthest_from_
         assert np.all(np.diff(sizes) <= 0)
 
 
+@pytest.mark.browser
 def test_an_entry_opens_what_is_behind_it_and_choices_stay_in_the_address(browser, folder):
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     watched = Watched(page, folder)
@@ -72,6 +73,7 @@ def test_an_entry_opens_what_is_behind_it_and_choices_stay_in_the_address(browse
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.browser
 def test_axe_finds_no_violation_above_minor_and_nothing_overflows(browser, folder, theme):
     page = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme=theme, bypass_csp=True)
     Watched(page, folder).open("#/observables")

@@ -345,7 +345,7 @@ def test_directions_of_more_noise_than_signal_fail_their_check_and_the_sentence_
 
 def test_a_changed_corpus_asks_for_its_table_once(monkeypatch):
     marks = iter(["a", "a", "b"])
-    monkeypatch.setattr(inputs.corpus, "fingerprint", lambda settings: next(marks))
+    monkeypatch.setattr(inputs.tokenized_corpus, "fingerprint", lambda settings: next(marks))
     with dg.build_sensor_context(cursor=None) as context:
         results = [inputs.corpus_files(context) for _ in range(3)]
     assert [type(result) for result in results] == [dg.RunRequest, dg.SkipReason, dg.RunRequest]
