@@ -214,7 +214,27 @@ def prices(plan: Plan) -> dict[str, Price]:
         "knn_graph, half_a_knn_graph, half_b_knn_graph": (0, GRAPHS * graph, in_graph),
         "clusters": (0, 0, graph + BYTES_A_SEARCH_VERTEX * plan.n_tokens),
     }
+    rows |= _observables(plan, resident) if plan.experiment.observables else {}
     return {name: Price(*row) for name, row in rows.items()}
+
+
+def _observables(plan: Plan, resident: int | float) -> dict[str, tuple[int | float, ...]]:
+    """Rows of the observables that the experiment names: the chains again, a gradient each, and a response of every token."""
+    n_observables, n_chains = len(plan.experiment.observables), plan.experiment.sampling.n_chains
+    weights = 4 * n_observables * plan.n_parameters
+    response = n_observables * plan.n_tokens
+    return {
+        "observable_directions": (
+            (1 + n_observables) * by_chains(plan),
+            HALVES * weights,
+            resident + n_chains * weights,
+        ),
+        "observable_responses": (
+            response * linear_response(plan),
+            response * 4 * RESPONSE_COLUMNS * len(plan.chosen) * PACKED,
+            resident + HALVES * weights,
+        ),
+    }
 
 
 def _auxiliary(plan: Plan, resident: int | float, scores: int | float) -> dict[str, tuple[int | float, ...]]:

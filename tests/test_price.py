@@ -18,6 +18,7 @@ from resources import price_table as reports
 from susc_pipeline import price
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.model import components, decoder, families, operations, perturbation
+from susc_pipeline.susceptibility.readouts import Observable
 from susc_pipeline.tokens import TokenSettings
 
 VARIANTS = ("gpt_neox", "llama, grouped, tied", "gpt2", "qwen3")
@@ -141,3 +142,13 @@ def test_the_command_prices_a_model_of_which_only_the_sizes_are_here(tmp_path, c
 def test_a_population_without_bound_is_taken_for_a_stated_number(tiny):
     bounded = dataclasses.replace(tiny.experiment, tokens=TokenSettings(max_population_contexts=600))
     assert tiny._replace(experiment=bounded).rest_contexts == 500 and tiny.rest_contexts == price.POPULATION
+
+
+def test_observables_cost_the_chains_again_a_gradient_each_and_a_response_of_every_token(tiny):
+    named = tuple(Observable(name=f"text-{number}", kind="text", text="for x in y:") for number in range(3))
+    asked = tiny._replace(experiment=dataclasses.replace(tiny.experiment, observables=named))
+    found, without = price.prices(asked), price.prices(tiny)
+    assert set(found) - set(without) == {"observable_directions", "observable_responses"}
+    assert {name: found[name] for name in without} == without
+    assert found["observable_directions"].operations == 4 * price.by_chains(tiny)
+    assert found["observable_responses"].operations == 3 * without["linear_response"].operations
