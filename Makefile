@@ -45,8 +45,10 @@ TWO_AT_A_TIME := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
 test: install ## Run the tests (a few minutes)
 	$(TWO_AT_A_TIME)
 
+# A file's tests share what they made, so a file goes to one of the two: those that take minutes first.
+LONGEST := $(patsubst %,tests/test_%.py,slurm pipeline compared_runs live dagster_services hostile_thoroughly coverage)
 test-slow: install ## Run the tests that take longer
-	$(TWO_AT_A_TIME) --dist loadfile -m slow
+	$(TWO_AT_A_TIME) --dist loadfile --no-loadscope-reorder --durations=15 -m slow $(LONGEST) $(filter-out $(LONGEST),$(wildcard tests/test_*.py))
 
 test-faults: install ## Kill, fill and break: a moment or two for each asset (minutes; some tests need root)
 	$(TWO_AT_A_TIME) -m faults tests/faults
@@ -90,7 +92,7 @@ $(VENV)/.browser: $(VENV)/.installed
 	touch $@
 
 test-browser: $(VENV)/.browser ## Test the explorer in Chromium, on hostile text and on tiny's site if it is made (installs the browser; needs root)
-	$(BIN)/python -m pytest -q -m browser tests/test_browser.py tests/test_browser_questions.py
+	$(BIN)/python -m pytest -q -m browser tests/test_browser.py tests/test_browser_questions.py tests/test_asked.py tests/test_development_run.py
 
 $(VENV)/.engines: $(VENV)/.installed
 	@command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || (apt-get update -qq && apt-get install -y -qq postgresql)
