@@ -6,8 +6,8 @@
 set -euo pipefail
 : "${SUSC_EXPERIMENT:?name the experiment, such as pythia-160m}"
 job=deploy/slurm/shards.sbatch
-numbers=$(.venv/bin/python -c 'from resources import experiment; t = experiment.load().tokens; print(t.n_shards, t.n_ground_truth_shards)')
-read -r shards ground_truth <<<"$numbers"
+numbers=$(.venv/bin/python -c 'from resources import experiment; e = experiment.load(); t = e.tokens; print(t.n_shards, t.n_ground_truth_shards, len(e.observables), len(e.data_changes))')
+read -r shards ground_truth observables data_changes <<<"$numbers"
 mkdir -p data/logs
 previous=
 submit() { # options for sbatch, then --, then assets
@@ -26,4 +26,11 @@ submit -- pca_basis reliability aux_model aux_correlation regime calibration neg
 submit --array="0-$((shards - 1))" -- predicted_susceptibilities auxiliary_predictions half_a_predictions half_b_predictions
 submit --gres=none -- whitening_basis leakage
 submit --gres=none --array="0-$((shards - 1))" -- whitened_susceptibilities
-submit --gres=none --mem=256G -- knn_graph half_a_knn_graph half_b_knn_graph half_a_cluster_members half_b_cluster_members clusters cluster_reproducibility document_groups cluster_labels map_layout component_table chain_diagnostics cluster_profiles explorer
+submit --gres=none --mem=256G -- knn_graph half_a_knn_graph half_b_knn_graph half_a_cluster_members half_b_cluster_members clusters cluster_reproducibility document_groups cluster_labels map_layout component_table chain_diagnostics cluster_profiles
+if [ "$observables" -gt 0 ]; then
+    submit -- observable_directions
+    submit --array="0-$((shards - 1))" -- observable_responses
+    submit -- observable_susceptibilities
+fi
+if [ "$data_changes" -gt 0 ]; then submit -- data_change_susceptibilities; fi
+submit --gres=none -- explorer
