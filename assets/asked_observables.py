@@ -6,7 +6,7 @@ import polars as pl
 
 from assets import plots, pools, progress, sampling
 from assets.partitions import EVERY_SHARD, EXPERIMENT, SHARDS, version
-from assets.questions import GROUP, HALVES, add_files, add_shard
+from assets.questions import FILES, GROUP, HALVES, add_files, add_shard
 from resources import named_observables, named_texts
 from resources.component_folder import ComponentFolder
 from resources.language_model import LanguageModelFolder
@@ -120,14 +120,13 @@ def responses_asset() -> dg.AssetsDefinition:
 
 def table_asset() -> dg.AssetsDefinition:
     """The table of observables by data changes and clusters."""
-    files = [change.file for change in EXPERIMENT.data_changes if change.file]
     sections = ["observables", "components", *(["data_changes"] if EXPERIMENT.data_changes else [])]
 
     @dg.asset(
         ins={"observable_responses": dg.AssetIn(partition_mapping=EVERY_SHARD)},
         group_name=GROUP,
         kinds={"pytorch", "polars"},
-        code_version=f"{version(1, *sections)}-{named_texts.fingerprint(files)}",
+        code_version=f"{version(1, *sections)}-{named_texts.fingerprint(FILES)}",
         pool=pools.GPU,
     )
     def observable_susceptibilities(
@@ -150,7 +149,6 @@ def table_asset() -> dg.AssetsDefinition:
         sums = data_changes.empty(len(changes), len(along) * len(names))
         for shard, frame in sorted(observable_responses.items()):
             add_shard(sums, changes, frame.collect(), cluster_members.filter(shard=shard))
-
         add_files(context, sums, loaded, experiment, list(along.values()))
         frame = by_observable(data_changes.table(changes, names * len(along), sums), list(along), len(names))
         return dg.MaterializeResult(value=frame, metadata={"table": plots.table(frame)})

@@ -24,17 +24,17 @@ from susc_pipeline.susceptibility.direction_files import StoredDirections
 
 GROUP = "8_questions"
 HALVES = ("half_a", "half_b")
+FILES = [change.file for change in EXPERIMENT.data_changes if change.file]
 
 
 def data_change_asset() -> dg.AssetsDefinition:
     """The table of the data changes that the experiment names."""
-    files = [change.file for change in EXPERIMENT.data_changes if change.file]
 
     @dg.asset(
         ins={"linear_response": dg.AssetIn(partition_mapping=EVERY_SHARD)},
         group_name=GROUP,
         kinds={"pytorch", "polars"},
-        code_version=f"{version(1, 'data_changes', 'linear_response', 'components')}-{named_texts.fingerprint(files)}",
+        code_version=f"{version(1, 'data_changes', 'linear_response', 'components')}-{named_texts.fingerprint(FILES)}",
         pool=pools.GPU,
     )
     def data_change_susceptibilities(
@@ -56,7 +56,7 @@ def data_change_asset() -> dg.AssetsDefinition:
         sums = data_changes.empty(len(changes), len(chosen))
         for shard, frame in sorted(linear_response.items()):
             add_shard(sums, changes, frame.collect(), cluster_members.filter(shard=shard))
-        if files:
+        if FILES:
             places, n_scores = response_directions.path, experiment.linear_response.n_scores
             for component in chosen:
                 response_directions.whole(component.name)

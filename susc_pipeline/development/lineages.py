@@ -11,8 +11,14 @@ import polars as pl
 from jaxtyping import Float, Int
 
 from susc_pipeline.clustering import agreement, reproducibility
+from susc_pipeline.schema import development_tables
 
 N_PERMUTATIONS = 200
+FOUND_LATER = ("step", "half_jaccard", "tokens")  # of DEVELOPMENT_CLUSTERS: what labels alone do not tell
+COLUMNS = {
+    "place": pl.Int64,
+    **{name: kind for name, kind in development_tables.DEVELOPMENT_CLUSTERS.items() if name not in FOUND_LATER},
+}
 Labels = Int[np.ndarray, " tokens"]
 
 
@@ -86,16 +92,3 @@ def table(labels: Sequence[Labels]) -> pl.DataFrame:
             )
         before, lineage_before = following or before, lineage
     return pl.DataFrame(rows, schema=COLUMNS)
-
-
-COLUMNS = {
-    "place": pl.Int64,
-    "cluster": pl.Int64,
-    "lineage": pl.Int64,
-    "size": pl.Int64,
-    "previous_cluster": pl.Int64,
-    "jaccard": pl.Float64,
-    "growth": pl.Float64,
-    "is_born": pl.Boolean,
-    "is_dead": pl.Boolean,
-}
