@@ -2,8 +2,12 @@
 
 Dagster's daemon notices a run that does not begin, and a code server that a process of its own ended. After a power cut neither
 is left who knows: the run stays "started", its backfill waits for it, and it holds its place among the runs at once, for ever.
+
+A retry can be lost too. Dagster stores that a run failed, then its status, then that it is to be retried. A daemon that looks
+in between takes the run for one that has not failed, and never looks again.
 """
 
+import datetime
 import json
 import os
 import socket
@@ -11,13 +15,15 @@ from typing import NamedTuple
 
 import dagster as dg
 import psutil
-from dagster._core.storage.tags import GRPC_INFO_TAG
+from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, GRPC_INFO_TAG, WILL_RETRY_TAG
 
 PROCESS_TAG = "susc/process"
 LOOPBACK = ("localhost", "127.0.0.1")
 # Seconds by which a clock may be set while a run goes on: when a process began is told by the clock of now. A number that another
 # process gets within them hides a lost run, but numbers come round only after a reboot or in a new container.
 TOLERANCE = 60.0
+# The daemon looks for failed runs every 5 seconds. A failure that is older than a day has been seen to by its user.
+PATIENCE, FORGOTTEN = datetime.timedelta(seconds=30), datetime.timedelta(days=1)
 
 
 class Process(NamedTuple):
@@ -66,6 +72,26 @@ def bury(instance: dg.DagsterInstance, *, launched_here: bool) -> list[str]:
     return buried
 
 
+def repeat_failures(instance: dg.DagsterInstance) -> list[str]:
+    """Say once more that a run failed where its retry was promised and never launched; the ids of these runs.
+
+    The daemon launches the retry when it reads the second event: by then status and promise are stored.
+    """
+    now = datetime.datetime.now(tz=datetime.UTC)
+    failed = dg.RunsFilter(
+        statuses=[dg.DagsterRunStatus.FAILURE], tags={WILL_RETRY_TAG: "true"}, updated_after=now - FORGOTTEN
+    )
+    repeated = []
+    for record in instance.get_run_records(failed):
+        run = record.dagster_run
+        if AUTO_RETRY_RUN_ID_TAG in run.tags or record.update_timestamp > now - PATIENCE:
+            continue
+        if len(instance.all_logs(run.run_id, of_type=dg.DagsterEventType.RUN_FAILURE)) == 1:
+            instance.report_run_failed(run, "it failed, and the retry that was promised was not launched")
+            repeated.append(run.run_id)
+    return repeated
+
+
 def _process(instance: dg.DagsterInstance, record: dg.RunRecord, *, launched_here: bool) -> Process | None:
     """The process that carries out a run, where it is of this machine and known."""
     run = record.dagster_run
@@ -83,6 +109,10 @@ def _process(instance: dg.DagsterInstance, record: dg.RunRecord, *, launched_her
 
 @dg.sensor(minimum_interval_seconds=30, default_status=dg.DefaultSensorStatus.RUNNING)
 def lost_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-    """Mark runs as failed whose process is gone: the daemon runs them again, and what they had finished is kept."""
-    buried = bury(context.instance, launched_here=True)
-    return dg.SkipReason(f"lost: {', '.join(buried)}" if buried else "no run is lost")
+    """Mark runs as failed whose process is gone: the daemon runs them again, and what they had finished is kept.
+
+    It also asks again for a retry that the daemon promised and did not launch.
+    """
+    found = {"lost": bury(context.instance, launched_here=True), "retry lost": repeat_failures(context.instance)}
+    said = [f"{what}: {', '.join(runs)}" for what, runs in found.items() if runs]
+    return dg.SkipReason("; ".join(said) or "no run is lost")

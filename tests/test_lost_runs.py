@@ -1,5 +1,6 @@
 """Runs whose process is gone are marked as failed; all others are left alone."""
 
+import datetime
 import json
 import os
 import socket
@@ -10,7 +11,9 @@ import time
 import dagster as dg
 import pytest
 from dagster._core.events import EngineEventData
-from dagster._core.storage.tags import GRPC_INFO_TAG
+from dagster._core.instance.ref import InstanceRef
+from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, GRPC_INFO_TAG, WILL_RETRY_TAG
+from dagster._daemon.auto_run_reexecution.auto_run_reexecution import filter_runs_to_should_retry
 
 from assets import lost_runs
 
@@ -100,6 +103,58 @@ def test_a_zombie_is_not_alive():
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     assert not lost_runs.Process(process.pid, time.time()).is_alive()
     process.wait()
+
+
+@pytest.fixture
+def retrying(tmp_path):
+    """A history whose daemon retries runs, as a file so that what it stores last can be left out."""
+    overrides = {"run_retries": {"enabled": True, "max_retries": 2}}
+    with dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(tmp_path), overrides=overrides)) as instance:
+        yield instance
+
+
+def failures(instance, cursor=None):
+    """Failed runs of which the daemon hears after `cursor`, and those of them that it would run again."""
+    events = instance.event_log_storage.get_logs_for_all_runs_by_log_id(
+        after_cursor=cursor or -1, dagster_event_type={dg.DagsterEventType.RUN_FAILURE}
+    )
+    records = instance.get_run_records(dg.RunsFilter(run_ids=[event.run_id for event in events.values()] or ["none"]))
+    retried = filter_runs_to_should_retry([record.dagster_run for record in records], instance)
+    return max(events, default=cursor), [run.run_id for run in retried]
+
+
+def test_a_retry_that_the_daemon_missed_is_asked_for_once_more(retrying, monkeypatch):
+    run_id, seen = started(retrying, {}), []
+    storage, handle = retrying.run_storage, type(retrying.run_storage).handle_run_event
+
+    def daemon_looks_first(*arguments):
+        seen.append(failures(retrying))
+        handle(storage, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "handle_run_event", daemon_looks_first)
+        retrying.report_run_failed(retrying.get_run_by_id(run_id))
+    [(cursor, retried)] = seen
+    assert retried == [] and retrying.get_run_by_id(run_id).tags[WILL_RETRY_TAG] == "true"
+    assert failures(retrying, cursor) == (cursor, []), "Dagster now hears of it by itself: delete repeat_failures"
+    assert lost_runs.repeat_failures(retrying) == [], "the daemon has not had its time yet"
+    monkeypatch.setattr(lost_runs, "PATIENCE", datetime.timedelta(0))
+    assert lost_runs.lost_runs(dg.build_sensor_context(retrying)) == dg.SkipReason(f"retry lost: {run_id}")
+    assert failures(retrying, cursor)[1] == [run_id]
+    assert lost_runs.repeat_failures(retrying) == [], "once is enough"
+
+
+def test_failures_that_need_no_reminder_are_left_alone(retrying, monkeypatch):
+    monkeypatch.setattr(lost_runs, "PATIENCE", datetime.timedelta(0))
+    launched, last = (started(retrying, tags) for tags in ({}, {"dagster/max_retries": "0"}))
+    for run_id in (launched, last):
+        retrying.report_run_failed(retrying.get_run_by_id(run_id))
+    retrying.add_run_tags(launched, {AUTO_RETRY_RUN_ID_TAG: "another"})
+    assert lost_runs.repeat_failures(retrying) == []
+    monkeypatch.setattr(lost_runs, "FORGOTTEN", datetime.timedelta(0))
+    forgotten = started(retrying, {})
+    retrying.report_run_failed(retrying.get_run_by_id(forgotten))
+    assert lost_runs.repeat_failures(retrying) == []
 
 
 def test_the_sensor_is_on_and_says_what_it_found(instance, dead):
