@@ -104,7 +104,6 @@ def build_definitions(**overrides: object) -> dg.Definitions:
         *(dg.define_asset_job(name, assets, description=JOBS[name], run_tags=tags) for name, assets in stages.items()),
         everything.job(lambda: defs),
     ]
-    forkserver = {"start_method": {"forkserver": {"preload_modules": ["torch", "dagster"]}}, "max_concurrent": 1}
     # Off until its sensor is switched on in the UI: what is made from something newer is made again, but for what a plain
     # run leaves out, for which nothing waits.
     eager = dg.AutomationCondition.eager().ignore(dg.AssetSelection.groups(control_search.GROUP))
@@ -120,7 +119,7 @@ def build_definitions(**overrides: object) -> dg.Definitions:
         asset_checks=checks.ALL,
         jobs=jobs,
         resources={**resources, **overrides},
-        executor=dg.multiprocess_executor.configured(forkserver),
+        executor=dg.in_process_executor,  # a run is a process already; one for each step would load PyTorch again
     )
 
 

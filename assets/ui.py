@@ -1,10 +1,11 @@
 """Dagster's web server and daemon on loopback, for one experiment: `susc-pipeline ui`."""
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
-from resources import ports
+from resources import experiment_files, ports
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 # Dagster's code server ends itself where its keeper is silent for half a minute, as on a machine that halts or is short of
@@ -14,7 +15,7 @@ SERVICES = {"DAGSTER_GRPC_PROXY_HEARTBEAT_TTL_SECONDS": "86400"}
 
 
 def serve(port: int) -> int:
-    """Become `dg dev` on a port of loopback; it does not return.
+    """Become `dg dev` on a port of loopback; it does not return. An edit of the experiment's file reloads the definitions.
 
     Raises:
         ValueError: the port is taken.
@@ -23,6 +24,8 @@ def serve(port: int) -> int:
 
     runner.dagster_home()
     ports.listener(port).close()  # Dagster would say it in thirty lines
+    watched = str(experiment_files.path_of().resolve()), f"http://{ports.LOOPBACK}:{port}"
+    subprocess.Popen([sys.executable, "-m", "assets.reloading", *watched], cwd=CHECKOUT)  # it ends with this process
     program = Path(sys.executable).with_name("dg")
     arguments = ["dev", "-w", str(CHECKOUT / "workspace.yaml"), "-h", ports.LOOPBACK, "-p", str(port)]
     os.execve(program, [str(program), *arguments], SERVICES | os.environ)
