@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from assets import reloading
 from resources import experiment_files, ports
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -25,7 +26,7 @@ def serve(port: int) -> int:
     runner.dagster_home()
     ports.listener(port).close()  # Dagster would say it in thirty lines
     watched = str(experiment_files.path_of().resolve()), f"http://{ports.LOOPBACK}:{port}"
-    subprocess.Popen([sys.executable, "-m", "assets.reloading", *watched], cwd=CHECKOUT)  # it ends with this process
+    subprocess.Popen([sys.executable, "-m", reloading.__name__, *watched], cwd=CHECKOUT)  # it ends with this process
     program = Path(sys.executable).with_name("dg")
     arguments = ["dev", "-w", str(CHECKOUT / "workspace.yaml"), "-h", ports.LOOPBACK, "-p", str(port)]
     os.execve(program, [str(program), *arguments], SERVICES | os.environ)
