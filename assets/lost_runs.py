@@ -3,8 +3,8 @@
 Dagster's daemon notices a run that does not begin, and a code server that a process of its own ended. After a power cut neither
 is left who knows: the run stays "started", its backfill waits for it, and it holds its place among the runs at once, for ever.
 
-A retry can be lost too. Dagster stores that a run failed, then its status, then that it is to be retried. A daemon that looks
-in between takes the run for one that has not failed, and never looks again.
+A retry can be lost too. Dagster stores that a run failed, then its status, then that it is to be retried. A daemon that reads
+in between takes the run for one that has not failed, and never reads it again.
 """
 
 import datetime
