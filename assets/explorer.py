@@ -2,6 +2,7 @@
 
 import dataclasses
 from importlib import metadata
+from typing import Any
 
 import dagster as dg
 import numpy as np
@@ -20,7 +21,8 @@ from susc_pipeline import schema, seeds
 from susc_pipeline.clustering.knn import StoredGraph
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.explorer import asked as asked_questions
-from susc_pipeline.explorer import comparison, control_rows, layout, run_page
+from susc_pipeline.explorer import asked_tokens, comparison, control_rows, layout, run_page
+from susc_pipeline.explorer.asked_tokens import Entry, Measured
 from susc_pipeline.explorer.comparison import Comparison
 from susc_pipeline.explorer.numbering import Shards
 from susc_pipeline.explorer.site import Site
@@ -44,6 +46,15 @@ ASKED = [
     for name, wanted in zip(asked_questions.TABLES, (EXPERIMENT.data_changes, EXPERIMENT.observables), strict=True)
     if wanted
 ]
+BY_SHARD = dg.DagsterType(
+    lambda _, value: isinstance(value, dict), "LazyFramesByShard", typing_type=dict[str, pl.LazyFrame]
+)
+# Responses of the tokens of data changes, by the run's own observable and by those that are named.
+OF_TOKENS = (
+    ["linear_response", *(["observable_responses"] if EXPERIMENT.observables else [])]
+    if EXPERIMENT.data_changes
+    else []
+)
 OTHER_EXPERIMENT = "Another experiment of the same store, over the tokens that both clustered."
 
 
@@ -77,10 +88,11 @@ def map_layout(
     ins={
         **{name: dg.AssetIn(partition_mapping=EVERY_SHARD) for name in SHARDED},
         **{name: dg.AssetIn(dagster_type=FRAME) for name in ASKED},
+        **{name: dg.AssetIn(partition_mapping=EVERY_SHARD, dagster_type=BY_SHARD) for name in OF_TOKENS},
     },
     group_name=GROUP,
     kinds={"html"},
-    code_version=version(10, "explorer") + "-1" * bool(ASKED),
+    code_version=version(10, "explorer") + "-2" * bool(ASKED),
     pool=pools.MEMORY,
 )
 def explorer(
@@ -111,7 +123,7 @@ def explorer(
     negative_control: pl.DataFrame,
     experiment: dg.ResourceParam[ExperimentConfig],
     store: dg.ResourceParam[Store],
-    **asked: pl.DataFrame,
+    **asked: Any,
 ) -> dg.MaterializeResult[Site]:
     """A static site of the clusters: list, cards, text, map, run and comparisons. Open index.html, or `make explore`.
 
@@ -132,8 +144,21 @@ def explorer(
     beside = comparisons(clusters.height, experiment, store), control_rows.of(cluster_controls, cluster_control_matches)
     parts = (component_table, pca_basis, shards, knn_graph, *of_clusters, map_layout, *beside)
     metadata = {"page": dg.MetadataValue.path(store.page()), "clusters": clusters.height}
-    questions = asked_questions.section(*(asked.get(name) for name in asked_questions.TABLES))
+    tokens = entries_of(experiment, cluster_members, **{name: asked[name] for name in OF_TOKENS})
+    questions = asked_questions.section(*(asked.get(name) for name in asked_questions.TABLES), tokens=tokens)
     return dg.MaterializeResult(value=Site(experiment.explorer, run, texts, *parts, questions), metadata=metadata)
+
+
+def entries_of(
+    experiment: ExperimentConfig,
+    members: pl.LazyFrame,
+    linear_response: dict[str, pl.LazyFrame] | None = None,
+    observable_responses: dict[str, pl.LazyFrame] | None = None,
+) -> list[Entry]:
+    """The tokens behind the entries of data changes, by the run's own observable and by those that are named."""
+    names = [observable.name for observable in experiment.observables]
+    every = Measured([asked_questions.OWN], linear_response or {}), Measured(names, observable_responses or {})
+    return [entry for one in every for entry in asked_tokens.furthest(experiment.data_changes, one, members)]
 
 
 def run_of(

@@ -9,7 +9,7 @@ from scipy import sparse
 
 from susc_pipeline import schema
 from susc_pipeline.clustering import cluster_profiles, knn
-from susc_pipeline.explorer import asked, comparison, component_table, run_page
+from susc_pipeline.explorer import asked, asked_tokens, comparison, component_table, run_page
 from susc_pipeline.explorer.control_rows import Controls
 from susc_pipeline.explorer.numbering import Shards
 from susc_pipeline.explorer.settings import ExplorerSettings
@@ -18,6 +18,7 @@ from susc_pipeline.model.components import Component
 from susc_pipeline.representation.pca import PCABasis
 from susc_pipeline.sampling.diagnostics import Trace
 from susc_pipeline.sampling.posterior import SamplingSettings
+from susc_pipeline.susceptibility.data_changes import DataChange
 from susc_pipeline.susceptibility.direction_files import Diagnostics
 
 SAMPLING = SamplingSettings()
@@ -178,11 +179,11 @@ def site(shape: Shape, texts: list[str], documents: list[str], *, folder: Path, 
         layout=layout,
         comparisons=[_comparison(found, shape)],
         controls=_controls(shape.n_clusters),
-        asked=_asked(names, shape, rng) if shape.is_asked else None,
+        asked=_asked(names, shape, rng, tables, found) if shape.is_asked else None,
     )
 
 
-def _asked(names, shape, rng):
+def _asked(names, shape, rng, shards, members):
     """Two data changes of the run's observable and of one more, and every cluster of the latter."""
     sources = {"by-name": "documents <b>*", "by-number": "cluster 3"}
     of_cluster = {f"cluster-{number}": f"cluster {number}" for number in range(shape.n_clusters)}
@@ -196,7 +197,22 @@ def _asked(names, shape, rng):
     numbers |= {name: np.abs(values) for name, values in numbers.items() if name.endswith("error")}
     table = keys.with_columns(pl.Series(name, values) for name, values in numbers.items())
     own = table.filter(pl.col("data_change").is_in(list(sources)))
-    return asked.section(own, table.with_columns(observable=pl.lit("query")))
+    changes = [DataChange("by-name", documents="<img*"), DataChange("by-number", cluster=3)]
+    entries = [
+        entry
+        for observable in (asked.OWN, "query")
+        for entry in asked_tokens.furthest(changes, _measured(observable, names, shards, rng), members.lazy())
+    ]
+    return asked.section(own, table.with_columns(observable=pl.lit("query")), entries)
+
+
+def _measured(observable, names, shards, rng):
+    tables = {}
+    for shard, contexts in shards.contexts.items():
+        keys = schema.token_key_frame(contexts.collect())
+        halves = {name: rng.normal(size=(keys.height, len(names))) for name in ("half_a", "half_b")}
+        tables[shard] = schema.with_vectors(keys, **halves).lazy()
+    return asked_tokens.Measured([observable], tables)
 
 
 def _profiles(tables, members, basis, names, shape, folder):

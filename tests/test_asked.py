@@ -3,12 +3,15 @@
 import json
 
 import numpy as np
+import polars as pl
 import pytest
 from test_browser import AXE, Watched
 
 import sites
-from susc_pipeline.explorer import asked
+from susc_pipeline import schema
+from susc_pipeline.explorer import asked, asked_tokens, extremes, payload
 from susc_pipeline.explorer import site as site_module
+from susc_pipeline.susceptibility.data_changes import DataChange
 
 SHAPE = sites.Shape(n_clusters=12, is_asked=True)
 
@@ -21,8 +24,8 @@ def folder(tmp_path_factory):
     return folder
 
 
-def content(folder):
-    text = (folder / "data" / "observables.js").read_text()
+def content(folder, name="observables"):
+    text = (folder / "data" / f"{name}.js").read_text()
     return json.loads(text.partition(",")[2].removesuffix(");\n"))
 
 
@@ -47,6 +50,42 @@ def test_entries_are_of_named_data_changes_and_clusters_are_those_furthest_from_
         assert np.all(np.diff(sizes) <= 0)
 
 
+def test_tokens_behind_an_entry_are_those_of_the_data_change_that_respond_most():
+    rng, n_components, observables = np.random.default_rng(0), 2, ["first", "second"]
+    halves, tables, members = {}, {}, []
+    for shard in ("shard-00000", "shard-00001"):
+        keys = pl.DataFrame(
+            {
+                "context_id": np.repeat(np.arange(6), 5) + 6 * len(tables),
+                "position": np.tile(np.arange(1, 6), 6),
+                "document_id": [f"d{number // 10}" for number in range(30)],
+                "token_id": rng.integers(0, 9, 30),
+            },
+            schema=schema.TOKEN_KEY,
+        )
+        halves[shard] = rng.normal(size=(2, 30, 4)).astype(np.float32)
+        tables[shard] = schema.with_vectors(keys, half_a=halves[shard][0], half_b=halves[shard][1]).lazy()
+        some = keys[[1, 7, 20]].select("context_id", "position")
+        members.append(some.with_columns(shard=pl.lit(shard), cluster=pl.lit(4, pl.Int32)))
+    changes = [DataChange("d1", documents="d1"), DataChange("four", cluster=4), DataChange("file", file="texts.jsonl")]
+    found = list(asked_tokens.furthest(changes, asked_tokens.Measured(observables, tables), pl.concat(members).lazy()))
+    assert [entry[:2] for entry in found] == [(o, c) for o in observables for c in ("d1", "four")]
+    rows = {"d1": [*range(10, 20), *range(40, 50)], "four": [1, 7, 20, 31, 37, 50]}
+    every = np.concatenate(list(halves.values()), axis=1)
+    for entry in found:
+        for place in range(n_components):
+            column = observables.index(entry.observable) * n_components + place
+            value = every[:, rows[entry.data_change], column].mean(axis=0)
+            order = np.argsort(-np.abs(value))[: asked_tokens.N_TOKENS]
+            listed = extremes.listed(entry.tokens, place)
+            token, values = (payload.unpacked(listed[name]) for name in ("token", "values"))
+            assert token.tolist() == [rows[entry.data_change][n] for n in order]
+            np.testing.assert_allclose(values.reshape(-1, 4)[:, 0], value[order], rtol=1e-3)
+            half = np.abs(np.diff(every[:, token, column], axis=0))[0] / 2
+            np.testing.assert_allclose(values.reshape(-1, 4)[:, 1], half, rtol=1e-3, atol=1e-3)
+    assert list(asked_tokens.furthest(changes, asked_tokens.Measured(["none"], {}), pl.concat(members).lazy())) == []
+
+
 @pytest.mark.browser
 def test_an_entry_opens_what_is_behind_it_and_choices_stay_in_the_address(browser, folder):
     page = browser.new_page(viewport={"width": 1280, "height": 900})
@@ -64,6 +103,10 @@ def test_an_entry_opens_what_is_behind_it_and_choices_stay_in_the_address(browse
     assert f"query × by-number, {own['name']}" in text and "100 tokens of 7 documents (cluster 3)" in text
     assert page.locator(".behind table tbody tr").count() == asked.N_CLUSTERS
     assert page.locator(".behind a[href='#/cluster/3']").count() >= 1
+    page.wait_for_selector(".behind ol.lines li")
+    listed = content(folder, f"asked/{content(folder)['tokens'].index(['query', 'by-number']):04d}")[0]
+    assert page.locator(".behind ol.lines li").count() == len(payload.unpacked(listed["token"])) > 0
+    assert all("±" in line for line in page.locator(".behind ol.lines li .value").all_inner_texts())
     assert page.get_attribute("nav a[aria-current]", "href") == "#/observables"
     watched.open("#/observables?observable=query")
     assert rows.first.locator("td").count() == 2

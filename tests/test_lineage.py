@@ -189,7 +189,7 @@ def test_data_changes_and_observables_are_in_the_graph_where_the_experiment_name
     parents = {name: set(of) for name, of in json.loads(found.stdout).items() if name not in PARENTS}
     every = json.loads(found.stdout)
     asked = {"data_change_susceptibilities", "observable_susceptibilities"}
-    assert set(every["explorer"]) == PARENTS["explorer"] | asked
+    assert set(every["explorer"]) == PARENTS["explorer"] | asked | {"linear_response", "observable_responses"}
     table = {"cluster_members", "language_model", "observable_directions", "observable_responses"}
     assert parents == {
         "data_change_susceptibilities": {"cluster_members", "language_model", "linear_response", "response_directions"},

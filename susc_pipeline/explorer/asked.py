@@ -1,12 +1,14 @@
 """What the site tells of the observables and data changes that the experiment names. None named: no page."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from susc_pipeline.explorer import payload, run_page
+from susc_pipeline.explorer import asked_tokens, payload, run_page
+from susc_pipeline.explorer.asked_tokens import Entry
 
 STATIC = Path(__file__).parent / "static_asked"
 TABLES = ("data_change_susceptibilities", "observable_susceptibilities")  # that the page shows, where they were made
@@ -16,12 +18,15 @@ LINK = '<a href="#/components">Components</a>\n'
 LAST_SCRIPT = '<script src="start.js"></script>'
 
 
-def section(data_changes: pl.DataFrame | None, observables: pl.DataFrame | None) -> dict[str, Any] | None:
+def section(
+    data_changes: pl.DataFrame | None, observables: pl.DataFrame | None, tokens: Sequence[Entry] = ()
+) -> dict[str, Any] | None:
     """The entries of all data changes that are named, and the clusters furthest from zero; nothing where none was asked for.
 
     Args:
         data_changes: as schema.DATA_CHANGES, of the run's own observable.
         observables: as schema.OBSERVABLES, where each cluster has rows too, under the name `cluster-N`.
+        tokens: those behind the entries.
     """
     tables = [observables] if observables is not None else []
     if data_changes is not None:
@@ -39,12 +44,14 @@ def section(data_changes: pl.DataFrame | None, observables: pl.DataFrame | None)
         .select("observable", "name", "cluster", "susceptibility", "standard_error", "n_tokens")
     )
     named = every.filter(~is_cluster)
-    return {"rows": run_page.rows(named if named.height else every), "clusters": run_page.rows(furthest)}
+    rows = run_page.rows(named if named.height else every)
+    return {"rows": rows, "clusters": run_page.rows(furthest), "tokens": tokens}
 
 
 def write(folder: Path, found: dict[str, Any]) -> None:
     """Add the page and its data to a site, with a link to it and its script in index.html."""
-    payload.write(folder / "data", "observables", found)
+    data = folder / "data"
+    payload.write(data, "observables", {**found, "tokens": asked_tokens.write(data, found["tokens"])})
     for path in STATIC.iterdir():
         shutil.copy(path, folder / path.name)
     index = folder / "index.html"

@@ -11,16 +11,34 @@
     return select;
   }
 
-  // The clusters that lie furthest from zero for an observable and a component, and how to read on.
+  // The tokens of the data change that respond most, in their contexts; of texts outside the corpus there are none.
+  async function tokensOf(found, entry) {
+    const place = found.tokens.findIndex(([observable, change]) => observable === entry.observable && change === entry.data_change);
+    if (place < 0) return null;
+    const file = await explorer.numbered("asked", place, 4), of = file[explorer.components.all().findIndex((one) => one.name === entry.name)];
+    const token = explorer.numbers(of.token), values = explorer.numbers(of.values), width = explorer.site.positions - 1;
+    const line = async (numbered, row) => {
+      const shown = await explorer.contextLine({ context: Math.floor(numbered / width), position: (numbered % width) + 1 }, null, { before: 16, after: 4 });
+      shown.classList.add("valued");
+      shown.append(element("span", { class: "value" }, `${signed(values[4 * row])} ± ${number(values[4 * row + 1])}`));
+      return shown;
+    };
+    return [element("p", { class: "note" }, "Of the tokens of this data change those that respond most; value ± half the difference of two halves that share nothing. The largest of many are also the luckiest."),
+      element("ol", { class: "lines small" }, await Promise.all(Array.from(token, line)))];
+  }
+
+  // The tokens and clusters that lie furthest from zero for an observable and a component, and how to read on.
   function behind(found, entry) {
     const own = found.clusters.filter((row) => row.observable === entry.observable && row.name === entry.name);
     const columns = [{ name: "cluster", shown: (c) => element("a", { href: `#/cluster/${c}` }, `${c}`) }, { name: "mean response", shown: signed }, { name: "standard error" }, { name: "tokens" }];
     const link = element("a", { href: explorer.components.address({ name: entry.name }) }, `tokens that respond most to ${visible(entry.name)}`);
     const members = /^cluster (\d+)$/.exec(entry.source);
+    const lines = element("div");
+    tokensOf(found, entry).then((parts) => { if (parts) lines.replaceChildren(...parts); });
     return element("section", { class: "behind" },
       element("h2", {}, `${visible(entry.observable)} × ${visible(entry.data_change)}, ${visible(entry.name)}`),
       element("p", {}, `${signed(entry.susceptibility)} ± ${number(1.96 * entry.standard_error)} over ${number(entry.n_tokens)} tokens of ${number(entry.n_documents)} documents (${visible(entry.source)}). Of the standard error, the chains make ${number(entry.chain_error)} and the documents ${number(entry.document_error)}.`),
-      element("p", {}, "Tokens: ", members ? element("a", { href: `#/cluster/${members[1]}` }, `members of cluster ${members[1]}`) : link, "."),
+      element("p", {}, "Tokens: ", members ? element("a", { href: `#/cluster/${members[1]}` }, `members of cluster ${members[1]}`) : link, "."), lines,
       own.length ? explorer.table("Clusters furthest from zero for this observable and component", columns, own.map((row) => [row.cluster, row.susceptibility, row.standard_error, row.n_tokens]), { file: "observable-clusters" })
         : element("p", { class: "note" }, "The cards of the clusters show this observable's response to each cluster."));
   }
