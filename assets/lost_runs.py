@@ -47,7 +47,7 @@ def process_name() -> str:
 
 
 def bury(instance: dg.DagsterInstance, *, launched_here: bool) -> list[str]:
-    """Mark runs as failed whose process is gone, and free their pool slots; their ids.
+    """Mark runs as failed whose process is gone; their ids. The pool slots of all runs that have ended are free then.
 
     A daemon that retries lost runs runs them again. A run of another machine, and one by a launcher of Ray or Kubernetes, which
     know themselves what became of it, is left alone.
@@ -67,9 +67,22 @@ def bury(instance: dg.DagsterInstance, *, launched_here: bool) -> list[str]:
         if run is None or run.status != dg.DagsterRunStatus.STARTED:
             continue
         instance.report_run_failed(run, f"the process {process.pid} that ran it was killed; finished files were kept")
-        instance.event_log_storage.free_concurrency_slots_for_run(run_id)
         buried.append(run_id)
+    _free_slots_of_ended_runs(instance)
     return buried
+
+
+def _free_slots_of_ended_runs(instance: dg.DagsterInstance) -> None:
+    """Free the pool slots of runs that have ended, or that were deleted.
+
+    A run ends with its slots where an error falls between its steps, as that of a memory that is short does. Only a daemon frees
+    them by itself.
+    """
+    slots = instance.event_log_storage
+    for run_id in slots.get_concurrency_run_ids():
+        run = instance.get_run_by_id(run_id)
+        if run is None or run.is_finished:
+            slots.free_concurrency_slots_for_run(run_id)
 
 
 def repeat_failures(instance: dg.DagsterInstance) -> list[str]:

@@ -76,6 +76,21 @@ def test_the_pool_slot_of_a_lost_run_is_free(instance, dead):
     assert slots.claim_concurrency_slot("gpu", "another", "step").is_claimed
 
 
+def test_the_pool_slots_of_an_ended_or_deleted_run_are_free_and_those_of_others_are_not(instance):
+    slots = instance.event_log_storage
+    ended, deleted, goes_on = (started(instance, LOCAL, os.getpid()) for _ in range(3))
+    for pool, run_id in (("gpu", ended), ("memory", deleted), ("disk", goes_on)):
+        slots.set_concurrency_slots(pool, 1)
+        assert slots.claim_concurrency_slot(pool, run_id, "step").is_claimed
+    instance.report_run_failed(instance.get_run_by_id(ended), "an error between two steps")
+    instance.run_storage.delete_run(deleted)
+    assert not slots.claim_concurrency_slot("gpu", "another", "step").is_claimed
+    slots.free_concurrency_slots_for_run("another")  # it no longer waits
+    assert lost_runs.bury(instance, launched_here=True) == []
+    free = [slots.claim_concurrency_slot(pool, "another", "step").is_claimed for pool in ("gpu", "memory", "disk")]
+    assert free == [True, True, False]
+
+
 @pytest.mark.parametrize("launched_here", [True, False])
 def test_a_run_that_may_go_on_is_left_alone(instance, dead, launched_here):
     started(instance, {lost_runs.PROCESS_TAG: lost_runs.process_name()})
