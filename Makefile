@@ -81,8 +81,13 @@ $(VENV)/.clustering-peer: $(VENV)/.installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps localgraphclustering==0.6.1
 	touch $@
 
-test-peer: $(VENV)/.peer $(VENV)/.clustering-peer ## Compare with the reference libraries (installs them)
-	$(BIN)/python -m pytest -q tests/test_peer.py tests/test_clustering_peer.py
+$(VENV)/.influence: $(VENV)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,influence]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps kronfluence==1.0.1
+	touch $@
+
+test-peer: $(VENV)/.peer $(VENV)/.clustering-peer $(VENV)/.influence ## Compare with the reference libraries (installs them)
+	$(BIN)/python -m pytest -q tests/test_peer.py tests/test_clustering_peer.py tests/test_influence_functions.py
 
 $(VENV)/.browser: $(VENV)/.installed
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || (apt-get update -qq && apt-get install -y -qq chromium fonts-dejavu)
@@ -173,7 +178,7 @@ bench-scaling: install ## Measure time and memory of sampling against tokens, dr
 bench-llc: install ## Compare local learning coefficients with the published convention
 	$(BIN)/python benchmarks/llc.py
 
-bench-patterning: run ## Fine-tune on weights that wanted changes ask for, and on random halves: predicted beside measured (at most 90 minutes)
+bench-patterning: run $(VENV)/.influence ## Fine-tune on weights that wanted changes ask for, and on random halves: predicted beside measured (at most 90 minutes; installs kronfluence)
 	$(BIN)/python -m benchmarks.patterning
 
 bench-repeatability: run ## What rounding and the order of the tokens do to the clusters

@@ -7,7 +7,8 @@ of the same package (`held out`) are read by neither the responses nor the fine-
 - patterning: for each wanted change, fine-tuning by the weights asked for, their opposite, the same weights dealt to documents at
   random, weights by similarity of gradients (cosine), and weights from the reachable directions of the packages in general
   (`of_packages`). A change is that beside equal weights, with the same order of documents.
-- lds: the linear datamodeling score of several methods on random half subsets, targets the losses of single held-out documents.
+- lds: the linear datamodeling score of several methods on random half subsets, targets the losses of single held-out documents
+  (linear_datamodeling.py).
 
 Its last lines are the figures.
 """
@@ -21,14 +22,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from benchmarks import fine_tuning, patterning_figures
+from benchmarks import fine_tuning, linear_datamodeling, patterning_figures
 from benchmarks.fine_tuning import Parts
 from benchmarks.patterning_figures import ARMS
 from resources import experiment as experiments
 from susc_pipeline import seeds
 from susc_pipeline.model import pretrained
 from susc_pipeline.model.decoder import Decoder
-from susc_pipeline.patterning import datamodeling, document_responses, group_losses, reweighting
+from susc_pipeline.patterning import document_responses, group_losses, reweighting
 from susc_pipeline.patterning.document_responses import Responses
 from susc_pipeline.sampling.posterior import SamplingSettings
 
@@ -47,6 +48,8 @@ class Measured(NamedTuple):
     """Minus the cosines of the same gradients."""
     methods: dict[str, np.ndarray]
     """Of each method held-out documents by training documents."""
+    seconds: dict[str, float]
+    """Of the processor, which each method took beside the gradients of the training documents."""
 
 
 def measure(model: Decoder, parts: Parts, settings: SamplingSettings, options: argparse.Namespace) -> Measured:
@@ -66,26 +69,11 @@ def measure(model: Decoder, parts: Parts, settings: SamplingSettings, options: a
         of_halves.append(document_responses.of_losses(along, training).reshape(2, n_packages, -1))
         say(f"half {half}")
     by_noise, by_documents = np.mean(of_halves, axis=1), np.mean(of_halves, axis=0)
-    held_out = list(parts.held_out.contexts)
-    single = group_losses.gradients(model, held_out)
-    seed = seeds.sequence(options.seed, "patterning", "held_out")
-    smoothed = group_losses.mean_gradients(model, held_out, settings, seed, n_pairs=options.pairs)
-    say("held-out documents")
-    along = group_losses.directions(
-        model, torch.cat([smoothed, single]), contexts, settings, n_contexts=options.hessian_contexts
-    )
-    say("directions")
-    of_smoothed, of_single = (document_responses.of_losses(part, training) for part in along.chunk(2))
-    dot = document_responses.of_losses(single * settings.n_beta / settings.localization, training)
-    methods = {"linear_response": of_smoothed, "linear_response_without_noise": of_single, "dot_product": dot}
-    methods["cosine"] = -cosines(single, training)
+    methods, seconds = linear_datamodeling.methods(model, parts, training, settings, options, say)
     at_rest = group_losses.gradients(model, [np.concatenate(list(some)) for some in asked])
     of_asked, of_packages = (document_responses.from_halves(*halves) for halves in (by_noise, by_documents))
-    return Measured(of_asked, of_packages, -cosines(at_rest, training), methods)
-
-
-def cosines(a: torch.Tensor, b: torch.Tensor) -> np.ndarray:
-    return (torch.nn.functional.normalize(a) @ torch.nn.functional.normalize(b).T).double().numpy()
+    similarity = -linear_datamodeling.cosines(at_rest, training)
+    return Measured(of_asked, of_packages, similarity, methods, seconds)
 
 
 def wanted_changes(n_packages: int) -> np.ndarray:
@@ -172,25 +160,6 @@ def package_losses(model: Decoder, parts: Parts) -> np.ndarray:
     return np.array(rows)
 
 
-def linear_datamodeling(model: Decoder, parts: Parts, found: Measured, options: argparse.Namespace) -> dict:
-    """Scores of every method: losses of held-out documents after fine-tuning on random halves of the documents."""
-    rng = np.random.default_rng(options.seed + 1)
-    n_documents = len(parts.training.names)
-    subsets = np.zeros((options.subsets, n_documents), dtype=bool)
-    for row in subsets:
-        row[rng.choice(n_documents, n_documents // 2, replace=False)] = True
-    measured = []
-    for number, subset in enumerate(subsets):
-        # Twice the weight: half of the steps, of the same total length.
-        measured.append(fine_tuning.losses(tuned(model, parts, 2.0 * subset, options, 0), parts.held_out))
-        say(f"subset {number}")
-    content: dict = {"subsets": options.subsets, "targets": len(parts.held_out.names), "lds": {}}
-    for name, values in found.methods.items():
-        predicted = datamodeling.predicted(values, subsets)
-        content["lds"][name] = datamodeling.score(predicted, np.array(measured), rng)._asdict()
-    return content
-
-
 def say(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
 
@@ -211,6 +180,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--localization", type=float, default=30_000.0, help="of the noise of all weights")
     parser.add_argument("--pairs", type=int, default=2, help="of noise, for each half")
     parser.add_argument("--hessian-contexts", type=int, default=32)
+    parser.add_argument("--draws", type=int, default=15, help="of the method that samples the posterior")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--subsets", type=int, default=64)
     parser.add_argument("--seed", type=int, default=1)
@@ -239,7 +209,8 @@ def main() -> None:
         chosen.results.write_text(json.dumps(content, indent=1) + "\n")
 
     found = measure(model, parts, settings, chosen)
-    save("lds", linear_datamodeling(model, parts, found, chosen))
+    scores = linear_datamodeling.scores(model, parts, found.methods, chosen, say)
+    save("lds", scores | {"processor_seconds": found.seconds})
     save("patterning", patterning(model, parts, found, chosen, lambda part: save("patterning", part)))
     print("\n".join(patterning_figures.lines(content)))
 

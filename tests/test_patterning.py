@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import toys
+from benchmarks import linear_datamodeling
 from susc_pipeline import corpus, seeds
 from susc_pipeline.corpus import Document
 from susc_pipeline.model import decoder, decoder_weights, families
@@ -290,3 +291,20 @@ def test_the_datamodeling_score_is_the_mean_spearman_correlation():
     predicted, measured = rng.normal(size=(2, 12, 3)).round(0)  # with ties
     expected = np.mean([stats.spearmanr(predicted[:, i], measured[:, i]).statistic for i in range(3)])
     assert datamodeling.score(predicted, measured, rng).estimate == pytest.approx(expected)
+
+
+def test_the_covariance_of_losses_under_draws_of_the_posterior_is_the_linear_response():
+    start = families.from_module(toys.toy_module())
+    documents, time = np.stack(toy_documents(start, 4)), 0.05
+    model = descended(start, documents, np.ones(4), time=4.0, n_steps=100)
+    settings, seed = SamplingSettings(n_beta=time * 1e6, localization=1e6), seeds.sequence(0, "test")
+    sampled = linear_datamodeling.sampled(model, documents, documents, settings, seed, n_draws=40, n_contexts=8)
+    of_documents = group_losses.gradients(model, list(documents))
+    along = group_losses.directions(model, of_documents, np.concatenate(documents), settings, n_contexts=8)
+    expected = document_responses.of_losses(along, of_documents)
+    products = document_responses.of_losses(time * of_documents, of_documents)
+    assert np.linalg.norm(sampled - expected) < 0.6 * np.linalg.norm(
+        expected
+    )  # of 40 draws; with more it falls by their root
+    assert np.linalg.norm(sampled - products) > 0.8 * np.linalg.norm(expected)
+    assert np.corrcoef(sampled.ravel(), expected.ravel())[0, 1] > 0.85
