@@ -50,10 +50,10 @@ LONGEST := $(patsubst %,tests/test_%.py,slurm pipeline compared_runs live dagste
 test-slow: install ## Run the tests that take longer
 	$(TWO_AT_A_TIME) --dist loadfile --no-loadscope-reorder --durations=15 -m slow $(LONGEST) $(filter-out $(LONGEST),$(wildcard tests/test_*.py))
 
-test-faults: install ## Kill, fill and break: a moment or two for each asset (minutes; some tests need root)
-	$(TWO_AT_A_TIME) -m faults tests/faults
+test-faults: install ## Kill, fill and break: a moment or two for an asset of each kind (minutes; some tests need root)
+	$(TWO_AT_A_TIME) --durations=15 -m faults tests/faults
 
-test-faults-slow: install ## The same at 20 moments for each asset, counted in tests/faults/results.json (hours)
+test-faults-slow: install ## The same at 20 moments for every asset, counted in tests/faults/results.json (hours)
 	FAULT_MOMENTS=20 FAULT_RESULTS=tests/faults/results.json $(TWO_AT_A_TIME) -m faults tests/faults
 
 ui: install ## Open the Dagster UI on 127.0.0.1:3000 (PORT=3001: on another port)
@@ -106,7 +106,7 @@ $(VENV)/.engines: $(VENV)/.installed
 
 ENGINES := executor ray_pipeline ray_launcher postgres remote object_storage
 test-engines: $(VENV)/.engines ## Test Ray workers, PostgreSQL and an S3 server, all on loopback (installs them)
-	$(TWO_AT_A_TIME) --dist loadfile -m 'slow or not slow' $(ENGINES:%=tests/test_%.py)
+	$(TWO_AT_A_TIME) --dist loadfile --durations=10 -m 'slow or not slow' $(ENGINES:%=tests/test_%.py)
 
 postgres: $(VENV)/.engines ## Start PostgreSQL on loopback for Dagster's history; `make ui` then uses it (installs it)
 	@$(BIN)/python -m resources.postgres start

@@ -1,4 +1,6 @@
-"""SIGKILL of the run that makes an asset, for every asset: run again, the store is as if nothing had happened.
+"""SIGKILL of the run that makes an asset: run again, the store is as if nothing had happened.
+
+`make test-faults` tries an asset of each kind, `make test-faults-slow` all of them.
 
 The moments are seeded fractions of an uninterrupted run, in time and, as writing takes little of it, in file operations.
 """
@@ -13,7 +15,7 @@ pytestmark = pytest.mark.faults
 N_FILE_MOMENTS = -(-trials.N_MOMENTS // 2)
 
 
-@pytest.mark.parametrize("assets", trials.unit_names(), ids="+".join)
+@pytest.mark.parametrize("assets", trials.units_tried(), ids="+".join)
 def test_a_killed_run_costs_nothing_but_what_it_had_not_finished(world, assets):
     name = "+".join(assets)
     world.restore(without=assets)
