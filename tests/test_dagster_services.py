@@ -107,7 +107,7 @@ def served(toy_folders, tmp_path):
             kinds = {entry["locationOrLoadError"]["__typename"] for entry in entries if entry["locationOrLoadError"]}
             return kinds == {"RepositoryLocation"}
 
-        wait_for(loaded, 120, "loading the definitions")
+        wait_for(loaded, 400, "loading the definitions")
         return port
 
     def stop():
@@ -148,7 +148,7 @@ def test_a_backfill_from_the_ui_runs_and_a_changed_experiment_shows_as_stale(ser
         status = ask(port, STATUS, id=launched["backfillId"])["partitionBackfillOrError"]["status"]
         return status if status not in ("REQUESTED", "COMPLETING") else None
 
-    assert wait_for(finished, 240, "the backfill") == "COMPLETED_SUCCESS"
+    assert wait_for(finished, 600, "the backfill") == "COMPLETED_SUCCESS"
     written = sorted(path.stem for path in (root / "data" / "toy" / "token_shards").glob("*.parquet"))
     assert written == shards
 
@@ -161,7 +161,7 @@ def test_a_backfill_from_the_ui_runs_and_a_changed_experiment_shows_as_stale(ser
 
     assert stale() == []
     toml.write_text(toml.read_text().replace('source = "', 'revision = "other"\nsource = "'))
-    wait_for(lambda: "language_model" in stale(), 120, "noticing the edit")
+    wait_for(lambda: "language_model" in stale(), 300, "noticing the edit")
 
 
 def test_a_code_server_does_not_grow_with_what_it_is_asked(toy_folders, tmp_path):
