@@ -63,7 +63,7 @@ class Backfills:
                 [str(part) for part in (BIN / "dagster", "dev", *where)], env=self.environment, stdout=log, stderr=log
             )
             try:
-                wait_for(lambda: ask(self.port, "{ assetNodes { id } }")["assetNodes"], 120, "loading the definitions")
+                wait_for(lambda: ask(self.port, "{ assetNodes { id } }")["assetNodes"], 400, "loading the definitions")
                 yield
             finally:
                 process.terminate()
