@@ -97,7 +97,8 @@ def repeat_failures(instance: dg.DagsterInstance) -> list[str]:
     repeated = []
     for record in instance.get_run_records(failed):
         run = record.dagster_run
-        if AUTO_RETRY_RUN_ID_TAG in run.tags or record.update_timestamp > now - PATIENCE:
+        ours = PROCESS_TAG in run.tags  # no daemon launched it, and its user was told
+        if ours or AUTO_RETRY_RUN_ID_TAG in run.tags or record.update_timestamp > now - PATIENCE:
             continue
         if len(instance.all_logs(run.run_id, of_type=dg.DagsterEventType.RUN_FAILURE)) == 1:
             instance.report_run_failed(run, "it failed, and the retry that was promised was not launched")

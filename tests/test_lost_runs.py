@@ -161,8 +161,9 @@ def test_a_retry_that_the_daemon_missed_is_asked_for_once_more(retrying, monkeyp
 
 def test_failures_that_need_no_reminder_are_left_alone(retrying, monkeypatch):
     monkeypatch.setattr(lost_runs, "PATIENCE", datetime.timedelta(0))
-    launched, last = (started(retrying, tags) for tags in ({}, {"dagster/max_retries": "0"}))
-    for run_id in (launched, last):
+    of_make_run = {lost_runs.PROCESS_TAG: lost_runs.process_name()}
+    launched, last, own = (started(retrying, tags) for tags in ({}, {"dagster/max_retries": "0"}, of_make_run))
+    for run_id in (launched, last, own):
         retrying.report_run_failed(retrying.get_run_by_id(run_id))
     retrying.add_run_tags(launched, {AUTO_RETRY_RUN_ID_TAG: "another"})
     assert lost_runs.repeat_failures(retrying) == []

@@ -303,8 +303,7 @@ def test_the_covariance_of_losses_under_draws_of_the_posterior_is_the_linear_res
     along = group_losses.directions(model, of_documents, np.concatenate(documents), settings, n_contexts=8)
     expected = document_responses.of_losses(along, of_documents)
     products = document_responses.of_losses(time * of_documents, of_documents)
-    assert np.linalg.norm(sampled - expected) < 0.6 * np.linalg.norm(
-        expected
-    )  # of 40 draws; with more it falls by their root
+    # The error of 40 draws; with more it falls by their root.
+    assert np.linalg.norm(sampled - expected) < 0.6 * np.linalg.norm(expected)
     assert np.linalg.norm(sampled - products) > 0.8 * np.linalg.norm(expected)
     assert np.corrcoef(sampled.ravel(), expected.ravel())[0, 1] > 0.85

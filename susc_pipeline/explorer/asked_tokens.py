@@ -56,9 +56,11 @@ def furthest(changes: Sequence[DataChange], measured: Measured, members: pl.Lazy
             values = np.stack([value, error, unmeasured, unmeasured], axis=2)
             extremes.add(found, np.abs(value), first + own, tokens["token_id"].to_numpy()[own], values)
         first += tokens.height
-    for place, observable in enumerate(measured.observables if kept else []):
+    if not kept:
+        return
+    places = np.split(np.arange(len(kept[0].key)), len(measured.observables))
+    for observable, columns in zip(measured.observables, places, strict=True):
         for change, found in zip(changes, kept, strict=True):
-            columns = np.split(np.arange(len(found.key)), len(measured.observables))[place]
             if (found.token[columns] >= 0).any():
                 yield Entry(observable, change.name, Extremes(*(part[columns] for part in found)))
 

@@ -15,7 +15,7 @@
   async function tokensOf(found, entry) {
     const place = found.tokens.findIndex(([observable, change]) => observable === entry.observable && change === entry.data_change);
     if (place < 0) return null;
-    const file = await explorer.numbered("asked", place, 4), of = file[explorer.components.all().findIndex((one) => one.name === entry.name)];
+    const file = await explorer.numbered("asked", place, 4), of = file[explorer.components.numbered(entry.name)];
     const token = explorer.numbers(of.token), values = explorer.numbers(of.values), width = explorer.site.positions - 1;
     const line = async (numbered, row) => {
       const shown = await explorer.contextLine({ context: Math.floor(numbered / width), position: (numbered % width) + 1 }, null, { before: 16, after: 4 });
