@@ -87,6 +87,17 @@ class Backfills:
 
         return wait_for(ended, seconds, f"the end of backfill {backfill}")
 
+    def failures(self):
+        """What Dagster stored of each run that did not succeed: the reason, where a test says that all should."""
+        with self.instance() as instance:
+            runs = [run for run in instance.get_runs() if run.status != dg.DagsterRunStatus.SUCCESS]
+            told = [
+                f"{run.run_id} {run.status.value}: {entry.user_message or entry.message}"
+                for run in runs
+                for entry in instance.all_logs(run.run_id)
+            ]
+        return "\n".join(told)
+
     def finished(self):
         return [shard for shard in self.shards if self.store.manifest("part", shard)]
 
@@ -123,7 +134,7 @@ def test_two_hundred_shards_in_four_concurrent_runs(server):
     backfills = Backfills(server.home, 200, seconds=2, shards_a_run=5)
     with backfills.served():
         backfill = backfills.launch(backfills.shards)
-        assert backfills.wait(backfill, 1800) == BulkActionStatus.COMPLETED_SUCCESS
+        assert backfills.wait(backfill, 1800) == BulkActionStatus.COMPLETED_SUCCESS, backfills.failures()
     assert_whole(backfills)
     with backfills.instance() as instance:
         assert instance.get_runs_count() == 40 and most_at_once(instance) == 4
@@ -139,7 +150,7 @@ def test_a_backfill_lives_through_a_restart_of_the_server(server):
         backfills.wait(backfill, 600)
         missing = sorted(set(backfills.shards) - set(backfills.recorded()))
         if missing:
-            assert backfills.wait(backfills.launch(missing), 600) == BulkActionStatus.COMPLETED_SUCCESS
+            assert backfills.wait(backfills.launch(missing), 600) == BulkActionStatus.COMPLETED_SUCCESS, backfills.failures()
     assert_whole(backfills)
     assert set(before) <= set(backfills.finished())
 

@@ -73,7 +73,7 @@ def test_a_backfill_runs_as_jobs_of_the_cluster(cluster, home):
     backfills = Backfills(home, 4, seconds=1)
     with backfills.served():
         backfill = backfills.launch(backfills.shards)
-        assert backfills.wait(backfill, 1000) == BulkActionStatus.COMPLETED_SUCCESS
+        assert backfills.wait(backfill, 1000) == BulkActionStatus.COMPLETED_SUCCESS, backfills.failures()
     assert_whole(backfills)
     token = os.environ["RAY_AUTH_TOKEN"]
     asked = urllib.request.Request(f"{cluster}/api/jobs/", headers={"Authorization": f"Bearer {token}"})
