@@ -13,37 +13,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 SOFTWARE_GRAPHICS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 WORDS = "if else for while return def class import self value index count token loss model layer head chain".split()
 
-
-def write_corpus(folder, n_documents=60):
-    rng = np.random.default_rng(0)
-    folder.mkdir()
-    for number in range(n_documents):
-        lines = [" ".join(rng.choice(WORDS, size=8)) + "(" + rng.choice(WORDS) + "):" for _ in range(30)]
-        (folder / f"document-{number:03d}.txt").write_text("\n".join(lines), encoding="utf-8")
-    return folder
-
-
-@pytest.fixture(scope="session")
-def toy_folders(tmp_path_factory):
-    """Folders of a corpus and of a Hugging Face model with its tokenizer."""
-    root = tmp_path_factory.mktemp("toy")
-    corpus = write_corpus(root / "corpus")
-    texts = [path.read_text() for path in sorted(corpus.iterdir())]
-    tokenizer = tiny.train_tokenizer(texts, vocabulary_size=300)
-    module = toys.toy_module(vocabulary=300, positions=32)
-    module.save_pretrained(root / "model")
-    tokenizer.save_pretrained(root / "model")
-    return corpus, root / "model"
-
-
-def write_toml(path, corpus, model):
-    """TOML file of an experiment that runs in seconds, with the files that its observables name beside it."""
-    path.with_name("largest.py").write_text(
-        "import torch\n\n\ndef largest(losses):\n    return torch.cat(losses).max()\n"
-    )
-    path.with_name("pairs.jsonl").write_text('{"prompt": "return ", "good": "self", "bad": "loss"}\n')
-    path.write_text(
-        f"""name = "toy"
+NEEDED = """name = "toy"
 seed = 3
 [model]
 source = "{model}"
@@ -63,21 +33,10 @@ n_draws = 2
 n_burn_in = 1
 batch_size = 2
 localization = 50.0
-negative_control = true
+negative_control = {thorough}
 [directions]
 max_contexts = 64
 n_probe_contexts = 8
-[regime]
-components = ["L0H1"]
-n_betas = [5.0]
-max_contexts = 64
-[calibration]
-enabled = true
-step_sizes = [0.5, 50.0]
-n_betas = [5.0]
-localizations = [50.0]
-components = ["L0H1"]
-n_draws = 4
 [representation]
 min_reliability = -1.0
 layers = [1, 2, 3]
@@ -98,6 +57,18 @@ n_layout_epochs = 20
 [leakage]
 n_neighbors = 5
 n_permutations = 5
+"""
+BESIDE = """[regime]
+components = ["L0H1"]
+n_betas = [5.0]
+max_contexts = 64
+[calibration]
+enabled = true
+step_sizes = [0.5, 50.0]
+n_betas = [5.0]
+localizations = [50.0]
+components = ["L0H1"]
+n_draws = 4
 [[data_changes]]
 name = "documents-0"
 documents = "document-0[0-4]*"
@@ -125,7 +96,41 @@ name = "pairs"
 kind = "pairs"
 file = "pairs.jsonl"
 """
+
+
+def write_corpus(folder, n_documents=60):
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    for number in range(n_documents):
+        lines = [" ".join(rng.choice(WORDS, size=8)) + "(" + rng.choice(WORDS) + "):" for _ in range(30)]
+        (folder / f"document-{number:03d}.txt").write_text("\n".join(lines), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def toy_folders(tmp_path_factory):
+    """Folders of a corpus and of a Hugging Face model with its tokenizer."""
+    root = tmp_path_factory.mktemp("toy")
+    corpus = write_corpus(root / "corpus")
+    texts = [path.read_text() for path in sorted(corpus.iterdir())]
+    tokenizer = tiny.train_tokenizer(texts, vocabulary_size=300)
+    module = toys.toy_module(vocabulary=300, positions=32)
+    module.save_pretrained(root / "model")
+    tokenizer.save_pretrained(root / "model")
+    return corpus, root / "model"
+
+
+def write_toml(path, corpus, model, *, thorough=True):
+    """TOML file of an experiment that runs in seconds, with the files that its observables name beside it.
+
+    One that is not `thorough` leaves out what can be left out: control, regime, calibration, observables, data changes.
+    """
+    path.with_name("largest.py").write_text(
+        "import torch\n\n\ndef largest(losses):\n    return torch.cat(losses).max()\n"
     )
+    path.with_name("pairs.jsonl").write_text('{"prompt": "return ", "good": "self", "bad": "loss"}\n')
+    needed = NEEDED.format(corpus=corpus, model=model, thorough=str(thorough).lower())
+    path.write_text(needed + (BESIDE.format(corpus=corpus) if thorough else ""))
     return path
 
 

@@ -29,7 +29,7 @@ N_COMPONENTS, LENGTH = 11, 16
 @pytest.fixture(scope="module")
 def finished(toy_folders, tmp_path_factory):
     root = tmp_path_factory.mktemp("live")
-    toml = conftest.write_toml(root / "toy.toml", *toy_folders)
+    toml = conftest.write_toml(root / "toy.toml", *toy_folders, thorough=False)
     environment = {"PYTHONPATH": str(CHECKOUT), "SUSC_STORE": str(root / "data"), "DAGSTER_HOME": str(root / "dagster")}
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     command = [sys.executable, "-m", "assets.cli", "run", "--experiment", str(toml)]

@@ -96,7 +96,7 @@ def objects(client, prefix):
 
 @pytest.fixture(scope="module")
 def toml(toy_folders, tmp_path_factory):
-    return conftest.write_toml(tmp_path_factory.mktemp("toml") / "toy.toml", *toy_folders)
+    return conftest.write_toml(tmp_path_factory.mktemp("toml") / "toy.toml", *toy_folders, thorough=False)
 
 
 @pytest.fixture(scope="module")

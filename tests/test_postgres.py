@@ -129,15 +129,15 @@ def most_at_once(instance):
     return most
 
 
-def test_two_hundred_shards_in_four_concurrent_runs(server):
+def test_sixty_shards_in_four_concurrent_runs(server):
     # Ten seconds of work a run: shorter ones end before the daemon, on a busy machine, has launched four.
-    backfills = Backfills(server.home, 200, seconds=2, shards_a_run=5)
+    backfills = Backfills(server.home, 60, seconds=2, shards_a_run=5)
     with backfills.served():
         backfill = backfills.launch(backfills.shards)
         assert backfills.wait(backfill, 1800) == BulkActionStatus.COMPLETED_SUCCESS, backfills.failures()
     assert_whole(backfills)
     with backfills.instance() as instance:
-        assert instance.get_runs_count() == 40 and most_at_once(instance) == 4
+        assert instance.get_runs_count() == 12 and most_at_once(instance) == 4
 
 
 def test_a_backfill_lives_through_a_restart_of_the_server(server):
@@ -150,7 +150,9 @@ def test_a_backfill_lives_through_a_restart_of_the_server(server):
         backfills.wait(backfill, 600)
         missing = sorted(set(backfills.shards) - set(backfills.recorded()))
         if missing:
-            assert backfills.wait(backfills.launch(missing), 600) == BulkActionStatus.COMPLETED_SUCCESS, backfills.failures()
+            assert backfills.wait(backfills.launch(missing), 600) == BulkActionStatus.COMPLETED_SUCCESS, (
+                backfills.failures()
+            )
     assert_whole(backfills)
     assert set(before) <= set(backfills.finished())
 

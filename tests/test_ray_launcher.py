@@ -55,8 +55,20 @@ def cluster(home):
     shutil.rmtree(folder)
 
 
+def is_ready(address):
+    """Whether the cluster takes a job: for a while after its start no agent is there to run one."""
+    from ray.job_submission import JobSubmissionClient
+
+    try:
+        JobSubmissionClient(address).submit_job(entrypoint="true", submission_id="first")
+    except (RuntimeError, ConnectionError):
+        return False
+    return True
+
+
 def test_a_backfill_runs_as_jobs_of_the_cluster(cluster, home):
     cluster, folder = cluster
+    wait_for(lambda: is_ready(cluster), 120, "a cluster that takes jobs")
     launcher = (CHECKOUT / "deploy" / "ray" / "dagster.yaml").read_text().replace("http://127.0.0.1:8265", cluster)
     with (home / "dagster.yaml").open("a") as file:
         file.write(
@@ -78,7 +90,7 @@ def test_a_backfill_runs_as_jobs_of_the_cluster(cluster, home):
     token = os.environ["RAY_AUTH_TOKEN"]
     asked = urllib.request.Request(f"{cluster}/api/jobs/", headers={"Authorization": f"Bearer {token}"})
     jobs = urllib.request.urlopen(asked).read().decode()
-    assert [job["status"] for job in json.loads(jobs)] == ["SUCCEEDED"] * 4
+    assert [job["status"] for job in json.loads(jobs)] == ["SUCCEEDED"] * 5  # with the one that asked whether it is ready
     wait_for(lambda: listening(cluster) == {"127.0.0.1"}, 5, "the dashboard's address")
     password = os.environ["DAGSTER_POSTGRES_URL"].partition("dagster:")[2].partition("@")[0]
     logs = [

@@ -18,6 +18,7 @@ from resources.storage import Store
 
 # Not the same in any two runs: what assets took, and a database that has an identity of its own (its views are compared).
 DIFFERENT = {"seconds.json", "warehouse.duckdb", "warehouse.manifest.json"}
+FAULTS = ("damaged", "full disk", "memory", "race", "clock")  # beside being killed
 N_MOMENTS = int(os.environ.get("FAULT_MOMENTS", "1"))
 RESULTS = os.environ.get("FAULT_RESULTS")
 # What a failed check says may stand between a unit's name and that it is done.
@@ -31,8 +32,11 @@ def unit_names():
     return list(dict.fromkeys(unit.assets for unit in runner.units(definitions.defs, [], None)))
 
 
-def units_tried():
-    """All of them, or one of each kind of artifact (its types, sharded or not) where few moments are tried."""
+def units_tried(fault=None):
+    """All of them, or one of each kind of artifact (its types, sharded or not) where few moments are tried.
+
+    Every kind is killed; each of FAULTS meets every second kind, odd or even ones by turns.
+    """
     from assets import definitions
 
     if N_MOMENTS > 1:
@@ -42,7 +46,8 @@ def units_tried():
         node = graph.get(dg.AssetKey(names[0]))
         outputs = node.assets_def.op.output_defs
         kinds.setdefault((node.is_partitioned, *(str(one.dagster_type.typing_type) for one in outputs)), names)
-    return list(kinds.values())
+    found = list(kinds.values())
+    return found if fault is None else found[FAULTS.index(fault) % 2 :: 2]
 
 
 def edges():

@@ -49,7 +49,7 @@ def chosen(store, assets, rng, kind, without=("\0",)):
     return shard, path, alike[rng.integers(len(alike))] if kind == "foreign" else path
 
 
-@pytest.mark.parametrize("assets", trials.units_tried(), ids="+".join)
+@pytest.mark.parametrize("assets", trials.units_tried("damaged"), ids="+".join)
 def test_damage_is_found_and_named_and_made_good_and_nothing_else_is_made(world, assets):
     kinds = KINDS if trials.N_MOMENTS > 1 else [KINDS[seeded(*assets).integers(len(KINDS))]]
     for kind in kinds:

@@ -42,7 +42,7 @@ def fill(world, without):
     world.restore(without=without, into=True)
 
 
-@pytest.mark.parametrize("assets", trials.units_tried(), ids="+".join)
+@pytest.mark.parametrize("assets", trials.units_tried("full disk"), ids="+".join)
 def test_a_full_disk_is_an_error_that_says_so_and_more_room_makes_it_good(world, disk, assets):
     free, options = disk
     fill(world, assets)
@@ -94,7 +94,7 @@ def outcome(ended):
     return re.sub(r"/\S*/", "", ended.output.strip().splitlines()[-1])[:120] if ended.status else "done"
 
 
-@pytest.mark.parametrize("assets", trials.units_tried(), ids="+".join)
+@pytest.mark.parametrize("assets", trials.units_tried("memory"), ids="+".join)
 def test_too_little_memory_is_an_error_or_no_matter_and_never_a_wrong_number(world, assets):
     used = int(Path(f"/proc/{world.process.process.pid}/statm").read_text().split()[0]) * PAGE
     outcomes = {}
