@@ -2,18 +2,18 @@
 
 import base64
 import io
+from typing import TYPE_CHECKING
 
 import dagster as dg
-import matplotlib
 import numpy as np
 import polars as pl
-from matplotlib import image
-from matplotlib.figure import Figure
 
 from susc_pipeline.clustering import membership
 from susc_pipeline.representation.auxiliary_training import History
 
-matplotlib.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
+if TYPE_CHECKING:
+    from matplotlib import figure as figures  # slow to load
+
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#777777"
 BAR_WIDTH, GLANCE_HEIGHT, N_BARS = 8, 48, 64  # a Markdown value of 1,000 characters is no longer shown in its place
 N_BEST = 10
@@ -21,7 +21,16 @@ N_EXAMPLES = 4
 N_ROWS = 100  # of a table in the UI; the file has all
 
 
-def _png(figure: Figure) -> dg.MarkdownMetadataValue:
+def _figure(width: float, height: float) -> "figures.Figure":
+    """An empty figure of so many inches."""
+    import matplotlib
+    from matplotlib import figure  # here: it is slow to load
+
+    matplotlib.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
+    return figure.Figure(figsize=(width, height), layout="constrained")
+
+
+def _png(figure: "figures.Figure") -> dg.MarkdownMetadataValue:
     """The figure on white, which is legible in both themes of the UI."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=100, facecolor="white", bbox_inches="tight")
@@ -34,6 +43,8 @@ def glance(values: np.ndarray) -> dg.MarkdownMetadataValue:
     filled = np.arange(GLANCE_HEIGHT, 0, -1)[:, None] <= np.repeat(heights, BAR_WIDTH)
     filled[:, BAR_WIDTH - 1 :: BAR_WIDTH] = False
     filled[-1] = True  # the axis, under bars of no height
+    from matplotlib import image  # here: it is slow to load
+
     buffer = io.BytesIO()
     shades = np.where(filled[..., None], np.uint8([0, 114, 178]), np.uint8(236))
     image.imsave(buffer, shades, format="png", metadata={"Software": None}, pil_kwargs={"optimize": True})
@@ -43,7 +54,7 @@ def glance(values: np.ndarray) -> dg.MarkdownMetadataValue:
 
 def signal_and_error(names: list[str], signal: np.ndarray, error: np.ndarray) -> dg.MarkdownMetadataValue:
     """Spread over tokens of each component's susceptibility, beside its mean standard error."""
-    figure = Figure(figsize=(max(5, 0.28 * len(names)), 2.6), layout="constrained")
+    figure = _figure(max(5, 0.28 * len(names)), 2.6)
     panel = figure.subplots()
     panel.semilogy(signal, "o", color=BLUE, markersize=4, label="standard deviation over tokens")
     panel.semilogy(error, "_", color=ORANGE, markersize=8, label="mean standard error")
@@ -55,7 +66,7 @@ def signal_and_error(names: list[str], signal: np.ndarray, error: np.ndarray) ->
 
 def explained_variance(ratio: np.ndarray) -> dg.MarkdownMetadataValue:
     """Share of variance of each principal component, and cumulated."""
-    figure = Figure(figsize=(5, 2.6), layout="constrained")
+    figure = _figure(5, 2.6)
     panel = figure.subplots()
     pcs = np.arange(1, len(ratio) + 1)
     panel.bar(pcs, ratio, color=BLUE)
@@ -67,7 +78,7 @@ def explained_variance(ratio: np.ndarray) -> dg.MarkdownMetadataValue:
 
 def variance(values: np.ndarray) -> dg.MarkdownMetadataValue:
     """Variance of the predicted scores along each direction kept."""
-    figure = Figure(figsize=(5, 2.4), layout="constrained")
+    figure = _figure(5, 2.4)
     panel = figure.subplots()
     panel.semilogy(np.arange(1, len(values) + 1), values, "o-", color=BLUE, markersize=3)
     panel.set(xlabel="direction", ylabel="variance of predicted scores")
@@ -76,7 +87,7 @@ def variance(values: np.ndarray) -> dg.MarkdownMetadataValue:
 
 def reliability(frame: pl.DataFrame) -> dg.MarkdownMetadataValue:
     """Split-half reliability of each component and PC."""
-    figure = Figure(figsize=(max(6, 0.16 * frame.height), 2.8), layout="constrained")
+    figure = _figure(max(6, 0.16 * frame.height), 2.8)
     panel = figure.subplots()
     values = frame["reliability"].to_numpy()
     for kind, colour, label in (("component", BLUE, "component"), ("pc", ORANGE, "principal component")):
@@ -90,7 +101,7 @@ def reliability(frame: pl.DataFrame) -> dg.MarkdownMetadataValue:
 
 def training(history: History) -> dg.MarkdownMetadataValue:
     """Training and stopping loss by epoch."""
-    figure = Figure(figsize=(5, 2.4), layout="constrained")
+    figure = _figure(5, 2.4)
     panel = figure.subplots()
     panel.plot(history.training_loss, color=BLUE, label="training")
     panel.plot(history.stopping_loss, color=ORANGE, label="withheld documents")
@@ -102,7 +113,7 @@ def training(history: History) -> dg.MarkdownMetadataValue:
 
 def correlation(frame: pl.DataFrame) -> dg.MarkdownMetadataValue:
     """Correlation of predicted with measured scores per PC, the noise ceiling, the null, and ridge regression."""
-    figure = Figure(figsize=(6, 3), layout="constrained")
+    figure = _figure(6, 3)
     panel = figure.subplots()
     pc, r = frame["pc"].to_numpy(), frame["r"].to_numpy()
     error = np.maximum(np.stack([r - frame["low"].to_numpy(), frame["high"].to_numpy() - r]), 0)
@@ -122,7 +133,7 @@ def calibration(table: pl.DataFrame) -> dg.MarkdownMetadataValue:
     names = table["component"].unique(maintain_order=True).to_list()
     columns = table["localization"].unique().sort().to_list()
     rows = table.select("step_size", "n_beta").unique().sort("step_size", "n_beta").rows()
-    figure = Figure(figsize=(2.6 * len(names) + 1, 0.32 * len(rows) + 1.2), layout="constrained")
+    figure = _figure(2.6 * len(names) + 1, 0.32 * len(rows) + 1.2)
     panels = np.atleast_1d(figure.subplots(1, len(names), sharey=True))
     for panel, name in zip(panels, names, strict=True):
         for row in table.filter(component=name).iter_rows(named=True):
@@ -138,7 +149,7 @@ def calibration(table: pl.DataFrame) -> dg.MarkdownMetadataValue:
 
 def leakage(frame: pl.DataFrame) -> dg.MarkdownMetadataValue:
     """CKA and Jaccard by layer with 95 % intervals over documents, for ground truth and predictions, beside chance."""
-    figure = Figure(figsize=(7, 2.6), layout="constrained")
+    figure = _figure(7, 2.6)
     for panel, measure in zip(figure.subplots(1, 2), ("cka", "jaccard"), strict=True):
         for colour, (name,) in zip(
             (BLUE, ORANGE), frame.select("space").unique(maintain_order=True).iter_rows(), strict=False
@@ -154,7 +165,7 @@ def leakage(frame: pl.DataFrame) -> dg.MarkdownMetadataValue:
 
 def clusters(table: pl.DataFrame) -> dg.MarkdownMetadataValue:
     """Histograms of cluster size and conductance."""
-    figure = Figure(figsize=(7, 2.6), layout="constrained")
+    figure = _figure(7, 2.6)
     left, right = figure.subplots(1, 2)
     if table.height:
         left.hist(np.log10(table["size"].to_numpy()), bins=30, color=BLUE)
@@ -178,7 +189,7 @@ def best_clusters(
 
 def controls(table: pl.DataFrame) -> dg.MarkdownMetadataValue:
     """Share of the clusters that each control finds, with its 95 % interval, beside chance."""
-    figure = Figure(figsize=(6, 0.3 * table.height + 1), layout="constrained")
+    figure = _figure(6, 0.3 * table.height + 1)
     panel = figure.subplots()
     places, matched = np.arange(table.height)[::-1], table["matched"].fill_null(0).to_numpy()
     ends = [table[f"matched_{end}"].fill_null(pl.Series(matched)).to_numpy() for end in ("low", "high")]
@@ -195,7 +206,7 @@ def controls(table: pl.DataFrame) -> dg.MarkdownMetadataValue:
 def interventions(table: pl.DataFrame) -> dg.MarkdownMetadataValue:
     """For each intervention a point a cluster: difference of the responses, and of the loss changes with its error."""
     names = table["intervention"].unique(maintain_order=True).to_list()
-    figure = Figure(figsize=(3 * max(1, len(names)), 3), layout="constrained")
+    figure = _figure(3 * max(1, len(names)), 3)
     for panel, name in zip(figure.subplots(1, max(1, len(names)), squeeze=False)[0], names):
         rows = table.filter(intervention=name).drop_nulls("loss_change_difference_z")
         x, y = rows["response_difference"].to_numpy(), rows["loss_change_difference_z"].to_numpy()

@@ -10,8 +10,8 @@ wrong; what a query reads of the Parquet files behind a view is checked by `susc
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import duckdb
 import polars as pl
 
 from resources import files, manifest, tables
@@ -20,6 +20,9 @@ from resources.manifest import Manifest
 from resources.storage import Store
 from susc_pipeline import schema
 from susc_pipeline.model.pretrained import LoadedModel, token_texts
+
+if TYPE_CHECKING:
+    import duckdb  # slow to load
 
 TABLES = {
     "contexts": "token_shards",
@@ -137,7 +140,7 @@ def refresh(
         store.publish(Manifest("warehouse", None, version, version, inputs, recorded, None))
 
 
-def connect(store: Store) -> duckdb.DuckDBPyConnection:
+def connect(store: Store) -> "duckdb.DuckDBPyConnection":
     """The warehouse, to be read. Views of a store that machines share read its files where they are, by fsspec.
 
     Raises:
@@ -147,7 +150,9 @@ def connect(store: Store) -> duckdb.DuckDBPyConnection:
     return _connect(store, store.warehouse(), read_only=True)
 
 
-def _connect(store: Store, path: Path, *, read_only: bool) -> duckdb.DuckDBPyConnection:
+def _connect(store: Store, path: Path, *, read_only: bool) -> "duckdb.DuckDBPyConnection":
+    import duckdb  # here: it is slow to load
+
     settings = {} if read_only else {"storage_compatibility_version": STORAGE}
     connection = duckdb.connect(str(path), read_only=read_only, config=settings)
     if store.remote:
@@ -194,7 +199,7 @@ def _quoted(names: Iterable[str]) -> str:
     return ", ".join("'" + name.replace("'", "''") + "'" for name in names)
 
 
-def _comment(connection: duckdb.DuckDBPyConnection) -> None:
+def _comment(connection: "duckdb.DuckDBPyConnection") -> None:
     """Say of each view and of each of its columns what it means."""
     views = "select table_name, column_name from duckdb_columns() where not internal order by column_index"
     columns = connection.execute(views).fetchall()

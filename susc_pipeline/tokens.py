@@ -7,16 +7,18 @@ a document share activations and draws, so any finer split would leak. Only the 
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import polars as pl
 from jaxtyping import Int
-from transformers import PreTrainedTokenizerBase
 
 from susc_pipeline import schema, seeds
 from susc_pipeline.corpus import Document
 from susc_pipeline.messages import require
+
+if TYPE_CHECKING:
+    import transformers  # slow to load
 
 ROLE_WEIGHTS = {"directions": 5, "draws": 1}  # contexts of a chain's roles, as a ratio
 
@@ -102,7 +104,9 @@ def validation_keys(settings: TokenSettings) -> list[str]:
     return ground_truth_keys(settings)[-settings.n_validation_shards :]
 
 
-def tokenize(documents: Iterable[Document], tokenizer: PreTrainedTokenizerBase) -> list[TokenizedDocument]:
+def tokenize(
+    documents: Iterable[Document], tokenizer: "transformers.PreTrainedTokenizerBase"
+) -> list[TokenizedDocument]:
     """Token ids of each document, without special tokens, in order of name.
 
     Raises:

@@ -4,6 +4,7 @@ Start-up takes six seconds of imports, most trials less. Nothing has run before 
 torch do not survive it. Threads that only tidy up the memory and the spilled files of an idle polars are not missed.
 """
 
+import importlib
 import json
 import os
 import resource
@@ -19,6 +20,9 @@ from assets import cli, guard
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 LONGEST = 900.0  # seconds of a run, after which it hangs
+# What functions import when they need it: a fork would do so each time.
+LATE = ("arviz_stats.base", "duckdb", "matplotlib.figure", "scipy.stats", "sklearn.metrics", "sklearn.tree")
+LATE += ("transformers", "umap.umap_")
 HOUSEKEEPING = ("python", "jemalloc", "polars-ooc")
 EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree", "tempfile.mkdtemp")
 
@@ -72,8 +76,8 @@ class Warm:
 
 def serve():
     """Fork a child for each task of the standard input, and tell how it ended."""
-    import umap.umap_  # noqa: F401  it is imported late elsewhere
-
+    for late in LATE:
+        importlib.import_module(late)
     from assets import definitions, faults, run, runner, verify  # noqa: F401
 
     names = {Path("/proc/self/task", thread, "comm").read_text().strip() for thread in os.listdir("/proc/self/task")}

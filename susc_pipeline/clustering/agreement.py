@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 from jaxtyping import Float, Int
-from sklearn.metrics import adjusted_rand_score
 
 from susc_pipeline import schema
 
@@ -20,7 +19,19 @@ def adjusted_rand_index(a: Int[np.ndarray, " tokens"], b: Int[np.ndarray, " toke
 
     Unclustered tokens count as one more cluster of each.
     """
-    return float(adjusted_rand_score(a, b))
+    from sklearn import metrics  # here: it is slow to load
+
+    return float(metrics.adjusted_rand_score(a, b))
+
+
+def adjusted_mutual_information(a: Int[np.ndarray, " tokens"], b: Int[np.ndarray, " tokens"]) -> float:
+    """Adjusted mutual information (Vinh, Epps and Bailey 2010): 1 for equal clusterings, 0 on average for unrelated ones.
+
+    Unclustered tokens count as one more cluster of each.
+    """
+    from sklearn import metrics  # here: it is slow to load
+
+    return float(metrics.adjusted_mutual_info_score(a, b))
 
 
 class Matches(NamedTuple):

@@ -12,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float, Int
-from sklearn.metrics import adjusted_mutual_info_score
 
 from susc_pipeline import schema
 from susc_pipeline.clustering import agreement, reproducibility
@@ -135,7 +134,7 @@ def _agreements(
     sizes = np.bincount(labels[labels != agreement.UNCLUSTERED])
     jaccard = agreement.best_match(labels, others, n_clusters=len(sizes)).jaccard[sizes > 0]
     share = float(np.mean(jaccard >= agreement.MATCH)) if len(jaccard) else np.nan
-    return np.array([share, adjusted_mutual_info_score(labels, others)])
+    return np.array([share, agreement.adjusted_mutual_information(labels, others)])
 
 
 def _known(value: float) -> float | None:

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
+import scipy
 from jaxtyping import Float, Int
-from scipy import stats
 
 from susc_pipeline.clustering.search import UNCLUSTERED
 
@@ -171,7 +171,7 @@ def correlations(table: pl.DataFrame, rng: np.random.Generator) -> list[Correlat
         x, y = (rows[name].to_numpy() for name in ("response_difference", "loss_change_difference_z"))
         if rows.height < 4 or np.ptp(x) == 0 or np.ptp(y) == 0:
             continue
-        measured: Any = stats.pearsonr(x, y)
+        measured: Any = scipy.stats.pearsonr(x, y)
         low, high = measured.confidence_interval()
         null = _null(x, y, rng)
         p = (1 + int((null >= abs(measured.statistic)).sum())) / (1 + N_PERMUTATIONS)

@@ -8,8 +8,8 @@ of the response directions and of the draws, is seen in how the halves of the ch
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from jaxtyping import Float, Float64, Int, Shaped
-from scipy import stats
 
 
 class Sums(NamedTuple):
@@ -94,7 +94,7 @@ def profile(found: Sums) -> Profile:
         documents = found.n_documents[:, None]
         error = np.sqrt(np.maximum(residual, 0.0) * documents / (documents - 1)) / n
     error = np.where(documents > 1, error, np.nan)
-    return Profile(mean, error, error * stats.t.ppf(0.975, np.maximum(documents - 1, 1)))
+    return Profile(mean, error, error * scipy.stats.t.ppf(0.975, np.maximum(documents - 1, 1)))
 
 
 def widened(found: Profile, differences: Float64[np.ndarray, "clusters columns"]) -> Profile:
@@ -110,7 +110,7 @@ def widened(found: Profile, differences: Float64[np.ndarray, "clusters columns"]
     known = np.isfinite(differences)
     squares = np.square(np.where(known, differences, 0.0)).sum(axis=0)
     of_chains = np.sqrt(squares / np.maximum(known.sum(axis=0), 1))
-    quantile = stats.norm.ppf(0.975)
+    quantile = scipy.stats.norm.ppf(0.975)
     return Profile(
         found.mean, np.hypot(found.standard_error, of_chains), np.hypot(found.half_width, quantile * of_chains)
     )

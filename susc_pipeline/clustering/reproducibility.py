@@ -11,7 +11,6 @@ from itertools import combinations
 import numpy as np
 import polars as pl
 from jaxtyping import Float, Int
-from sklearn.metrics import adjusted_mutual_info_score
 
 from susc_pipeline import schema
 from susc_pipeline.clustering import agreement
@@ -47,5 +46,6 @@ def table(
         for is_chance, other in ((False, b), (True, within_tokens(b, token_ids, rng))):
             matches = [agreement.best_match_jaccard(*pair) for pair in ((a, other), (other, a))]
             shares = [float(np.mean(match >= agreement.MATCH)) if len(match) else None for match in matches]
-            rows.append([first, second, is_chance, *map(len, matches), *shares, adjusted_mutual_info_score(a, other)])
+            rows.append([first, second, is_chance, *map(len, matches), *shares])
+            rows[-1].append(agreement.adjusted_mutual_information(a, other))
     return pl.DataFrame(rows, schema=schema.REPRODUCIBILITY, orient="row")

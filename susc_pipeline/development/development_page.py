@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from scipy import stats
+import scipy
 
 from susc_pipeline.explorer import payload, site
 
@@ -39,7 +39,7 @@ def save(
         "steps": [row["step"] for row in summary["checkpoints"]],
         "described": list(described),
         "summary": dict(summary),
-        "quantile": float(stats.t.ppf(0.975, n_chains - 1)),
+        "quantile": float(scipy.stats.t.ppf(0.975, n_chains - 1)),
         **{name: tables[name].fill_nan(None).to_dicts() for name in SHOWN},
     }
     payload.write(folder / "data", "development", value)

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 import polars as pl
+import scipy
 from jaxtyping import Float, Int
-from scipy import stats
 
 from susc_pipeline.development.measured import Checkpoint
 from susc_pipeline.schema import development_tables
@@ -62,7 +62,7 @@ def differentiation(
         statistic, p_value = (np.inf, 0.0) if between > 0 else (0.0, 1.0)
     else:
         statistic = between / within
-        p_value = stats.f.sf(statistic, n_free, n_free * (n_chains - 1))
+        p_value = scipy.stats.f.sf(statistic, n_free, n_free * (n_chains - 1))
     spread = np.sqrt(max(0.0, (between - within) / n_chains))
     return Differentiation(float(spread), float(np.sqrt(within / n_chains)), float(statistic), float(p_value))
 
@@ -88,7 +88,7 @@ def difference(values: Float[np.ndarray, "chains *shape"]) -> Difference:
     mean = values.mean(axis=0)
     error = values.std(axis=0, ddof=1) / np.sqrt(len(values))
     ratio = np.divide(mean, error, out=np.where(mean == 0, 0.0, np.inf), where=error > 0)
-    return Difference(mean, error, 2 * stats.t.sf(np.abs(ratio), len(values) - 1))
+    return Difference(mean, error, 2 * scipy.stats.t.sf(np.abs(ratio), len(values) - 1))
 
 
 def change_table(checkpoints: Sequence[Checkpoint], names: Sequence[str]) -> pl.DataFrame:

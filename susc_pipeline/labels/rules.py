@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int32
-from sklearn.tree import DecisionTreeClassifier
 
 from susc_pipeline.labels.features import FEATURES, VALUES
 
@@ -160,6 +159,8 @@ def _best_cuts(encoded: np.ndarray, is_member: np.ndarray, weight: np.ndarray, b
 
 def _paths(encoded: np.ndarray, is_member: np.ndarray, weight: np.ndarray, depth: int) -> list[list[_Cut]]:
     """The way to each node of a decision tree, as cuts; of two cuts on one side of a feature the narrower."""
+    from sklearn.tree import DecisionTreeClassifier  # here: it is slow to load
+
     tree = DecisionTreeClassifier(max_depth=depth, min_samples_leaf=5, random_state=0)
     found = tree.fit(encoded, is_member, sample_weight=weight).tree_
     paths, open_nodes = [], [(0, {})]

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from jaxtyping import Bool, Float
-from scipy import stats
 
 from susc_pipeline.labels.rules import Rows
 
@@ -94,4 +94,4 @@ def _half_width(without: Float[np.ndarray, " documents"]) -> float:
     if n < 2:
         return float("nan")
     error = np.sqrt((n - 1) / n * np.sum((without - without.mean()) ** 2))
-    return float(stats.t.ppf((1 + LEVEL) / 2, n - 1) * error)
+    return float(scipy.stats.t.ppf((1 + LEVEL) / 2, n - 1) * error)

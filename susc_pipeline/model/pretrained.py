@@ -8,15 +8,17 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from tokenizers import Tokenizer
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from susc_pipeline.messages import require
 from susc_pipeline.model import checkpoint
 from susc_pipeline.model.decoder import Decoder
+
+if TYPE_CHECKING:
+    import transformers  # slow to load
 
 EMBEDDED = Path(__file__).parent / "embedded"
 NEEDED_FILES = ("config.json", "tokenizer.json")
@@ -53,7 +55,7 @@ class LoadedModel(NamedTuple):
     """A model as plain tensors on its device, with its tokenizer."""
 
     model: Decoder
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: "transformers.PreTrainedTokenizerBase"
 
 
 def check(folder: Path) -> None:
@@ -100,12 +102,14 @@ def load(folder: Path, *, dtype: str = "float32", device: str = "auto") -> Loade
     return LoadedModel(model, tokenizer)
 
 
-def _tokenizer(path: Path) -> PreTrainedTokenizerFast:
+def _tokenizer(path: Path) -> "transformers.PreTrainedTokenizerFast":
     """The tokenizer of `tokenizer.json` alone: tokenizer_config.json may name classes and code.
 
     What training left in the file is taken out: truncation, padding, and the dropout of merges, which would give other ids each
     time.
     """
+    from transformers import PreTrainedTokenizerFast  # here: it is slow to load
+
     if path.stat().st_size > MAX_TOKENIZER_BYTES:
         raise ValueError(f"{path} has more than {MAX_TOKENIZER_BYTES} bytes; fetch it again")
     try:
@@ -126,7 +130,7 @@ def torch_device(setting: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def token_texts(tokenizer: PreTrainedTokenizerBase, vocabulary_size: int) -> list[str]:
+def token_texts(tokenizer: "transformers.PreTrainedTokenizerBase", vocabulary_size: int) -> list[str]:
     """Readable text of every token id; bytes that are no UTF-8 by themselves are shown as such: ⟨e2 80⟩."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     decoder = json.dumps(json.loads(backend.to_str())["decoder"], ensure_ascii=False) if backend else ""
@@ -134,7 +138,7 @@ def token_texts(tokenizer: PreTrainedTokenizerBase, vocabulary_size: int) -> lis
     return [_token_text(tokenizer, token, has_spaces=has_spaces) for token in range(vocabulary_size)]
 
 
-def _token_text(tokenizer: PreTrainedTokenizerBase, token: int, *, has_spaces: bool) -> str:
+def _token_text(tokenizer: "transformers.PreTrainedTokenizerBase", token: int, *, has_spaces: bool) -> str:
     piece = tokenizer.convert_ids_to_tokens(token)
     if has_spaces and isinstance(piece, str):  # decoded alone, a token of SentencePiece would lose its space
         byte = FALLBACK.fullmatch(piece)

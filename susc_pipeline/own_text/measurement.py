@@ -7,11 +7,10 @@ predicted. A text of one context is that context.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
-from transformers import PreTrainedTokenizerBase
 
 from susc_pipeline import corpus
 from susc_pipeline.model.components import Component
@@ -23,6 +22,9 @@ from susc_pipeline.representation.whitening import WhiteningBasis
 from susc_pipeline.susceptibility import linear_response
 from susc_pipeline.susceptibility.direction_files import StoredDirections
 from susc_pipeline.susceptibility.linear_response import LinearResponse
+
+if TYPE_CHECKING:
+    import transformers  # slow to load
 
 MAX_CHARACTERS = 20_000
 MAX_TOKENS = 1024
@@ -69,7 +71,7 @@ class Progress(NamedTuple):
     """Windows."""
 
 
-def token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> Int[np.ndarray, " tokens"]:
+def token_ids(tokenizer: "transformers.PreTrainedTokenizerBase", text: str) -> Int[np.ndarray, " tokens"]:
     """The tokens of a text, read as the corpus was: no special token is added.
 
     Raises:

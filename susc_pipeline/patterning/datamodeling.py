@@ -1,8 +1,8 @@
 """Linear datamodeling score: do predictions rank the models that are trained on subsets (Park et al. 2023)?"""
 
 import numpy as np
+import scipy
 from jaxtyping import Bool, Float
-from scipy import stats
 
 from susc_pipeline.representation.jackknife import Interval
 
@@ -34,7 +34,7 @@ def score(
         raise ValueError(f"a rank correlation needs at least 3 subsets, got {n_subsets}; train on more")
 
     def mean(rows: np.ndarray, columns: np.ndarray) -> float:
-        ranks = (stats.rankdata(each[np.ix_(rows, columns)], axis=0) for each in (predicted, measured))
+        ranks = (scipy.stats.rankdata(each[np.ix_(rows, columns)], axis=0) for each in (predicted, measured))
         a, b = (each - each.mean(axis=0) for each in ranks)
         length = np.sqrt((a**2).sum(axis=0) * (b**2).sum(axis=0))
         products = (a * b).sum(axis=0)

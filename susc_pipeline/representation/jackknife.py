@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from jaxtyping import Bool, Float, Int
-from scipy import stats
 
 N_GROUPS = 20
 
@@ -60,7 +60,7 @@ def intervals(
     n_groups = int(groups.max()) + 1
     without = np.stack([measure(groups != group) for group in range(n_groups)])
     error = np.sqrt((n_groups - 1) * np.var(without, axis=0))
-    width = stats.t.ppf((1 + level) / 2, n_groups - 1) * error
+    width = scipy.stats.t.ppf((1 + level) / 2, n_groups - 1) * error
     estimate = measure(np.ones(len(groups), dtype=bool))
     ends = zip(estimate.tolist(), (estimate - width).tolist(), (estimate + width).tolist(), strict=True)
     return [Interval(*each) for each in ends]

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 import polars as pl
+import scipy
 from jaxtyping import Bool, Float, Float64, Int
-from scipy.stats import hypergeom
 
 from susc_pipeline.representation import jackknife
 from susc_pipeline.representation.jackknife import Interval
@@ -109,7 +109,7 @@ def jaccard_chance(n_tokens: int, *, n_neighbors: int) -> float:
     is hypergeometric, and the expectation exact.
     """
     n_shared = np.arange(n_neighbors + 1)
-    probability = hypergeom.pmf(n_shared, n_tokens - 1, n_neighbors, n_neighbors)
+    probability = scipy.stats.hypergeom.pmf(n_shared, n_tokens - 1, n_neighbors, n_neighbors)
     return float(np.sum(probability * n_shared / (2 * n_neighbors - n_shared)))
 
 

@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 import polars as pl
+import scipy
 import torch
 from jaxtyping import Float, Int
-from scipy import stats
 
 from susc_pipeline import schema, seeds
 from susc_pipeline.messages import require
@@ -202,7 +202,8 @@ def verdict(trace: Float[np.ndarray, "chains draws"], *, uniform_rise: float) ->
         return "below", "the chains reached a lower loss than w*: train longer, or raise localization"
     if means.mean() > uniform_rise / 2:
         return "destroyed", "the perturbation leaves no model to measure: raise localization"
-    limit = stats.t.ppf(DRIFT_LEVEL, len(drift) - 1) * drift_error  # Student: the error itself comes from a few chains
+    # Student: the error itself comes from a few chains.
+    limit = scipy.stats.t.ppf(DRIFT_LEVEL, len(drift) - 1) * drift_error
     if abs(drift.mean()) > limit and abs(drift.mean()) > 0.1 * abs(means.mean()):
         return "drifting", "the trace has not levelled off: raise n_burn_in or step_size"
     if diagnostics.r_hat(trace) > diagnostics.r_hat_limit(*trace.shape):

@@ -1,7 +1,6 @@
 """Bulk effective sample size of chains, by arviz-stats. R-hat, whose limit by chance is known here, is in diagnostics.py."""
 
 import numpy as np
-from arviz_stats.base import array_stats
 from jaxtyping import Float
 
 MIN_DRAWS = 4  # of a chain: each half needs two
@@ -15,4 +14,6 @@ def bulk_effective_sample_size(trace: Float[np.ndarray, "chains draws"]) -> floa
     """
     if trace.shape[1] < MIN_DRAWS:
         return float("nan")
+    from arviz_stats.base import array_stats  # here: it is slow to load
+
     return float(array_stats.ess(trace, chain_axis=0, draw_axis=1, method="bulk"))

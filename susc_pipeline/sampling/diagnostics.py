@@ -3,8 +3,8 @@
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from jaxtyping import Float
-from scipy import stats
 
 AGREEMENT_LEVEL = 0.999  # of a test that is made for each of some hundred components
 LEAST_LIMIT = 1.1  # what is usually asked of long chains
@@ -56,7 +56,7 @@ def r_hat_limit(n_chains: int, n_draws: int, *, level: float = AGREEMENT_LEVEL) 
     one case of twenty.
     """
     half = n_draws // 2
-    ratio = stats.f.ppf(level, 2 * n_chains - 1, 2 * n_chains * (half - 1))
+    ratio = scipy.stats.f.ppf(level, 2 * n_chains - 1, 2 * n_chains * (half - 1))
     return max(LEAST_LIMIT, float(np.sqrt((half - 1 + ratio) / half)))
 
 

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 import polars as pl
+import scipy
 from jaxtyping import Float, Float64
-from scipy import stats
 
 from susc_pipeline import schema
 from susc_pipeline.representation import metrics, moments
@@ -84,7 +84,7 @@ def of_replicates_interval(measured: Float[np.ndarray, "replicates tokens"]) -> 
     corrected = spearman_brown(without, factor=n_replicates / (n_replicates - 1))
     noise_share = np.log(np.maximum(1 - np.append(corrected, value), np.finfo(float).eps))
     error = np.sqrt((n_replicates - 1) * noise_share[:-1].var())
-    width = stats.t.ppf(0.975, n_replicates - 1) * error
+    width = scipy.stats.t.ppf(0.975, n_replicates - 1) * error
     low, high = (float(-np.expm1(noise_share[-1] + side * width)) for side in (1, -1))
     return Interval(value, low, high)
 
