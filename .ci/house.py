@@ -18,6 +18,7 @@ FUNCTION_LINES = 50
 ENTRY_POINTS = (
     "assets.definitions",  # workspace.yaml
     "assets.cli",  # the commands of susc-pipeline
+    "resources.ray_launcher",  # deploy/ray/dagster.yaml
     *("resources.columns", "resources.configuration", "resources.notebook"),  # make columns, or by hand
     *("resources.development", "resources.postgres", "resources.train_tiny"),  # make development, postgres, tiny-model
     "susc_pipeline.__main__",  # the command susc-pipeline itself

@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import dagster as dg
 import psutil
 import pytest
 from dagster._core.execution.backfill import BulkActionStatus
@@ -55,15 +56,46 @@ def cluster(home):
     shutil.rmtree(folder)
 
 
+class Dashboard:
+    """Answers that the job runs, or not at all."""
+
+    is_up = True
+
+    def get_job_status(self, _):
+        from ray.job_submission import JobStatus
+
+        if not self.is_up:
+            raise RuntimeError("Request failed with status code 500")
+        return JobStatus.RUNNING
+
+
+def test_a_dashboard_that_does_not_answer_for_a_while_ends_no_run():
+    from resources import ray_launcher
+
+    launcher, dashboard, now = ray_launcher.PatientRayLauncher("http://127.0.0.1:1"), Dashboard(), [0.0]
+    with dg.DagsterInstance.ephemeral() as instance:
+        launcher.register_instance(instance)
+        launcher.__dict__["client"], launcher.clock = dashboard, lambda: now[0]
+        run = dg.DagsterRun("everything", status=dg.DagsterRunStatus.STARTED)
+        found = []
+        for dashboard.is_up, passed in (
+            (True, 0),
+            (False, 5),
+            (False, 500),
+            (True, 200),
+            (False, 500),
+            (False, 599),
+            (False, 2),
+        ):
+            now[0] += passed
+            found.append(launcher.check_run_worker_health(run).status.value)
+        assert found == ["RUNNING"] * 6 + ["UNKNOWN"]
+
+
 def is_ready(address):
     """Whether the cluster takes a job: for a while after its start no agent is there to run one."""
-    from ray.job_submission import JobSubmissionClient
-
-    try:
-        JobSubmissionClient(address).submit_job(entrypoint="true", submission_id="first")
-    except (RuntimeError, ConnectionError):
-        return False
-    return True
+    command = [str(BIN / "ray"), "job", "submit", "--address", address, "--no-wait", "--", "true"]
+    return subprocess.run(command, capture_output=True).returncode == 0
 
 
 def test_a_backfill_runs_as_jobs_of_the_cluster(cluster, home):
@@ -90,7 +122,8 @@ def test_a_backfill_runs_as_jobs_of_the_cluster(cluster, home):
     token = os.environ["RAY_AUTH_TOKEN"]
     asked = urllib.request.Request(f"{cluster}/api/jobs/", headers={"Authorization": f"Bearer {token}"})
     jobs = urllib.request.urlopen(asked).read().decode()
-    assert [job["status"] for job in json.loads(jobs)] == ["SUCCEEDED"] * 5  # with the one that asked whether it is ready
+    of_runs = [job for job in json.loads(jobs) if "dagster/run-id" in (job["metadata"] or {})]
+    assert [job["status"] for job in of_runs] == ["SUCCEEDED"] * 4
     wait_for(lambda: listening(cluster) == {"127.0.0.1"}, 5, "the dashboard's address")
     password = os.environ["DAGSTER_POSTGRES_URL"].partition("dagster:")[2].partition("@")[0]
     logs = [
