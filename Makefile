@@ -97,7 +97,7 @@ $(VENV)/.browser: $(VENV)/.installed
 	touch $@
 
 test-browser: $(VENV)/.browser ## Test the explorer in Chromium, on hostile text and on tiny's site if it is made (installs the browser; needs root)
-	$(BIN)/python -m pytest -q -m browser tests/test_browser.py tests/test_browser_questions.py tests/test_asked.py tests/test_development_run.py
+	$(BIN)/python -m pytest -q -m browser tests/test_browser.py tests/test_browser_questions.py tests/test_asked.py tests/test_wanted_changes.py tests/test_development_run.py
 
 $(VENV)/.engines: $(VENV)/.installed
 	@command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || (apt-get update -qq && apt-get install -y -qq postgresql)

@@ -29,6 +29,7 @@ from assets import (  # noqa: E402
     cluster_interventions,
     clusters,
     control_search,
+    document_weights,
     everything,
     explorer,
     inputs,
@@ -76,6 +77,7 @@ MODULES = (
     explorer,
     questions,
     asked_observables,
+    document_weights,
 )
 
 

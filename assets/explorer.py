@@ -21,7 +21,7 @@ from susc_pipeline import schema, seeds
 from susc_pipeline.clustering.knn import StoredGraph
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.explorer import asked as asked_questions
-from susc_pipeline.explorer import asked_tokens, comparison, control_rows, layout, run_page
+from susc_pipeline.explorer import asked_tokens, comparison, control_rows, layout, run_page, wanted
 from susc_pipeline.explorer.asked_tokens import Entry, Measured
 from susc_pipeline.explorer.comparison import Comparison
 from susc_pipeline.explorer.numbering import Shards
@@ -43,9 +43,10 @@ SHARDED = (
 FRAME = dg.PythonObjectDagsterType(pl.DataFrame)  # an argument that is not named has no type by itself
 ASKED = [
     name
-    for name, wanted in zip(asked_questions.TABLES, (EXPERIMENT.data_changes, EXPERIMENT.observables), strict=True)
-    if wanted
+    for name, named in zip(asked_questions.TABLES, (EXPERIMENT.data_changes, EXPERIMENT.observables), strict=True)
+    if named
 ]
+WANTED = list(wanted.TABLES) if EXPERIMENT.wanted_changes else []
 BY_SHARD = dg.DagsterType(
     lambda _, value: isinstance(value, dict), "LazyFramesByShard", typing_type=dict[str, pl.LazyFrame]
 )
@@ -87,12 +88,12 @@ def map_layout(
 @dg.asset(
     ins={
         **{name: dg.AssetIn(partition_mapping=EVERY_SHARD) for name in SHARDED},
-        **{name: dg.AssetIn(dagster_type=FRAME) for name in ASKED},
+        **{name: dg.AssetIn(dagster_type=FRAME) for name in (*ASKED, *WANTED)},
         **{name: dg.AssetIn(partition_mapping=EVERY_SHARD, dagster_type=BY_SHARD) for name in OF_TOKENS},
     },
     group_name=GROUP,
     kinds={"html"},
-    code_version=version(10, "explorer") + "-2" * bool(ASKED),
+    code_version=version(10, "explorer") + "-2" * bool(ASKED) + "-wanted" * bool(WANTED),
     pool=pools.MEMORY,
 )
 def explorer(
@@ -146,7 +147,8 @@ def explorer(
     metadata = {"page": dg.MetadataValue.path(store.page()), "clusters": clusters.height}
     tokens = entries_of(experiment, cluster_members, **{name: asked[name] for name in OF_TOKENS})
     questions = asked_questions.section(*(asked.get(name) for name in asked_questions.TABLES), tokens=tokens)
-    return dg.MaterializeResult(value=Site(experiment.explorer, run, texts, *parts, questions), metadata=metadata)
+    told = questions, wanted.section(*(asked.get(name) for name in wanted.TABLES))
+    return dg.MaterializeResult(value=Site(experiment.explorer, run, texts, *parts, *told), metadata=metadata)
 
 
 def entries_of(

@@ -21,6 +21,7 @@ from resources.storage import Store
 from susc_pipeline.clustering import membership
 from susc_pipeline.messages import plain
 from susc_pipeline.model.pretrained import token_texts
+from susc_pipeline.patterning import wanted_changes
 
 # Dagster's words on the terminal: none but for a traceback where it is asked for; the UI has them all.
 QUIET, TRACEBACKS = ({"loggers": {"console": {"config": {"log_level": level}}}} for level in ("CRITICAL", "ERROR"))
@@ -122,6 +123,7 @@ def say_the_price() -> None:
     price_table.refuse_what_cannot_fit(plan, price_table.memory_of(experiment.model))
     if experiment.data_changes or experiment.observables:
         named_texts.check(experiment, LanguageModelFolder(language_model.locate(experiment.model)))
+    wanted_changes.require_known(experiment.wanted_changes, [component.name for component in plan.chosen])
     rate = price_table.measured_rate(experiment.model)
     print(f"{experiment.name}, if nothing were there yet: {price_table.summary(plan, rate)}", flush=True)
 

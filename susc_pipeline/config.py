@@ -21,6 +21,7 @@ from susc_pipeline.corpus import CorpusSettings
 from susc_pipeline.explorer.settings import ExplorerSettings
 from susc_pipeline.messages import has_credentials, require, shown, without_credentials
 from susc_pipeline.model.pretrained import ModelSettings
+from susc_pipeline.patterning.wanted_changes import WantedChange
 from susc_pipeline.representation.auxiliary import AuxSettings
 from susc_pipeline.representation.leakage import LeakageSettings
 from susc_pipeline.representation.pca import RepresentationSettings
@@ -44,7 +45,8 @@ COUNTED_WHERE_GIVEN = (
     ("sampling", "largest_noise", "target_rise"),
     ("corpus", "max_document_characters", "max_document_characters"),
 )
-COUNTED_WHERE_NAMED = ("data_changes", "observables")  # lists that an experiment without entries keeps its artifacts by
+# Lists that an experiment without entries keeps its artifacts by.
+COUNTED_WHERE_NAMED = ("data_changes", "observables", "wanted_changes")
 NEVER_COUNTED = (("model", "device"), ("corpus", "license"))  # they decide no number
 Section = typing.TypeVar("Section")
 
@@ -105,6 +107,8 @@ class ExperimentConfig:
     """Distributions of tokens whose susceptibility is asked for."""
     observables: tuple[Observable, ...] = ()
     """Observables beside the run's own."""
+    wanted_changes: tuple[WantedChange, ...] = ()
+    """Changes of components' losses for which documents get weights."""
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -113,6 +117,9 @@ class ExperimentConfig:
             require_name("explorer.compare_with", other)
         _require_own_names("data_changes.name", [change.name for change in self.data_changes])
         _require_own_names("observables.name", [observable.name for observable in self.observables])
+        _require_own_names("wanted_changes.name", [change.name for change in self.wanted_changes])
+        rule = "above zero where changes are wanted: without the loss a posterior does not depend on the data"
+        require(not self.wanted_changes or self.sampling.n_beta > 0, "sampling.n_beta", self.sampling.n_beta, rule)
         require(self.seed >= 0, "seed", self.seed, "zero or more")
         estimator, n_draws = ESTIMATORS[self.susceptibility.estimator], self.sampling.n_draws
         n_scores, dtype = self.linear_response.n_scores, self.model.dtype

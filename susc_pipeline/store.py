@@ -143,6 +143,22 @@ class Store:
         """
         return self._table("observable_susceptibilities").collect()
 
+    def wanted_changes(self) -> pl.DataFrame:
+        """What each wanted change asks of every component's loss, and what the weights are predicted to do, in nats.
+
+        Raises:
+            StoreNotFoundError: the experiment wants none, or its run was not finished.
+        """
+        return self._table("wanted_changes").collect()
+
+    def document_weights(self) -> pl.DataFrame:
+        """The weight of every document for each wanted change, with its error; patterning/weighted_corpus.py writes the texts.
+
+        Raises:
+            StoreNotFoundError: the experiment wants none, or its run was not finished.
+        """
+        return self._table("document_weights").collect()
+
     def documents(self) -> pl.DataFrame:
         """The documents that the shards are cut from: their contexts and predicted tokens."""
         contexts = self._shards("token_shards").with_columns(n_tokens=pl.col("token_ids").list.len() - 1)

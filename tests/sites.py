@@ -9,12 +9,14 @@ from scipy import sparse
 
 from susc_pipeline import schema
 from susc_pipeline.clustering import cluster_profiles, knn
-from susc_pipeline.explorer import asked, asked_tokens, comparison, component_table, run_page
+from susc_pipeline.explorer import asked, asked_tokens, comparison, component_table, run_page, wanted
 from susc_pipeline.explorer.control_rows import Controls
 from susc_pipeline.explorer.numbering import Shards
 from susc_pipeline.explorer.settings import ExplorerSettings
 from susc_pipeline.explorer.site import Site
 from susc_pipeline.model.components import Component
+from susc_pipeline.patterning import wanted_changes
+from susc_pipeline.patterning.wanted_changes import WantedChange
 from susc_pipeline.representation.pca import PCABasis
 from susc_pipeline.sampling.diagnostics import Trace
 from susc_pipeline.sampling.posterior import SamplingSettings
@@ -63,6 +65,7 @@ class Shape(NamedTuple):
     truth_shards: int = 2
     tied: bool = False
     is_asked: bool = False
+    has_wanted_changes: bool = False
 
 
 def components_of(shape: Shape) -> list[Component]:
@@ -180,6 +183,7 @@ def site(shape: Shape, texts: list[str], documents: list[str], *, folder: Path, 
         comparisons=[_comparison(found, shape)],
         controls=_controls(shape.n_clusters),
         asked=_asked(names, shape, rng, tables, found) if shape.is_asked else None,
+        wanted=_wanted(names, tables) if shape.has_wanted_changes else None,
     )
 
 
@@ -204,6 +208,16 @@ def _asked(names, shape, rng, shards, members):
         for entry in asked_tokens.furthest(changes, _measured(observable, names, shards, rng), members.lazy())
     ]
     return asked.section(own, table.with_columns(observable=pl.lit("query")), entries)
+
+
+def _wanted(names, shards):
+    """A change that holds another component still and one that holds none, for the site's documents."""
+    documents = sorted({name for frame in shards.contexts.values() for name in frame.collect()["document_id"]})
+    means = np.random.default_rng(7).normal(size=(len(documents), len(names)))
+    of_all = wanted_changes.Documents(documents, np.full(len(documents), 9), means, means)
+    changes = WantedChange("down", (names[0],), (-0.5,), (names[1],)), WantedChange("up", (names[-1],), (0.5,), ())
+    found = wanted_changes.find(changes, of_all, names, n_beta=30.0)
+    return wanted.section(found.predictions, found.weights)
 
 
 def _measured(observable, names, shards, rng):

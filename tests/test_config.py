@@ -8,6 +8,7 @@ import pytest
 from resources import configuration, experiment, experiment_files
 from susc_pipeline import config
 from susc_pipeline.config import ExperimentConfig
+from susc_pipeline.patterning.wanted_changes import WantedChange
 from susc_pipeline.susceptibility.data_changes import DataChange
 from susc_pipeline.susceptibility.readouts import Observable
 
@@ -103,7 +104,7 @@ def test_the_document_of_the_configuration_is_what_the_dataclasses_say():
 def test_every_key_has_its_meaning_and_its_row():
     sections = {field.name: field.type for field in dataclasses.fields(ExperimentConfig)}
     stages = {name: stage for name, stage in sections.items() if dataclasses.is_dataclass(stage)}
-    lists = {"data_changes": DataChange, "observables": Observable}
+    lists = {"data_changes": DataChange, "observables": Observable, "wanted_changes": WantedChange}
     document = configuration.markdown().replace("[[", "[").replace("]]", "]")
     for name, stage in (stages | lists).items():
         words, keys = dict(configuration.meanings(stage)), [field.name for field in dataclasses.fields(stage)]

@@ -178,8 +178,10 @@ def test_upsampling_by_the_auxiliary_model_trains_one_on_each_half(toy_folders, 
     assert found.stdout.strip() == str(sorted(expected)), found.stderr
 
 
-def test_data_changes_and_observables_are_in_the_graph_where_the_experiment_names_some(toy_folders, tmp_path):
+def test_what_an_experiment_asks_beyond_clusters_is_in_the_graph_where_the_experiment_names_some(toy_folders, tmp_path):
     toml = conftest.write_toml(tmp_path / "toy.toml", *toy_folders)
+    changed = '[[wanted_changes]]\nname = "down"\ncomponents = ["L0H1"]\nchanges = [-1e-6]\n'
+    toml.write_text(toml.read_text() + changed)
     probe = "from assets import definitions; g = definitions.defs.resolve_asset_graph(); import json; print(json.dumps("
     probe += "{k.path[-1]: [p.path[-1] for p in g.get(k).parent_keys] for k in g.get_all_asset_keys()}))"
     environment = {**os.environ, "SUSC_EXPERIMENT": str(toml)}
@@ -188,7 +190,7 @@ def test_data_changes_and_observables_are_in_the_graph_where_the_experiment_name
     assert found.returncode == 0, found.stderr
     parents = {name: set(of) for name, of in json.loads(found.stdout).items() if name not in PARENTS}
     every = json.loads(found.stdout)
-    asked = {"data_change_susceptibilities", "observable_susceptibilities"}
+    asked = {"data_change_susceptibilities", "observable_susceptibilities", "wanted_changes", "document_weights"}
     assert set(every["explorer"]) == PARENTS["explorer"] | asked | {"linear_response", "observable_responses"}
     table = {"cluster_members", "language_model", "observable_directions", "observable_responses"}
     assert parents == {
@@ -196,6 +198,8 @@ def test_data_changes_and_observables_are_in_the_graph_where_the_experiment_name
         "observable_directions": {"language_model", "population_contexts", "response_directions"},
         "observable_responses": {"language_model", "token_shards", "observable_directions"},
         "observable_susceptibilities": table,
+        "wanted_changes": {"language_model", "linear_response"},
+        "document_weights": {"language_model", "linear_response"},
     }
 
 

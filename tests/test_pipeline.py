@@ -47,6 +47,7 @@ ONCE += ["document_groups", "cluster_labels", "map_layout", "component_table", "
 ONCE += ["explorer", "data_change_susceptibilities", "observable_directions", "observable_susceptibilities"]
 BY_SHARD = ["token_shards", "linear_response", "activations", "predicted_susceptibilities", "auxiliary_predictions"]
 BY_SHARD += ["half_a_predictions", "half_b_predictions", "whitened_susceptibilities", "observable_responses"]
+WANTED = ("wanted_changes", "document_weights")  # where the experiment names some, which the toy does not
 GROUND_TRUTH = ["sgld_samples", "ground_truth_susceptibilities", "chain_products"]
 
 
@@ -274,18 +275,23 @@ def test_a_data_change_without_tokens_is_refused_before_anything_is_made(finishe
     assert not (tmp_path / "data").exists()
 
 
-def test_every_column_of_every_view_says_what_it_means_and_the_schema_lists_them_all(finished):
-    root, _, _ = finished
-    with duckdb.connect(str(root / "data" / "toy" / "warehouse.duckdb"), read_only=True) as connection:
+def assert_views(warehouse, expected):
+    """The views are these, and they and each of their columns say what they mean."""
+    with duckdb.connect(str(warehouse), read_only=True) as connection:
         views = connection.sql("select view_name, comment from duckdb_views() where not internal").fetchall()
         commented = connection.sql(
             "select table_name, column_name, comment from duckdb_columns() where not internal order by column_index"
         ).fetchall()
-    assert dict(views) == {name: view.meaning for name, view in schema.VIEWS.items()}
-    for name, view in schema.VIEWS.items():
+    assert dict(views) == {name: view.meaning for name, view in expected.items()}
+    for name, view in expected.items():
         found = {column: comment for table, column, comment in commented if table == name}
         assert tuple(found) == view.columns, name
         assert found == {column: view.of(column) for column in view.columns}
+
+
+def test_every_column_of_every_view_says_what_it_means_and_the_schema_lists_them_all(finished):
+    warehouse = finished[0] / "data" / "toy" / "warehouse.duckdb"
+    assert_views(warehouse, {name: view for name, view in schema.VIEWS.items() if name not in WANTED})
 
 
 def test_the_document_of_the_columns_is_what_the_schema_says():
@@ -325,6 +331,34 @@ def test_a_changed_setting_reruns_just_what_it_concerns(finished, tmp_path):
     done = run(copy, "--experiment", toml)
     assert done.returncode == 0, done.stderr
     assert "clusters" in done.stdout and "knn_graph ..." not in done.stdout and "sgld_samples" not in done.stdout
+
+
+@pytest.mark.slow
+def test_a_wanted_change_gives_weights_of_documents_from_what_is_stored(finished, tmp_path):
+    root, toml, _ = finished
+    copy = tmp_path / "copy"
+    shutil.copytree(root, copy)
+    toml = copy / "toy.toml"
+    original = toml.read_text()
+    change = '[[wanted_changes]]\nname = "down"\ncomponents = ["unembed"]\nchanges = [-1e-6]\n'
+    toml.write_text(original + change.replace("unembed", "L9H9"))
+    refused = run(copy, "--experiment", toml)
+    assert refused.returncode == 1 and "L9H9" in refused.stderr and "unembed" in refused.stderr, refused.stderr
+    toml.write_text(original + change + "keep = []\n")
+    done = run(copy, "--experiment", toml)
+    assert done.returncode == 0, done.stderr
+    assert "wanted_changes" in done.stdout and "linear_response" not in done.stdout
+    store = Store.open(copy / "data" / "toy")
+    weights, tokens = store.document_weights(), pl.read_parquet(copy / "data" / "toy" / "linear_response" / "*.parquet")
+    assert (
+        weights["document_id"].to_list() == sorted(set(tokens["document_id"]))
+        and weights["n_tokens"].sum() == tokens.height
+    )
+    np.testing.assert_allclose(weights["weight"].mean(), 1)
+    asked = store.wanted_changes().filter(role="asked")
+    assert asked["name"].to_list() == ["unembed"] and asked["predicted"][0] < 0
+    assert_views(copy / "data" / "toy" / "warehouse.duckdb", schema.VIEWS)
+    assert '<a href="#/wanted">' in (copy / "data" / "toy" / "explorer" / "index.html").read_text()
 
 
 @pytest.mark.slow

@@ -6,8 +6,8 @@
 set -euo pipefail
 : "${SUSC_EXPERIMENT:?name the experiment, such as pythia-160m}"
 job=deploy/slurm/shards.sbatch
-numbers=$(.venv/bin/python -c 'from resources import experiment; e = experiment.load(); t = e.tokens; print(t.n_shards, t.n_ground_truth_shards, len(e.observables), len(e.data_changes))')
-read -r shards ground_truth observables data_changes <<<"$numbers"
+numbers=$(.venv/bin/python -c 'from resources import experiment; e = experiment.load(); t = e.tokens; print(t.n_shards, t.n_ground_truth_shards, len(e.observables), len(e.data_changes), len(e.wanted_changes))')
+read -r shards ground_truth observables data_changes wanted_changes <<<"$numbers"
 mkdir -p data/logs
 previous=
 submit() { # options for sbatch, then --, then assets
@@ -33,4 +33,5 @@ if [ "$observables" -gt 0 ]; then
     submit -- observable_susceptibilities
 fi
 if [ "$data_changes" -gt 0 ]; then submit -- data_change_susceptibilities; fi
+if [ "$wanted_changes" -gt 0 ]; then submit --gres=none -- wanted_changes document_weights; fi
 submit --gres=none -- explorer

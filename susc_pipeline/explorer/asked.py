@@ -54,8 +54,13 @@ def write(folder: Path, found: dict[str, Any]) -> None:
     payload.write(data, "observables", {**found, "tokens": asked_tokens.write(data, found["tokens"])})
     for path in STATIC.iterdir():
         shutil.copy(path, folder / path.name)
+    add_page(folder, "#/observables", "Observables", "view-observables.js")
+
+
+def add_page(folder: Path, address: str, name: str, script: str) -> None:
+    """A link to a page behind that of the components, and the script that shows it, in the site's index.html."""
     index = folder / "index.html"
     text = index.read_text(encoding="utf-8")
-    text = text.replace(LINK, LINK + '<a href="#/observables">Observables</a>\n')
-    text = text.replace(LAST_SCRIPT, '<script src="view-observables.js"></script>\n' + LAST_SCRIPT)
+    text = text.replace(LINK, f'{LINK}<a href="{address}">{name}</a>\n')
+    text = text.replace(LAST_SCRIPT, f'<script src="{script}"></script>\n{LAST_SCRIPT}')
     index.write_text(text, encoding="utf-8")

@@ -27,6 +27,7 @@ from susc_pipeline.explorer import (
     search_index,
     shard_pass,
     text_files,
+    wanted,
 )
 from susc_pipeline.explorer import cards as card_module
 from susc_pipeline.explorer import control_rows as control_module
@@ -58,7 +59,8 @@ class Site:
     `run` is what is told of the run as it stands (run_page.py); `layout` is of schema.LAYOUT; `members` of schema.MEMBERS,
     in order of cluster and rank; `labels` of schema.LABELS, a row for each cluster; `profiles` of
     schema.CLUSTER_PROFILES, in order of cluster and component; `texts` is the readable text of each token
-    id; `components` of schema.COMPONENTS; `asked` is of asked.section.
+    id; `components` of schema.COMPONENTS; `asked` is of asked.section,
+    `wanted` of wanted.section.
     """
 
     settings: ExplorerSettings
@@ -76,6 +78,7 @@ class Site:
     comparisons: list[Comparison]
     controls: Controls | None = None
     asked: dict[str, Any] | None = None
+    wanted: list[dict[str, Any]] | None = None
 
 
 def save(site: Site, folder: Path) -> None:
@@ -107,6 +110,8 @@ def save(site: Site, folder: Path) -> None:
     payload.write(data, "site", summary(site, corpus, firsts))
     if site.asked:
         asked.write(folder, site.asked)
+    if site.wanted:
+        wanted.write(folder, site.wanted)
 
 
 def summary(site: Site, corpus: Corpus, firsts: dict[str, list[str]]) -> dict[str, Any]:

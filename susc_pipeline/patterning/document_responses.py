@@ -69,6 +69,16 @@ def of_components(
 
     def by_document(values: Float[np.ndarray, "tokens components"]) -> Float[np.ndarray, "components documents"]:
         sums = np.stack([np.bincount(documents, column) for column in values.T.astype(np.float64)])
-        return n_beta * sums / n_tokens / len(n_tokens)
+        return sums / n_tokens
 
-    return from_halves(by_document(half_a), by_document(half_b))
+    return of_document_means(by_document(half_a).T, by_document(half_b).T, n_beta=n_beta)
+
+
+def of_document_means(
+    half_a: Float[np.ndarray, "documents components"],
+    half_b: Float[np.ndarray, "documents components"],
+    *,
+    n_beta: float,
+) -> Responses:
+    """The same from each document's mean over its tokens, by either half of the chains, in nats squared."""
+    return from_halves(*(n_beta * means.T / len(means) for means in (half_a, half_b)))

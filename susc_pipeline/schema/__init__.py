@@ -25,9 +25,11 @@ from susc_pipeline.schema.component_tables import (
     COMPONENTS,
     CONTROL,
     DATA_CHANGES,
+    DOCUMENT_WEIGHTS,
     OBSERVABLES,
     REGIME,
     RELIABILITY,
+    WANTED_CHANGES,
 )
 from susc_pipeline.schema.frames import (
     StackedTokens,
@@ -71,6 +73,7 @@ __all__ = [
     "DATA_CHANGES",
     "DOCUMENTS",
     "DOCUMENT_GROUPS",
+    "DOCUMENT_WEIGHTS",
     "LABELS",
     "LAYOUT",
     "LOSS",
@@ -86,6 +89,7 @@ __all__ = [
     "TOKEN_KEY",
     "TRACE_SCALARS",
     "VIEWS",
+    "WANTED_CHANGES",
     "StackedTokens",
     "View",
     "check",

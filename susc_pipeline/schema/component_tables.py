@@ -104,6 +104,26 @@ DATA_CHANGES = {
     "chain_error": pl.Float64,  # half the difference of the halves of the chains
     "document_error": pl.Float64,  # over documents; missing where there is but one
 }
+WANTED_CHANGES = {
+    "wanted_change": pl.String,  # its name in the experiment
+    "component": pl.Int32,  # place among the components
+    "name": pl.String,
+    "role": pl.String,  # asked, kept or free
+    "wanted": pl.Float64,  # nats; missing where free
+    "predicted": pl.Float64,
+    "standard_error": pl.Float64,  # of the predicted change
+    "n_documents": pl.Int64,
+    "n_clipped": pl.Int64,
+    "reachable_share": pl.Float64,
+    "unclipped_share": pl.Float64,
+}
+DOCUMENT_WEIGHTS = {
+    "wanted_change": pl.String,  # its name in the experiment
+    "document_id": pl.String,
+    "n_tokens": pl.Int64,
+    "weight": pl.Float64,  # not negative, mean one
+    "standard_error": pl.Float64,
+}
 OBSERVABLES = {
     "observable": pl.String,  # its name in the experiment
     **DATA_CHANGES,

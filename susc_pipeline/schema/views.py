@@ -20,9 +20,11 @@ from susc_pipeline.schema.component_tables import (
     COMPONENTS,
     CONTROL,
     DATA_CHANGES,
+    DOCUMENT_WEIGHTS,
     OBSERVABLES,
     REGIME,
     RELIABILITY,
+    WANTED_CHANGES,
 )
 from susc_pipeline.schema.meanings import MEANINGS
 from susc_pipeline.schema.token_tables import ACTIVATIONS, CONTEXTS, DOCUMENT_GROUPS, LOSS, POPULATION, TOKEN_KEY
@@ -58,6 +60,7 @@ OF_DATA_CHANGE = {
     "chain_error": "half the difference of the susceptibilities by halves of the chains that share nothing; nats squared",
     "document_error": "standard error over documents, as a sample of all such; missing for one document; nats squared",
 }
+OF_WANTED_CHANGE = {"wanted_change": "name of the wanted change in the experiment"}
 VIEWS = {
     "contexts": View("The texts in tokens, a row for each context of every shard.", tuple(CONTEXTS)),
     "population_contexts": View("Contexts outside all shards, whose mean loss is the observable.", tuple(POPULATION)),
@@ -189,6 +192,33 @@ VIEWS = {
             "standard_error": "of it, of the chains and over documents together; nats times the unit",
             "chain_error": "half the difference by halves of the chains that share nothing; nats times the unit",
             "document_error": "standard error over documents, as a sample of all such; missing for one document",
+        },
+    ),
+    "wanted_changes": View(
+        "What each wanted change asks of every component's loss, and what the weights of documents are predicted to do to it; "
+        "only where the experiment names some.",
+        tuple(WANTED_CHANGES),
+        {
+            **OF_COMPONENT,
+            **OF_WANTED_CHANGE,
+            "role": "asked: its loss is to change; kept: it is to stay; free: it may do what it will",
+            "wanted": "wanted change of the population's mean loss under the component's posterior; missing where free; nats",
+            "predicted": "change that the weights are predicted to make, less what was fitted to noise; nats",
+            "standard_error": "of the predicted change, from the noise of the responses; nats",
+            "n_documents": "documents that have a weight",
+            "n_clipped": "weights that would be below zero and are zero",
+            "reachable_share": "share of the wanted change, squared and in units of the noise, that can be reached; 0 to 1",
+            "unclipped_share": "largest multiple of the wanted change that needs no weight below zero",
+        },
+    ),
+    "document_weights": View(
+        "The weight of every document for each wanted change; only where the experiment names some.",
+        tuple(DOCUMENT_WEIGHTS),
+        {
+            **OF_WANTED_CHANGE,
+            "n_tokens": "predicted tokens of the document that were measured",
+            "weight": "of the document's loss in training; not negative, mean one",
+            "standard_error": "of the weight before clipping, from the noise of the responses",
         },
     ),
     "document_groups": View("Which documents are near duplicates of each other.", tuple(DOCUMENT_GROUPS)),
