@@ -16,6 +16,7 @@ import trials
 pytestmark = pytest.mark.faults
 RUNS = """query($id: String!) { runsOrError(filter: {tags: [{key: "dagster/backfill", value: $id}]}) {
   ... on Runs { results { status tags { key value } } } } }"""
+AT_LENGTH = pytest.mark.skipif(trials.N_MOMENTS == 1, reason="make test-faults-slow tries it")
 SERVICES = ("dagster dev", "daemon run", "webserver")
 
 
@@ -129,7 +130,7 @@ def set_to(settings, old, new):
     settings.write_text(text.replace(old, new))
 
 
-@pytest.mark.parametrize("moment", ["in the first launch", "after 2 shards"])
+@pytest.mark.parametrize("moment", [pytest.param("in the first launch", marks=AT_LENGTH), "after 2 shards"])
 def test_a_backfill_outlives_the_daemon_and_the_webserver(world, serve, tmp_path, moment):
     world.restore(without=("token_shards",))
     settings, folder = tmp_path / "dagster" / "dagster.yaml", world.store.path("token_shards")
@@ -173,6 +174,7 @@ def test_a_backfill_outlives_its_machine(world, serve, tmp_path):
     trials.record("machine down", "a run begun", runs=len(runs), shards=len(SHARDS))
 
 
+@AT_LENGTH
 def test_a_code_server_that_was_halted_for_a_while_goes_on(world, serve, tmp_path):
     """With Dagster's own patience of 30 s it ends itself, and a backfill waits for ever."""
     world.restore(without=("token_shards",))
