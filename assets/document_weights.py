@@ -3,7 +3,7 @@
 import dagster as dg
 import polars as pl
 
-from assets import plots
+from assets import plots, pools
 from assets.partitions import EVERY_SHARD, EXPERIMENT, version
 from assets.questions import GROUP
 from resources.language_model import LanguageModelFolder
@@ -29,6 +29,7 @@ def asset() -> dg.AssetsDefinition:
             for name, text in DESCRIPTIONS.items()
         },
         group_name=GROUP,
+        pool=pools.GPU,
     )
     def find_document_weights(
         language_model: LanguageModelFolder,

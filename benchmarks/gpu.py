@@ -1,7 +1,7 @@
 """Every heavy stage on a GPU: share of the card's matrix peak, tokens times components a second, hours of 46M tokens.
 
-`python -m benchmarks.gpu` takes about six minutes on one GPU; random weights cost what trained ones do. It prints a JSON line for
-each measurement:
+`python -m benchmarks.gpu` is sized for eight minutes of one GPU and was not run on one yet; random weights cost what trained ones
+do. It prints a JSON line for each measurement:
 
 - matrix products of the card, in bfloat16 and float32;
 - at the shape of Pythia-160M and 1.4B: linear response of all components along two directions each, gradients of mirrored chains

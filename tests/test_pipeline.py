@@ -323,9 +323,7 @@ def test_the_explorer_shows_the_run_and_a_run_compared_with_itself_agrees_wholly
 
 @pytest.mark.slow
 def test_a_changed_setting_reruns_just_what_it_concerns(finished, tmp_path):
-    root, toml, _ = finished
-    copy = tmp_path / "copy"
-    shutil.copytree(root, copy)
+    copy = shutil.copytree(finished[0], tmp_path / "copy")
     toml = copy / "toy.toml"
     toml.write_text(toml.read_text().replace("max_conductance = 0.9", "max_conductance = 0.8"))
     done = run(copy, "--experiment", toml)
@@ -335,9 +333,7 @@ def test_a_changed_setting_reruns_just_what_it_concerns(finished, tmp_path):
 
 @pytest.mark.slow
 def test_a_wanted_change_gives_weights_of_documents_from_what_is_stored(finished, tmp_path):
-    root, toml, _ = finished
-    copy = tmp_path / "copy"
-    shutil.copytree(root, copy)
+    copy = shutil.copytree(finished[0], tmp_path / "copy")
     toml = copy / "toy.toml"
     original = toml.read_text()
     change = '[[wanted_changes]]\nname = "down"\ncomponents = ["unembed"]\nchanges = [-1e-6]\n'
@@ -400,9 +396,7 @@ def test_a_changed_file_of_the_corpus_remakes_its_shards_and_a_touched_one_does_
 
 @pytest.mark.slow
 def test_a_backfill_gives_the_same_bytes_in_another_order_and_mixed_shards_are_refused(finished, tmp_path):
-    root, toml, _ = finished
-    copy = tmp_path / "copy"
-    shutil.copytree(root, copy)
+    copy = shutil.copytree(finished[0], tmp_path / "copy")
     toml = copy / "toy.toml"
     before = manifests(copy)
     original = toml.read_text()

@@ -52,15 +52,14 @@ def write(folder: Path, found: dict[str, Any]) -> None:
     """Add the page and its data to a site, with a link to it and its script in index.html."""
     data = folder / "data"
     payload.write(data, "observables", {**found, "tokens": asked_tokens.write(data, found["tokens"])})
-    for path in STATIC.iterdir():
-        shutil.copy(path, folder / path.name)
-    add_page(folder, "#/observables", "Observables", "view-observables.js")
+    add_page(folder, "#/observables", "Observables", STATIC / "view-observables.js")
 
 
-def add_page(folder: Path, address: str, name: str, script: str) -> None:
-    """A link to a page behind that of the components, and the script that shows it, in the site's index.html."""
+def add_page(folder: Path, address: str, name: str, script: Path) -> None:
+    """Add the script that shows a page to a site, and to its index.html a link to the page behind that of the components."""
+    shutil.copy(script, folder / script.name)
     index = folder / "index.html"
     text = index.read_text(encoding="utf-8")
     text = text.replace(LINK, f'{LINK}<a href="{address}">{name}</a>\n')
-    text = text.replace(LAST_SCRIPT, f'<script src="{script}"></script>\n{LAST_SCRIPT}')
+    text = text.replace(LAST_SCRIPT, f'<script src="{script.name}"></script>\n{LAST_SCRIPT}')
     index.write_text(text, encoding="utf-8")

@@ -59,8 +59,8 @@ class Site:
     `run` is what is told of the run as it stands (run_page.py); `layout` is of schema.LAYOUT; `members` of schema.MEMBERS,
     in order of cluster and rank; `labels` of schema.LABELS, a row for each cluster; `profiles` of
     schema.CLUSTER_PROFILES, in order of cluster and component; `texts` is the readable text of each token
-    id; `components` of schema.COMPONENTS; `asked` is of asked.section,
-    `wanted` of wanted.section.
+    id; `components` of schema.COMPONENTS; `asked` is of asked.section, `wanted` of
+    wanted.section.
     """
 
     settings: ExplorerSettings

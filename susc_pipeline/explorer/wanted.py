@@ -1,6 +1,5 @@
 """What the site tells of the changes that the experiment wants: what they ask, and the documents that would make them."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +41,4 @@ def _entry(name: str, wanted: pl.DataFrame, weights: pl.DataFrame) -> dict[str, 
 def write(folder: Path, found: list[dict[str, Any]]) -> None:
     """Add the page and its data to a site, with a link to it and its script in index.html."""
     payload.write(folder / "data", "wanted", found)
-    for path in STATIC.iterdir():
-        shutil.copy(path, folder / path.name)
-    asked.add_page(folder, "#/wanted", "Wanted changes", "view-wanted.js")
+    asked.add_page(folder, "#/wanted", "Wanted changes", STATIC / "view-wanted.js")

@@ -66,12 +66,15 @@ def of_components(
     n_tokens = np.bincount(documents)
     if not n_tokens.all():
         raise ValueError(f"document {int(np.argmin(n_tokens))} has no token; number the documents without a gap")
+    return of_document_means(*(document_means(half, documents) for half in (half_a, half_b)), n_beta=n_beta)
 
-    def by_document(values: Float[np.ndarray, "tokens components"]) -> Float[np.ndarray, "components documents"]:
-        sums = np.stack([np.bincount(documents, column) for column in values.T.astype(np.float64)])
-        return sums / n_tokens
 
-    return of_document_means(by_document(half_a).T, by_document(half_b).T, n_beta=n_beta)
+def document_means(
+    values: Float[np.ndarray, "tokens components"], documents: Int[np.ndarray, " tokens"]
+) -> Float[np.ndarray, "documents components"]:
+    """Mean over each document's tokens; documents are numbered from 0 on without a gap."""
+    sums = np.stack([np.bincount(documents, column) for column in values.T.astype(np.float64)], axis=1)
+    return sums / np.bincount(documents)[:, None]
 
 
 def of_document_means(

@@ -89,13 +89,8 @@ def of_shard(tokens: pl.DataFrame) -> Documents:
     """
     names = tokens["document_id"].unique().sort()
     number = tokens["document_id"].rank("dense").cast(pl.Int64).to_numpy() - 1
-    n_tokens = np.bincount(number, minlength=len(names))
-
-    def means(values: Float[np.ndarray, "tokens components"]) -> Float[np.ndarray, "documents components"]:
-        sums = np.stack([np.bincount(number, column, len(names)) for column in values.T.astype(np.float64)], axis=1)
-        return sums / n_tokens[:, None]
-
-    return Documents(names.to_list(), n_tokens, *(means(schema.matrix(tokens[half])) for half in ("half_a", "half_b")))
+    halves = (document_responses.document_means(schema.matrix(tokens[half]), number) for half in ("half_a", "half_b"))
+    return Documents(names.to_list(), np.bincount(number), *halves)
 
 
 def joined(parts: Sequence[Documents]) -> Documents:

@@ -39,7 +39,7 @@
     select.addEventListener("change", () => { explorer.choose(query, "change", select.value, names[0]); draw(); });
     draw();
     view.append(element("div", { class: "title" }, element("h1", {}, "Wanted changes"), element("label", { class: "inline" }, "change ", select)),
-      element("p", { class: "note" }, "Which documents to weigh more, and which less, so that the losses change as the experiment asks: susceptibilities, inverted (patterning). No training process has these posteriors as its result, so these weights are not tested by fine-tuning; those for losses of groups of documents are."), below);
+      element("p", { class: "note" }, "Which documents to weigh more, and which less, so that the losses change as the experiment asks: susceptibilities, inverted (patterning). No training process ends in these posteriors, so fine-tuning cannot test these weights."), below);
     return "Wanted changes";
   };
 })();
