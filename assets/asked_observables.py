@@ -65,8 +65,8 @@ def directions_asset() -> dg.AssetsDefinition:
             settings = experiment.sampling.at(stored.localization)
             source = seeds.sequence(experiment.seed, "response_directions", component.name)
             n_contexts = direction_files.diagnostics(path).n_contexts
-            parts = (model, component, settings)
-            risen = observable_directions.rises(*parts, population, wanted, source, n_contexts=n_contexts)
+            parts, known = (model, component, settings), {"n_contexts": n_contexts, "largest": stored.curvature}
+            risen = observable_directions.rises(*parts, population, wanted, source, **known)
             own = {name: gradient[component.name] for name, gradient in rest.items()}
             found = observable_directions.found(*parts, experiment.directions, population, own, risen, stored)
             with folder.writing(component.name) as place:

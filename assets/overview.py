@@ -7,7 +7,7 @@ from resources.storage import Store
 from susc_pipeline import price as prices
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.messages import plain
-from susc_pipeline.price import Plan
+from susc_pipeline.plan import Plan
 
 ESCAPED = str.maketrans({character: f"&#{ord(character)};" for character in "&<>\"'\\`*_[]()|~"})  # what Markdown obeys
 

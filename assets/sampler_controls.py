@@ -15,7 +15,6 @@ from susc_pipeline import schema, seeds
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.model import components
 from susc_pipeline.sampling import calibration as calibrations
-from susc_pipeline.sampling import curvature
 from susc_pipeline.susceptibility import control as controls
 from susc_pipeline.susceptibility import direction_files, estimators
 from susc_pipeline.susceptibility import regime as regimes
@@ -51,9 +50,8 @@ def regime(
     rows = []
     for component in progress.track(context, found, "components", len(found)):
         stored = direction_files.diagnostics(response_directions.whole(component.name))
-        largest = curvature.of_population(model, component, population)
         own = settings.at(stored.localization)
-        rows.append(regimes.row(model, component, own, stored, largest=largest))
+        rows.append(regimes.row(model, component, own, stored, largest=stored.curvature))
     tables, digest = [regimes.table(rows)], direction_files.model_digest(model)
     for component in progress.track(context, wanted.components, "sweeps of n_beta", len(wanted.components)):
         chosen = components.by_name(model, component)
@@ -111,7 +109,7 @@ def negative_control(
         own = settings.at(stored.localization)
         source = seeds.sequence(experiment.seed, "negative_control", component.name)
         parts = (model, component, own, contexts, draws, source)
-        differences.append(controls.difference(*parts, rest=stored.at_rest))
+        differences.append(controls.difference(*parts, rest=stored.at_rest, largest=stored.curvature))
     estimates = ShardEstimates(*(part[:, chosen] for part in real))
     in_order = [enumerated[number].name for number in chosen]
     frame = controls.table(in_order, differences, estimates, n_beta=experiment.sampling.n_beta)

@@ -37,7 +37,7 @@ DIRECTED_BY = ("sampling", "directions", *(["linear_response"] if EXPERIMENT.lin
 @dg.asset(
     group_name=GROUP,
     kinds={"pytorch", "safetensors"},
-    code_version=version(3, *DIRECTED_BY, "components"),
+    code_version=version(4, *DIRECTED_BY, "components"),
     pool=pools.GPU,
 )
 def response_directions(
@@ -57,7 +57,7 @@ def response_directions(
     model = language_model.load(executor.held(experiment.model)).model
     inputs = [store.checked(name) for name in ("language_model", "population_contexts")]
     n_scores = experiment.linear_response.n_scores
-    made_by = f"{version(2, *DIRECTED_BY)}-{'-'.join(m.sha256[:8] for m in inputs)}"
+    made_by = f"{version(3, *DIRECTED_BY)}-{'-'.join(m.sha256[:8] for m in inputs)}"
     folder = store.components("response_directions", None, made_by, suffix=direction_files.SUFFIX)
     found = components.chosen(model, experiment.model.components)
     missing = [component for component in found if folder.damage(component.name)]
@@ -121,7 +121,7 @@ def population_of(frame: pl.LazyFrame, role: str, n_chains: int, *, limit: int |
     partitions_def=GROUND_TRUTH_SHARDS,
     group_name=GROUP,
     kinds={"pytorch", "parquet"},
-    code_version=version(5, "sampling", "susceptibility", "components"),
+    code_version=version(6, "sampling", "susceptibility", "components"),
     pool=pools.GPU,
 )
 def sgld_samples(
@@ -142,7 +142,7 @@ def sgld_samples(
     model = language_model.load(executor.held(experiment.model)).model
     sources = (("language_model",), ("token_shards", shard), ("population_contexts",), ("response_directions",))
     inputs = [store.checked(*key, thorough=False) for key in sources]
-    made_by = f"{version(4, 'sampling', 'susceptibility')}-{'-'.join(m.sha256[:8] for m in inputs)}"
+    made_by = f"{version(5, 'sampling', 'susceptibility')}-{'-'.join(m.sha256[:8] for m in inputs)}"
     traces = store.components("sgld_samples", shard, made_by)
     estimator = estimators.by_name(experiment.susceptibility.estimator)
     found = components.chosen(model, experiment.model.components) + estimator.needs_all_weights * [
@@ -164,7 +164,7 @@ def sgld_samples(
         stored = direction_files.load(response_directions.whole(component.name), model, component, digest=digest)
         own = experiment.sampling.at(stored.localization)
         direction = stored.directions.cpu().numpy() if estimator.needs_direction else None
-        return Directed(own.localization, direction)
+        return Directed(own.localization, stored.curvature, direction)
 
     sampled = executor.map(functools.partial(tasks.sampler, task), list(missing), directed)
     for component, one in progress.track(context, sampled, f"components of {shard}", len(missing)):

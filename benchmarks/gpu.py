@@ -29,7 +29,7 @@ from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.model import components, derivatives, families, operations, perturbation, pretrained, tangents
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.decoder import Decoder
-from susc_pipeline.price import Plan
+from susc_pipeline.plan import Plan
 from susc_pipeline.representation import auxiliary_training
 from susc_pipeline.representation.auxiliary import AuxSettings
 from susc_pipeline.sampling.observables import Population

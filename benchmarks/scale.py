@@ -12,7 +12,7 @@ from susc_pipeline import price
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.model import components
 from susc_pipeline.model.pretrained import ModelSettings
-from susc_pipeline.price import Plan
+from susc_pipeline.plan import Plan, shaped
 from susc_pipeline.sampling.posterior import SamplingSettings
 from susc_pipeline.susceptibility.directions import DirectionSettings
 from susc_pipeline.tokens import TokenSettings
@@ -27,7 +27,7 @@ NEOX = {"model_type": "gpt_neox", "vocab_size": 50304, "max_position_embeddings"
 def of(layers: int, hidden: int, heads: int, *, sampled: int, n_tokens: int, shard: int) -> Plan:
     """An experiment on a GPT-NeoX with an MLP four times as wide as the residual stream, chains as `tiny` has them."""
     sizes = {"num_hidden_layers": layers, "hidden_size": hidden, "num_attention_heads": heads}
-    model = price.shaped(NEOX | sizes | {"intermediate_size": 4 * hidden}, Path("a plan"), dtype="bfloat16")
+    model = shaped(NEOX | sizes | {"intermediate_size": 4 * hidden}, Path("a plan"), dtype="bfloat16")
     tokens = TokenSettings(
         context_length=POSITIONS,
         contexts_per_shard=-(-shard // (POSITIONS - 1)),
@@ -59,7 +59,7 @@ def response_operations(plan: Plan) -> dict[str, float]:
     """Operations of the measured part of the pipeline: directions, linear response, and gauss_newton to judge it."""
     return {
         "gradients at w*": price.at_rest(plan),
-        "directions, by chains": price.by_chains(plan),
+        "directions, by chains": price.before_chains(plan) + price.by_chains(plan),
         "linear_response": plan.n_tokens * price.linear_response(plan),
         "sgld_samples": plan.experiment.tokens.n_ground_truth_shards * sum(price.sampling_operations(plan)),
     }

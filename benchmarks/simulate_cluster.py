@@ -25,7 +25,7 @@ from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGra
 from benchmarks import scale
 from resources import experiment_files
 from susc_pipeline import price
-from susc_pipeline.price import Plan
+from susc_pipeline.plan import Plan
 
 if TYPE_CHECKING:
     from assets.runner import Unit

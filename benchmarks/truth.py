@@ -33,7 +33,7 @@ from susc_pipeline import price, tokens
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.model import components, pretrained, tangents
 from susc_pipeline.model.decoder import Decoder
-from susc_pipeline.price import Plan
+from susc_pipeline.plan import Plan
 from susc_pipeline.representation import pca
 from susc_pipeline.susceptibility import reliability as reliabilities
 

@@ -26,7 +26,7 @@ from susc_pipeline.model import checkpoint, components, decoder, decoder_weights
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.decoder import Decoder
 from susc_pipeline.model.pretrained import ModelSettings
-from susc_pipeline.price import Plan
+from susc_pipeline.plan import Plan
 from susc_pipeline.sampling import memory
 
 MAX_DIFFERENCE = 1e-3  # nats; rounding in float32 gave 2e-5 on a model of 30 layers

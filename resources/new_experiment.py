@@ -19,7 +19,7 @@ from susc_pipeline.corpus import CorpusSettings
 from susc_pipeline.messages import plain
 from susc_pipeline.model import components
 from susc_pipeline.model.pretrained import LoadedModel, ModelSettings
-from susc_pipeline.price import Plan
+from susc_pipeline.plan import Plan
 from susc_pipeline.representation.pca import RepresentationSettings
 from susc_pipeline.sampling.posterior import SamplingSettings
 from susc_pipeline.susceptibility.directions import DirectionSettings

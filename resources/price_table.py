@@ -16,10 +16,12 @@ import torch
 from resources import experiment as experiments
 from resources import language_model
 from susc_pipeline import feasibility, price
+from susc_pipeline import plan as plans
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.model import components, pretrained
 from susc_pipeline.model.pretrained import ModelSettings
-from susc_pipeline.price import Plan, Price
+from susc_pipeline.plan import Plan
+from susc_pipeline.price import Price
 
 SHARE = 0.3  # of the rate of a large matrix product
 PROCESS_BYTES = 700 << 20  # of an interpreter with torch, Dagster and polars, before it does anything
@@ -60,7 +62,7 @@ def plan_of(experiment: ExperimentConfig, config: Path | None = None) -> Plan:
     )
     if not isinstance(content, dict):
         raise ValueError(f"{place} holds no configuration of a model, but a {type(content).__name__}")
-    model = price.shaped(content, place, dtype=experiment.model.dtype)
+    model = plans.shaped(content, place, dtype=experiment.model.dtype)
     return Plan(model, components.chosen(model, experiment.model.components), experiment)
 
 
@@ -180,7 +182,7 @@ def report(name: str, config: Path | None, *, teraflops: float | None = None, gi
     )
     print(f"clusters, tables and pages: {duration(price.seconds_beside(plan))} on two cores, as on tiny")
     if not experiment.tokens.max_population_contexts:
-        print(f"the population is taken for {price.POPULATION:,} contexts; tokens.max_population_contexts bounds it")
+        print(f"the population is taken for {plans.POPULATION:,} contexts; tokens.max_population_contexts bounds it")
     try:
         refuse_what_cannot_fit(plan, gigabytes * 1e9 if gigabytes else memory_of(experiment.model))
     except ValueError as error:

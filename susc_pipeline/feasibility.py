@@ -2,7 +2,7 @@
 
 from susc_pipeline.messages import require
 from susc_pipeline.model import components
-from susc_pipeline.price import Plan
+from susc_pipeline.plan import Plan
 
 
 def check(plan: Plan) -> None:

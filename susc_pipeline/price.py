@@ -4,20 +4,14 @@ Operations are of matrix products and attention (model/operations.py); hours fol
 are those of the columns, packed as measured on `tiny`. Memory is what one process holds at its peak, beside the interpreter.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+import math
+from typing import NamedTuple
 
-import torch
-
-from susc_pipeline import tokens
 from susc_pipeline.clustering.knn import BYTES_OF_A_NEIGHBOR
-from susc_pipeline.config import ExperimentConfig
-from susc_pipeline.model import components, decoder_weights, families, operations, pretrained
-from susc_pipeline.model.components import Component
-from susc_pipeline.model.decoder import Decoder
-from susc_pipeline.sampling import memory
-from susc_pipeline.susceptibility import estimators
+from susc_pipeline.model import components, decoder_weights, operations, pretrained
+from susc_pipeline.plan import Plan
+from susc_pipeline.sampling import curvature, localization, memory
+from susc_pipeline.susceptibility import directions, estimators
 
 PACKED = 0.93  # of float columns in zstd: 5.45 of 5.90 MB susceptibilities, 19.97 of 21.5 activations (tiny)
 BYTES_A_TRACE_VALUE = 3.75  # float32 in zstd: 44.2 MB for 16,764 tokens x 22 components x 16 draws x 2 (tiny)
@@ -35,93 +29,8 @@ SECONDS_A_CLUSTERED_TOKEN = (
 )
 SECONDS_BESIDE = 120.0  # tables, map, site and the start of processes (tiny)
 CONTEXTS_AT_ONCE = 4  # of linear response
-POPULATION = 100_000  # contexts of the gradient at w*, where tokens.max_population_contexts sets no bound
-
-
-class Plan(NamedTuple):
-    """An experiment on a model, of which sizes are enough: its weights may lie on torch's device `meta`."""
-
-    model: Decoder
-    chosen: Sequence[Component]
-    experiment: ExperimentConfig
-
-    @property
-    def n_positions(self) -> int:
-        """Tokens of a context."""
-        return self.experiment.tokens.context_length
-
-    @property
-    def shard_tokens(self) -> int:
-        """Predicted tokens of a shard."""
-        return self.experiment.tokens.contexts_per_shard * (self.n_positions - 1)
-
-    @property
-    def n_tokens(self) -> int:
-        """Predicted tokens of all shards."""
-        return self.shard_tokens * self.experiment.tokens.n_shards
-
-    @property
-    def n_sampled(self) -> int:
-        """Predicted tokens of the ground truth."""
-        return self.shard_tokens * self.experiment.tokens.n_ground_truth_shards
-
-    @property
-    def n_pcs(self) -> int:
-        """Principal components considered."""
-        return self.experiment.representation.n_components or len(self.chosen)
-
-    @property
-    def n_weights(self) -> int:
-        """Weights of the model."""
-        return sum(weight.numel() for weight in decoder_weights.named_weights(self.model).values())
-
-    @property
-    def n_parameters(self) -> int:
-        """Weights of the chosen components together."""
-        return sum(components.n_parameters(self.model, component) for component in self.chosen)
-
-    @property
-    def n_features(self) -> int:
-        """Inputs of the auxiliary model: residual streams and one loss gradient."""
-        return (len(self.experiment.representation.layers) + 1) * self.model.hidden_size
-
-    @property
-    def n_hidden(self) -> int:
-        """Hidden units of the auxiliary model."""
-        return self.experiment.aux.hidden_multiplier * self.model.hidden_size
-
-    @property
-    def n_images(self) -> int:
-        """A chain and, where the estimator needs it, its mirror image."""
-        estimator = estimators.by_name(self.experiment.susceptibility.estimator)
-        return 1 + (estimator.needs_own_slopes or estimator.needs_responses)
-
-    @property
-    def n_draws(self) -> int:
-        """Draws at each token of the ground truth, mirror images included."""
-        return self.n_images * self.experiment.sampling.n_chains * self.experiment.sampling.n_draws
-
-    @property
-    def rest_contexts(self) -> int:
-        """Population contexts of the gradient at w*: those of the directions."""
-        bound, weights = self.experiment.tokens.max_population_contexts, tokens.ROLE_WEIGHTS
-        return bound * weights["directions"] // sum(weights.values()) if bound else POPULATION
-
-
-def shaped(content: Mapping[str, Any], place: Path, *, dtype: str = "float32") -> Decoder:
-    """A decoder without weights, on torch's device `meta`, of the sizes that config.json says.
-
-    Raises:
-        ValueError: a family or a feature that is not computed here; see families.
-    """
-    family = families.family_of(content, place)
-    description = families.describe(family, families.Values(content, place))
-    kind = getattr(torch, dtype)
-    named = {
-        name: torch.empty(shape, device="meta", dtype=kind)
-        for name, shape in families.shapes(family, description).items()
-    }
-    return families.build(family, description, named)
+GRADIENT = 2  # passes through what lies above a component: forward and back; its weights alone have a gradient
+SEARCH_TRIES = 3  # of the localization, about
 
 
 class Price(NamedTuple):
@@ -137,39 +46,69 @@ class Price(NamedTuple):
 def sampling_operations(plan: Plan) -> tuple[float, float]:
     """Operations of all gradient steps, and of all evaluations, of one ground-truth shard.
 
-    A step and a score go forward and back through what lies above. At a draw tokens are passed forward with the tangents of
-    slopes, and twice more on either side along a score.
+    A step and a score go forward and back through what lies above; what lies below is passed once for both of a pair. At a
+    draw tokens are passed forward with the tangents of slopes, and twice more on either side along a score.
     """
     settings, n = plan.experiment.sampling, plan.n_positions
     estimator = estimators.by_name(plan.experiment.susceptibility.estimator)
-    above = _of_all(plan, operations.above)
+    above = plan.of_all(operations.above)
     passes = 1 + 2 * estimator.needs_responses
-    tangents = (estimator.needs_slopes + estimator.needs_own_slopes) * _of_all(plan, operations.tangent)
+    tangents = (estimator.needs_slopes + estimator.needs_own_slopes) * plan.of_all(operations.tangent)
     measured = passes * above + len(plan.chosen) * operations.unembedding(plan.model) + tangents
     n_steps = settings.n_burn_in + settings.n_draws * settings.n_steps_between_draws
-    scored = settings.n_draws * max(settings.draw_batch_size, settings.batch_size) * estimator.needs_responses
+    of_draw = max(settings.draw_batch_size, settings.batch_size)
+    scored = settings.n_draws * of_draw * estimator.needs_responses
     contexts = plan.n_images * settings.n_chains * (n_steps * settings.batch_size + scored)
     read = plan.n_draws * (plan.shard_tokens + settings.n_reference_contexts * n)
-    return 3 * above * contexts * n, measured * read
+    read_once = n_steps * (settings.batch_size + settings.n_reference_contexts)
+    read_once += settings.n_draws * (of_draw - settings.batch_size)
+    once = settings.n_chains * read_once * n + plan.shard_tokens
+    return GRADIENT * above * contexts * n + plan.of_all(operations.below) * once, measured * read
 
 
 def at_rest(plan: Plan) -> float:
-    """Operations of the gradients at w*, which serve all components."""
-    return 3 * operations.forward(plan.model, plan.n_positions) * plan.rest_contexts * plan.n_positions
+    """Operations of the gradients at w*, which serve all components: forward, back to the lowest, and of their weights."""
+    model, n = plan.model, plan.n_positions
+    every = decoder_weights.named_weights(model)
+    held = [every[name] for name in components.holders(model, plan.chosen)]
+    weights = sum(weight.numel() for weight in held if weight is not model.embedding or model.description.tied)
+    back = max(operations.above(model, component, n) for component in plan.chosen)
+    return (operations.forward(model, n) + back + 2 * weights) * plan.rest_contexts * n
+
+
+def before_chains(plan: Plan) -> float:
+    """Operations of what a component's chains take beside their steps, whatever the budget.
+
+    Those are the Lanczos products of its curvature, the search for its localization, and its slopes on the probe's contexts: at
+    w*, each time the chains are judged, and along both parts of the direction. Where the loss is stiff, products with
+    the Hessian come on top (sampling/precision.py): how many is not known before.
+    """
+    settings, wanted = plan.experiment.sampling, plan.experiment.directions
+    above, below = plan.of_all(operations.above), plan.of_all(operations.below)
+    steep = (GRADIENT * (1 + curvature.N_PRODUCTS) * above + below) * curvature.MAX_CONTEXTS
+    tries = SEARCH_TRIES * (1 + 2 * localization.N_PAIRS) * above + below
+    search = tries * localization.N_CONTEXTS if settings.target_rise else 0
+    n_steps = max(directions.LEAST_STEPS, wanted.max_contexts // (settings.n_chains * settings.batch_size))
+    n_looks = 1 + int(math.log2(n_steps / directions.LEAST_STEPS))
+    primal = len(plan.chosen) * operations.forward(plan.model, plan.n_positions)
+    along = (1 + n_looks + 2) * settings.n_chains * plan.of_all(operations.tangent) + (2 + n_looks) * primal
+    return (steep + search + along * wanted.n_probe_contexts) * plan.n_positions
 
 
 def by_chains(plan: Plan) -> float:
-    """Operations of the chains of the directions, whole budget: of a pair and at rest, each forward and back."""
-    contexts = plan.experiment.directions.max_contexts
-    return 3 * 3 * _of_all(plan, operations.above) * contexts * plan.n_positions
+    """Operations of the chains of the directions, whole budget: a pair and w*, each forward and back, on what lies below."""
+    settings = plan.experiment.sampling
+    contexts = plan.experiment.directions.max_contexts + settings.n_burn_in * settings.n_chains * settings.batch_size
+    each = 3 * GRADIENT * plan.of_all(operations.above) + plan.of_all(operations.below)
+    return each * contexts * plan.n_positions
 
 
 def linear_response(plan: Plan) -> float:
     """Operations of the linear response of one token: a forward pass, the last layer back, and all tangents."""
     model, n = plan.model, plan.n_positions
     primal = operations.forward(model, n) + operations.unembedding(model) + 2 * operations.layer(model, n)
-    bent = 2 * plan.experiment.linear_response.n_scores * _of_all(plan, operations.above)
-    return primal + HALVES * _of_all(plan, operations.tangent) + bent
+    bent = 2 * plan.experiment.linear_response.n_scores * plan.of_all(operations.above)
+    return primal + HALVES * plan.of_all(operations.tangent) + bent
 
 
 def prices(plan: Plan) -> dict[str, Price]:
@@ -190,7 +129,7 @@ def prices(plan: Plan) -> dict[str, Price]:
         "language_model": (0, resident, resident),
         "token_shards": (0, plan.n_tokens * BYTES_A_SHARD_TOKEN, 0),
         "response_directions": (
-            at_rest(plan) + by_chains(plan),
+            at_rest(plan) + before_chains(plan) + by_chains(plan),
             STORED_VECTORS * settings.n_chains * 4 * plan.n_parameters,
             resident + max(chains, 8 * plan.n_parameters),
         ),
@@ -266,7 +205,3 @@ def total(found: dict[str, Price]) -> Price:
         sum(one.disk for one in found.values()),
         max(one.memory for one in found.values()),
     )
-
-
-def _of_all(plan: Plan, count: Callable[[Decoder, Component, int], float]) -> float:
-    return sum(count(plan.model, component, plan.n_positions) for component in plan.chosen)

@@ -368,7 +368,7 @@ def _run(names, basis, rng):
     }  # fmt: skip
     rise = 0.2 * rng.random((6, 2 * SAMPLING.n_chains))
     slopes = rng.normal(size=(SAMPLING.n_chains, 3))
-    found = Diagnostics(Trace(2.0 + rise, np.full_like(rise, 2.0)), slopes, slopes, 100, 400, 0.9, 100.0, 300.0)
+    found = Diagnostics(Trace(2.0 + rise, np.full_like(rise, 2.0)), slopes, slopes, 100, 400, 0.9, 100.0, 300.0, 5.0)
     return {
         "experiment": "made-up",
         "digest": "0" * 16,

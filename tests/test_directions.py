@@ -17,6 +17,7 @@ from susc_pipeline.susceptibility.direction_files import Diagnostics, StoredDire
 from susc_pipeline.susceptibility.directions import DirectionSettings
 
 LOCALIZATION = 50.0
+CURVATURE = 3.0
 SETTINGS = SamplingSettings(n_chains=4, step_size=1.0, localization=LOCALIZATION, n_beta=5.0, batch_size=2)
 POPULATION = Population(tuple(toys.toy_tokens(16, seed=seed) for seed in range(4)))
 PROBE = toys.toy_tokens(3, seed=99)
@@ -98,11 +99,11 @@ def test_the_mean_slope_of_a_half_meets_no_chain_with_itself(resting):
 def stored(model, component, rng):
     shape = (4, components.n_parameters(model, component))
     vectors = [torch.as_tensor(rng.normal(size=shape).astype(np.float32)) for _ in range(3)]
-    found = StoredDirections(vectors[0], rng.normal(size=2), LOCALIZATION, *vectors[1:], rng.normal(size=4))
+    numbers = LOCALIZATION, *vectors[1:], rng.normal(size=4), CURVATURE
+    found = StoredDirections(vectors[0], rng.normal(size=2), *numbers)
     trace = Trace(rng.normal(size=(9, 8)), rng.normal(size=(9, 8)))
-    return found, Diagnostics(
-        trace, rng.normal(size=(4, 5)), rng.normal(size=(4, 5)), 10, 20, 0.9, np.inf, LOCALIZATION
-    )
+    slopes = rng.normal(size=(4, 5)), rng.normal(size=(4, 5))
+    return found, Diagnostics(trace, *slopes, 10, 20, 0.9, np.inf, LOCALIZATION, CURVATURE)
 
 
 @pytest.fixture

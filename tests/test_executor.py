@@ -49,7 +49,9 @@ def direction_of(model, component):
     """Something that only this process has, to be handed over with the component."""
     rng = np.random.default_rng(component.layer + 1)
     direction = rng.normal(size=(SETTINGS.n_chains, components.n_parameters(model, component))).astype(np.float32)
-    return tasks.Directed(SETTINGS.localization * (2 + component.layer), direction)  # of the embedding the layer is -1
+    return tasks.Directed(
+        SETTINGS.localization * (2 + component.layer), 1.0, direction
+    )  # of the embedding the layer is -1
 
 
 @pytest.fixture(scope="module")

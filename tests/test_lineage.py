@@ -314,7 +314,7 @@ def stored_directions(folder, rise, *, reliability=0.97):
     directions = torch.randn(n_chains, components.n_parameters(model, component))
     slopes = np.random.default_rng(0).normal(size=(n_chains, 5))
     found = direction_files.Diagnostics(
-        Trace(2.0 + rise, np.full_like(rise, 2.0)), slopes, slopes, 100, 400, reliability, 50.0, 300.0
+        Trace(2.0 + rise, np.full_like(rise, 2.0)), slopes, slopes, 100, 400, reliability, 50.0, 300.0, 5.0
     )
     made = ComponentFolder(folder, "response_directions", direction_files.SUFFIX)
     with made.writing("L0H0") as place:

@@ -8,7 +8,7 @@ import torch
 
 import toys
 from susc_pipeline.model import components, derivatives, families, perturbation
-from susc_pipeline.sampling import precision
+from susc_pipeline.sampling import curvature, precision
 from susc_pipeline.sampling.observables import Population
 from susc_pipeline.sampling.posterior import SamplingSettings
 
@@ -49,7 +49,8 @@ def test_vectors_are_divided_by_localization_plus_n_beta_times_the_hessian(name)
     curved = hessian(model, component, CONTEXTS)
     eigenvalues, eigenvectors = np.linalg.eigh(curved)
     stiff = dataclasses.replace(SETTINGS, n_beta=0.5 * SETTINGS.localization / float(eigenvalues[-1]))
-    assert precision.stiffness(model, component, stiff, population) == pytest.approx(0.5, rel=0.5)
+    largest = curvature.of_population(model, component, population)
+    assert stiff.n_beta * largest / stiff.localization == pytest.approx(0.5, rel=0.5)
     rng = np.random.default_rng(0)
     mixed = eigenvectors[:, -3:] @ rng.normal(size=(3, 2 * SETTINGS.n_chains))
     exact = np.linalg.solve(stiff.localization * np.eye(len(curved)) + stiff.n_beta * curved, mixed).T

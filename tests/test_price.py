@@ -5,22 +5,32 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import public_models
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+import toys
 import variants
 from assets import cli
 from resources import experiment as experiments
 from resources import experiment_files
 from resources import price_table as reports
-from susc_pipeline import price
+from susc_pipeline import plan as plans
+from susc_pipeline import price, seeds
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.model import components, decoder, families, operations, perturbation
+from susc_pipeline.sampling import token_draws
+from susc_pipeline.sampling.observables import Population
+from susc_pipeline.sampling.posterior import SamplingSettings
+from susc_pipeline.susceptibility import direction_task, directions
+from susc_pipeline.susceptibility.direction_task import DirectionTask, Rest
+from susc_pipeline.susceptibility.directions import DirectionSettings
 from susc_pipeline.susceptibility.readouts import Observable
-from susc_pipeline.tokens import TokenSettings
+from susc_pipeline.tokens import ROLE_WEIGHTS, TokenSettings
 
+LEAST_COUNTED = 0.75  # by torch, which counts no attention on a CPU; and the last token of a context has no loss
 VARIANTS = ("gpt_neox", "llama, grouped, tied", "gpt2", "qwen3")
 
 
@@ -59,12 +69,78 @@ def test_operations_above_a_component_are_those_that_torch_does(variant, kind):
     assert counted.get_total_flops() / ids.numel() == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("kind", ["embed", "unembed", "head", "key_value", "mlp"])
+def test_operations_below_a_component_are_those_that_torch_does(variant, kind):
+    model = families.from_module(variants.module(variant))
+    found = [c for c in components.enumerate_components(model) if c.kind == kind and c.layer < 2]
+    if not found:
+        pytest.skip("the family has no such component")
+    component = found[-1]
+    ids = torch.randint(0, variants.VOCABULARY, (3, 16), generator=torch.Generator().manual_seed(0))
+    with FlopCounterMode(display=False) as counted, torch.no_grad():
+        perturbation.prepare_tokens(model, component, ids)
+    passed = {"embed": 0, "unembed": model.n_layers, "mlp": component.layer + 1}.get(kind, component.layer + 1)
+    own = {"head": 1, "key_value": model.description.n_queries}.get(kind, 0)
+    attended = 2 * model.head_size * 16 * (own + passed * model.n_heads)
+    assert counted.get_total_flops() / ids.numel() == pytest.approx(operations.below(model, component, 16) - attended)
+
+
+@pytest.mark.parametrize("names", [["L1MLP"], ["L0H1", "L1H0"], ["embed", "L0H0", "L0H1", "L0MLP", "unembed"]])
+def test_operations_of_gradients_at_the_trained_weights_are_those_that_torch_does(names):
+    model = families.from_module(toys.toy_module())
+    chosen = [components.by_name(model, name) for name in names]
+    contexts = toys.toy_tokens(24).astype(np.int32)
+    with FlopCounterMode(display=False) as counted:
+        directions.at_rest(model, Population((contexts,)), 0, chosen=chosen)
+    bound = -(-len(contexts) * sum(ROLE_WEIGHTS.values()) // ROLE_WEIGHTS["directions"])
+    tokens = TokenSettings(context_length=contexts.shape[1], max_population_contexts=bound)
+    plan = plans.Plan(model, chosen, ExperimentConfig(name="x", tokens=tokens))
+    assert plan.rest_contexts == len(contexts)
+    assert LEAST_COUNTED < counted.get_total_flops() / price.at_rest(plan) < 1.05
+
+
+@pytest.mark.parametrize("name", ["L1MLP", "L0H1", "embed"])
+def test_operations_of_the_draws_of_a_component_are_those_that_torch_does(name):
+    model = families.from_module(toys.toy_module())
+    component = components.by_name(model, name)
+    shard, contexts = toys.toy_tokens(6).astype(np.int32), toys.toy_tokens(24).astype(np.int32)
+    settings = SamplingSettings(n_chains=4, n_draws=2)
+    direction = 1e-3 * torch.randn(4, components.n_parameters(model, component))
+    options = {"direction": direction, "slopes": False, "responses": True, "largest": 1.0}
+    with FlopCounterMode(display=False) as counted:
+        draws = Population((contexts,) * 4)
+        token_draws.sample(model, component, settings, shard, draws, seeds.sequence(0), **options)
+    tokens = TokenSettings(context_length=contexts.shape[1], contexts_per_shard=len(shard))
+    plan = plans.Plan(model, [component], ExperimentConfig(name="x", tokens=tokens, sampling=settings))
+    assert LEAST_COUNTED < counted.get_total_flops() / sum(price.sampling_operations(plan)) < 1.05
+
+
+@pytest.mark.parametrize("name", ["L1MLP", "L0H1", "embed"])
+def test_operations_of_a_component_s_directions_are_those_that_torch_does(name):
+    model = families.from_module(toys.toy_module())
+    component = components.by_name(model, name)
+    contexts = toys.toy_tokens(24).astype(np.int32)
+    settings = SamplingSettings(n_chains=4, n_beta=1.0, localization=300.0, target_rise=0.01, batch_size=2)
+    wanted = DirectionSettings(reliability=0.999999, max_contexts=128, n_probe_contexts=8)
+    task = DirectionTask(model, "cpu", settings, wanted, Population((contexts,) * 4), contexts[:8], 0, [component])
+    # Without noise at w* the chains go on to the end of their budget.
+    rest = Rest(np.zeros((4, components.n_parameters(model, component)), np.float32), np.zeros((0, 0)), 96)
+    with FlopCounterMode(display=False) as counted:
+        direction_task.finder(task)(component, rest)
+    experiment = ExperimentConfig(
+        name="x", tokens=TokenSettings(context_length=contexts.shape[1]), sampling=settings, directions=wanted
+    )
+    plan = plans.Plan(model, [component], experiment)
+    assert LEAST_COUNTED < counted.get_total_flops() / (price.before_chains(plan) + price.by_chains(plan)) < 1.05
+
+
 @pytest.mark.parametrize("name", public_models.MODELS)
 def test_a_preset_states_its_price(name):
     text = (experiment_files.EXPERIMENTS / f"{name}.toml").read_text()
     experiment = experiments.load(name)
-    model = price.shaped(public_models.MODELS[name], Path(name))
-    plan = price.Plan(model, components.chosen(model, experiment.model.components), experiment)
+    model = plans.shaped(public_models.MODELS[name], Path(name))
+    plan = plans.Plan(model, components.chosen(model, experiment.model.components), experiment)
     whole = price.total(price.prices(plan))
     stated = re.search(r"(\S+) operations .*, (\S+ \S+) of disk, (\S+ \S+) of memory", text)
     assert stated is not None
@@ -77,7 +153,7 @@ def test_a_preset_states_its_price(name):
 
 def test_sizes_are_known_without_weights_and_equal_those_of_the_weights(tiny):
     real = families.from_module(variants.module("llama, grouped, tied"))
-    shaped = price.shaped(variants.module("llama, grouped, tied").config.to_dict(), Path("here"))
+    shaped = plans.shaped(variants.module("llama, grouped, tied").config.to_dict(), Path("here"))
     assert shaped.embedding.device.type == "meta" and shaped.description == real.description
     assert [components.n_parameters(shaped, c) for c in components.enumerate_components(shaped)] == [
         components.n_parameters(real, c) for c in components.enumerate_components(real)
@@ -141,7 +217,7 @@ def test_the_command_prices_a_model_of_which_only_the_sizes_are_here(tmp_path, c
 
 def test_a_population_without_bound_is_taken_for_a_stated_number(tiny):
     bounded = dataclasses.replace(tiny.experiment, tokens=TokenSettings(max_population_contexts=600))
-    assert tiny._replace(experiment=bounded).rest_contexts == 500 and tiny.rest_contexts == price.POPULATION
+    assert tiny._replace(experiment=bounded).rest_contexts == 500 and tiny.rest_contexts == plans.POPULATION
 
 
 def test_observables_cost_the_chains_again_a_gradient_each_and_a_response_of_every_token(tiny):

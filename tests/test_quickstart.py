@@ -58,7 +58,7 @@ def folder(loaded, tmp_path_factory):
     digest = direction_files.model_digest(loaded.model)
     trace = directions.Trace(np.zeros((8, 4), np.float32), np.zeros((8, 4), np.float32))
     slopes = np.zeros((4, 3), np.float32)
-    diagnostics = Diagnostics(trace, slopes, slopes, 8, 8, 0.9, 9.0, 300.0)
+    diagnostics = Diagnostics(trace, slopes, slopes, 8, 8, 0.9, 9.0, 300.0, 1.0)
     for number, name in enumerate(NAMES):
         component = components.by_name(loaded.model, name)
         n_weights = components.n_parameters(loaded.model, component)

@@ -30,11 +30,20 @@ def above(model: Decoder, component: Component, n_positions: int) -> float:
         return unembedding(model)
     own = 2 * _mlp_weights(model) if component.kind == "mlp" else 0
     if component.kind in components.OF_ATTENTION:
-        part = components.part(model, component)
-        own = 2 * model.hidden_size * sum(part.rows.widths + part.columns.widths)
-        own += 2 * model.head_size * n_positions * (sum(part.columns.widths) / model.head_size)
+        own = _own_attention(model, component, n_positions)
         own += 0 if model.parallel_residual else 2 * _mlp_weights(model)
     return own + _n_above(model, component) * layer(model, n_positions) + unembedding(model)
+
+
+def below(model: Decoder, component: Component, n_positions: int) -> float:
+    """Of what a component reads, once for the contexts of a step: the layers below it, and what stands beside it in its own."""
+    if component.layer < 0:
+        return model.n_layers * layer(model, n_positions) if component.kind == "unembed" else 0.0
+    whole = layer(model, n_positions)
+    beside = whole - 2 * _mlp_weights(model)  # the layer's attention
+    if component.kind in components.OF_ATTENTION:
+        beside = (whole if model.parallel_residual else beside) + _own_attention(model, component, n_positions)
+    return component.layer * whole + beside
 
 
 def tangent(model: Decoder, component: Component, n_positions: int) -> float:
@@ -51,6 +60,12 @@ def tangent(model: Decoder, component: Component, n_positions: int) -> float:
     n_above = _n_above(model, component)
     passed = (n_above - 1) * whole + last if n_above else 0
     return _own_tangent(model, component, n_positions) + passed
+
+
+def _own_attention(model: Decoder, component: Component, n_positions: int) -> float:
+    part = components.part(model, component)
+    attended = 2 * model.head_size * n_positions * (sum(part.columns.widths) / model.head_size)
+    return 2 * model.hidden_size * sum(part.rows.widths + part.columns.widths) + attended
 
 
 def _own_tangent(model: Decoder, component: Component, n_positions: int) -> float:

@@ -168,7 +168,8 @@ def _cell(
     n_tokens = measured[:, 1:].size
     # The gradient at w* depends on no setting of the sampler, so its slopes are left out: zero.
     nothing = np.zeros((settings.n_chains, n_tokens))
-    found = directions.rise(model, component, settings, budget, population, measured, nothing, source)
+    chosen = (settings, budget, population, measured, nothing, source)
+    found = directions.rise(model, component, *chosen, largest=stiffest)
     trace = diagnostics.rises(found.trace, n_draws=found.n_contexts // n_each)
     coefficient = diagnostics.local_learning_coefficient(trace, init_loss=0.0, n_beta=settings.n_beta)
     uniform_rise = float(np.log(model.vocabulary_size) - found.trace.rest_loss.mean())

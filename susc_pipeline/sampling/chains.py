@@ -96,16 +96,29 @@ def noise(
 
 
 def prepared(
-    model: Decoder, component: Component, settings: SamplingSettings, population: Population
+    model: Decoder,
+    component: Component,
+    settings: SamplingSettings,
+    population: Population,
+    *,
+    largest: float | None = None,
 ) -> SamplingSettings:
     """The settings with steps as short as the component's curvature asks for, once they are known to fit in memory.
+
+    Args:
+        model: at w*.
+        component: the one that moves.
+        settings: of the chains.
+        population: a part for each chain.
+        largest: the component's curvature, see `curvature.of_population`; it is measured where it is not given.
 
     Raises:
         BatchTooLargeError: a step or an evaluation would not fit in memory.
         UnstableStepError: the step size is far above what the curvature allows; a little above, steps are divided.
     """
     memory.check(model, component, settings, population.parts[0].shape[1])
-    return curvature.split_steps(curvature.of_population(model, component, population), component, settings)
+    stiffest = curvature.of_population(model, component, population) if largest is None else largest
+    return curvature.split_steps(stiffest, component, settings)
 
 
 def is_draw(number: int, settings: SamplingSettings) -> bool:

@@ -26,11 +26,6 @@ TOLERANCE = 0.03  # of the quotient, along any direction
 CONTEXTS_AT_ONCE = 16
 
 
-def stiffness(model: Decoder, component: Component, settings: SamplingSettings, population: Population) -> float:
-    """n_beta times the component's largest curvature at w* / localization: how far the loss holds weights beyond the prior."""
-    return settings.n_beta * curvature.of_population(model, component, population) / settings.localization
-
-
 def divided(
     model: Decoder,
     component: Component,
@@ -39,6 +34,7 @@ def divided(
     vectors: Float[Tensor, "vectors parameters"],
     *,
     n_contexts: int,
+    largest: float | None = None,
 ) -> Float[Tensor, "vectors parameters"]:
     """The vectors of each chain divided by the posterior's precision.
 
@@ -49,8 +45,10 @@ def divided(
         population: a part for each chain.
         vectors: one or more a chain: those of all chains, then the next of all chains.
         n_contexts: that each chain reads for one product with the Hessian, as far as it has them.
+        largest: the component's curvature, see `curvature.of_population`; it is measured where it is not given.
     """
-    ratio = stiffness(model, component, settings, population)
+    stiffest = curvature.of_population(model, component, population) if largest is None else largest
+    ratio = settings.n_beta * stiffest / settings.localization  # how far the loss holds weights beyond the prior
     if ratio <= MAX_OF_PRIOR:
         return vectors / settings.localization
     n_contexts = min(n_contexts, *(len(part) for part in population.parts))

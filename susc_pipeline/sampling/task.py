@@ -25,6 +25,8 @@ class Directed(NamedTuple):
     """What the response directions of a component say of its chains."""
 
     localization: float
+    curvature: float
+    """The component's largest at w*, which says how long a step may be."""
     direction: Float[np.ndarray, "chains parameters"] | None
     """Of each chain, if the estimator needs it."""
 
@@ -57,10 +59,10 @@ def sampler(task: SamplingTask) -> Callable[[Component, Directed | None], LossTr
     model = decoder_weights.to(task.model, pretrained.torch_device(task.device))
 
     def sample(component: Component, directed: Directed | None) -> LossTraces:
-        settings, direction = task.settings, None
+        settings, direction, largest = task.settings, None, None
         if directed is not None:
             settings = dataclasses.replace(settings, localization=directed.localization)
-            direction = directed.direction
+            direction, largest = directed.direction, directed.curvature
         return token_draws.sample(
             model,
             component,
@@ -72,6 +74,7 @@ def sampler(task: SamplingTask) -> Callable[[Component, Directed | None], LossTr
             own_slopes=task.own_slopes and component.kind != "all_weights",
             slopes=task.slopes,
             responses=task.responses and component.kind != "all_weights",
+            largest=largest,
         )
 
     return sample

@@ -40,6 +40,7 @@ def sample(
     slopes: bool = True,
     own_slopes: bool = False,
     responses: bool = False,
+    largest: float | None = None,
 ) -> LossTraces:
     """Losses and slopes of a shard's tokens under the draws of all chains of one component.
 
@@ -56,12 +57,13 @@ def sample(
         slopes: whether slopes along v, where it is given, are measured by themselves.
         own_slopes: whether slopes along each draw's own direction are measured.
         responses: whether slopes along v and half the curvatures along scores are measured together.
+        largest: the component's curvature, where it is known; see `chains.prepared`.
 
     Raises:
         BatchTooLargeError, UnstableStepError: see `prepared`.
         ChainDivergedError: see `run`; or the loss of a measured token is not finite.
     """
-    settings = chains.prepared(model, component, settings, population)
+    settings = chains.prepared(model, component, settings, population, largest=largest)
     measured = perturbation.prepare_tokens(model, component, torch.as_tensor(shard.astype(np.int64)).to(model.device))
     paired = own_slopes or responses
     n_weights, n_images = components.n_parameters(model, component), 1 + paired

@@ -53,6 +53,7 @@ def difference(
     seed: np.random.SeedSequence,
     *,
     rest: Float[Tensor, "chains parameters"] | None = None,
+    largest: float | None = None,
 ) -> Float[np.ndarray, "chains tokens"]:
     """Mean excess loss of each predicted token at n_beta, less that at zero, by each pair of mirrored chains; in nats.
 
@@ -69,11 +70,12 @@ def difference(
         seed: of noise, and of the place in the population where reading begins.
         rest: gradient at w* of each chain's other documents. With it, a step's contexts only measure how the gradient rises
             above that at w*, which takes several times fewer contexts.
+        largest: the component's curvature, where it is known; see `chains.prepared`.
 
     Raises:
         BatchTooLargeError, UnstableStepError, ChainDivergedError: see chains.py.
     """
-    settings = chains.prepared(model, component, settings, population)
+    settings = chains.prepared(model, component, settings, population, largest=largest)
     measured = perturbation.prepare_tokens(
         model, component, torch.as_tensor(contexts.astype(np.int64)).to(model.device)
     )

@@ -42,6 +42,8 @@ class StoredDirections(NamedTuple):
     """A score of each of the first chains' documents at w* (perturbation.scores)."""
     mean_curvatures: Float[np.ndarray, " scores"] | None = None
     """Curvature of the population loss at w* along each score / localization^2, in nats squared."""
+    curvature: float | None = None
+    """The largest of the loss at w*, in nats per squared weight (sampling/curvature.py); chains and precision follow it."""
 
 
 class Diagnostics(NamedTuple):
@@ -62,10 +64,12 @@ class Diagnostics(NamedTuple):
     """Contexts of the chains at which it would be 0.9; infinite where the gradient at w* alone has more noise than that."""
     localization: float
     """Of the posterior, per squared weight."""
+    curvature: float
+    """The largest of the loss at w*, in nats per squared weight (sampling/curvature.py)."""
 
 
 SLOPES = ("rest_slopes", "rise_slopes")
-NUMBERS = ("n_contexts", "n_rest_contexts", "reliability", "n_contexts_needed", "localization")
+NUMBERS = ("n_contexts", "n_rest_contexts", "reliability", "n_contexts_needed", "localization", "curvature")
 
 
 def model_digest(model: Decoder) -> str:
@@ -130,10 +134,13 @@ def load(
         directions, at_rest, scores = vectors
         mean_slopes = _tensor(file, path, "mean_slopes").numpy()
         mean_curvatures = _tensor(file, path, "mean_curvatures").numpy() if with_scores else None
-        localization = content.get("localization")
-    if not isinstance(localization, float):
-        raise ValueError(f"{path} lacks localization; find the directions again")
-    return StoredDirections(directions, mean_slopes, localization, at_rest, scores, mean_curvatures)
+        numbers = {name: content.get(name) for name in ("localization", "curvature")}
+    for name, number in numbers.items():
+        if not isinstance(number, float):
+            raise ValueError(f"{path} lacks {name}; find the directions again")
+    return StoredDirections(
+        directions, mean_slopes, at_rest=at_rest, scores=scores, mean_curvatures=mean_curvatures, **numbers
+    )
 
 
 def population_gradient(

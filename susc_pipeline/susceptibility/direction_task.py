@@ -12,6 +12,7 @@ from susc_pipeline import seeds
 from susc_pipeline.model import decoder_weights, pretrained
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.decoder import Decoder
+from susc_pipeline.sampling import curvature
 from susc_pipeline.sampling import localization as localizations
 from susc_pipeline.sampling.observables import Population
 from susc_pipeline.sampling.posterior import SamplingSettings
@@ -73,11 +74,12 @@ def finder(task: DirectionTask) -> Callable[[Component, Rest], tuple[StoredDirec
         localization = settings.localization
         at_rest: Tensor = torch.as_tensor(rest.gradients).to(model.device)
         slopes = directions.probe_slopes(model, task.probe, {component: at_rest / localization})[0]
+        largest = curvature.of_population(model, component, task.population)
         source = seeds.sequence(task.seed, "response_directions", component.name)
         chosen = (settings, task.wanted, task.population, task.probe, slopes, source)
-        risen = directions.rise(model, component, *chosen)
+        risen = directions.rise(model, component, *chosen, largest=largest)
         of_rest, of_rise = directions.divided(
-            model, component, settings, task.wanted, task.population, at_rest, risen.gradient
+            model, component, settings, task.wanted, task.population, at_rest, risen.gradient, largest=largest
         )
         found = of_rest + of_rise
         both = directions.probe_slopes(model, task.probe, {component: torch.cat([of_rest, of_rise])})[0]
@@ -94,9 +96,10 @@ def finder(task: DirectionTask) -> Callable[[Component, Rest], tuple[StoredDirec
             reliability=reliability.of_replicates(slopes + of_chains),
             n_contexts_needed=needed,
             localization=localization,
+            curvature=largest,
         )
         mean_slopes = directions.mean_slopes(found, at_rest)
-        found = StoredDirections(found.cpu(), mean_slopes, localization, at_rest.cpu())
+        found = StoredDirections(found.cpu(), mean_slopes, localization, at_rest.cpu(), curvature=largest)
         if not len(rest.scores):
             return found, diagnostics
         scores = torch.as_tensor(rest.scores).to(model.device)

@@ -183,6 +183,8 @@ def rise(
     probe: Int[np.ndarray, "contexts positions"],
     rest_slopes: Float[np.ndarray, "chains probe_tokens"],
     seed: np.random.SeedSequence,
+    *,
+    largest: float | None = None,
 ) -> Rise:
     """Chains of one component, until its linear responses are as reliable as asked for or the budget is spent.
 
@@ -197,11 +199,12 @@ def rise(
         probe: contexts on which the reliability is measured.
         rest_slopes: slopes of the probe's losses along each chain's gradient at w* / localization.
         seed: of the chains' noise.
+        largest: the component's curvature, see `curvature.of_population`; it is measured where it is not given.
 
     Raises:
         ChainDivergedError, UnstableStepError, BatchTooLargeError: see chains.py.
     """
-    settings = chains.prepared(model, component, settings, population)
+    settings = chains.prepared(model, component, settings, population, largest=largest)
     n_chains, n_weights = settings.n_chains, components.n_parameters(model, component)
     noise = chains.noise(seed, n_weights, n_chains=n_chains, mirrored=True, device=model.device)
     start = chains.start(settings, next(noise))
@@ -250,10 +253,15 @@ def divided(
     wanted: DirectionSettings,
     population: Population,
     *gradients: Float[Tensor, "chains parameters"],
+    largest: float | None = None,
 ) -> tuple[Float[Tensor, "chains parameters"], ...]:
-    """Parts of each chain's mean gradient as parts of its direction: divided by the posterior's precision, see precision.py."""
+    """Parts of each chain's mean gradient as parts of its direction: divided by the posterior's precision, see precision.py.
+
+    `largest` is the component's curvature, where it is known.
+    """
     n_contexts = max(1, min(MAX_PRODUCT_CONTEXTS, wanted.max_contexts // settings.n_chains))
-    found = precision.divided(model, component, settings, population, torch.cat(gradients), n_contexts=n_contexts)
+    options = {"n_contexts": n_contexts, "largest": largest}
+    found = precision.divided(model, component, settings, population, torch.cat(gradients), **options)
     return found.chunk(len(gradients))
 
 

@@ -79,6 +79,7 @@ def rises(
     seed: np.random.SeedSequence,
     *,
     n_contexts: int,
+    largest: float | None = None,
 ) -> Gradients:
     """Mean rise of each readout's gradient over that at w*, by the chains that found the component's response directions.
 
@@ -90,11 +91,12 @@ def rises(
         readouts: what is asked for.
         seed: of those chains' noise.
         n_contexts: of the population, that those chains read together.
+        largest: the component's curvature, where it is known; see `chains.prepared`.
 
     Raises:
         ChainDivergedError, UnstableStepError, BatchTooLargeError: see chains.py.
     """
-    settings = chains.prepared(model, component, settings, population)
+    settings = chains.prepared(model, component, settings, population, largest=largest)
     n_chains, n_weights = settings.n_chains, components.n_parameters(model, component)
     noise = chains.noise(seed, n_weights, n_chains=n_chains, mirrored=True, device=model.device)
     start = chains.start(settings, next(noise))
@@ -156,7 +158,8 @@ def found(
     result = {}
     for name, gradient in risen.items():
         parts = rest[name].to(model.device), gradient
-        of_rest, of_rise = directions.divided(model, component, settings, wanted, population, *parts)
+        chosen = (model, component, settings, wanted, population)
+        of_rest, of_rise = directions.divided(*chosen, *parts, largest=stored.curvature)
         along = of_rest + of_rise
         means = torch.stack([along[rank::2].mean(dim=0) for rank in (0, 1)])
         slopes = directions.mean_slopes(along, stored.at_rest)

@@ -193,7 +193,8 @@ def sweep(
 
     def at(n_beta: float) -> tuple[SamplingSettings, Rise]:
         own = dataclasses.replace(settings, n_beta=float(n_beta))
-        return own, directions.rise(model, component, own, wanted, population, probe, rest_slopes, seed)
+        risen = directions.rise(model, component, own, wanted, population, probe, rest_slopes, seed, largest=largest)
+        return own, risen
 
     largest = curvature.of_population(model, component, population)
     _, at_zero = at(0.0)

@@ -68,7 +68,8 @@ def directions_without_loss(
     if stored.at_rest is None:
         raise ValueError(f"gradients at w* of {component.name} were not loaded; load its directions with_rest")
     at_rest = regime.rest_slopes(model, component, probe, stored)
-    risen = directions.rise(model, component, own, budget, population, probe, at_rest, seed)
+    chosen = (own, budget, population, probe, at_rest, seed)
+    risen = directions.rise(model, component, *chosen, largest=stored.curvature)
     along = (stored.at_rest + risen.gradient) / own.localization
     means = torch.stack([along[rank::2].mean(dim=0) for rank in (0, 1)])
     mean_slopes = directions.mean_slopes(along, stored.at_rest)
