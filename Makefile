@@ -180,7 +180,8 @@ bench-scaling: install ## Measure time and memory of sampling against tokens, dr
 bench-llc: install ## Compare local learning coefficients with the published convention
 	$(BIN)/python benchmarks/llc.py
 
-bench-patterning: run $(VENV)/.influence ## Fine-tune on weights that wanted changes ask for, and on random halves: predicted beside measured (at most 90 minutes; installs kronfluence)
+bench-patterning: $(VENV)/.influence ## Fine-tune on weights that wanted changes ask for, and on random halves: predicted beside measured (at most 90 minutes; installs kronfluence)
+	$(BIN)/susc-pipeline run population_contexts document_groups
 	$(BIN)/python -m benchmarks.patterning
 
 bench-repeatability: run ## What rounding and the order of the tokens do to the clusters

@@ -1,6 +1,7 @@
 """Patterning, tested by its effect: wanted changes of losses, the weights they ask for, and what fine-tuning on these does.
 
-`make bench-patterning` reads the population of the run `tiny` and writes benchmarks/results/patterning.json. Observables are
+`make bench-patterning` reads the population of the experiment `tiny` and writes benchmarks/results/patterning.json. `--model`
+takes another model with its tokenizer, such as an early checkpoint of `make development`. Observables are
 the mean losses of packages of the standard library, measured on documents (`asked`) that the fine-tuning does not read; others
 of the same package (`held out`) are read by neither the responses nor the fine-tuning.
 
@@ -167,6 +168,9 @@ def say(text: str) -> None:
 def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true", help="fewer of everything; other sizes given are not read")
+    parser.add_argument(
+        "--model", type=Path, default=pretrained.EMBEDDED, help="folder of a model with tiny's tokenizer"
+    )
     parser.add_argument("--packages", type=int, default=6)
     parser.add_argument("--documents", type=int, default=6, help="training documents of each package")
     parser.add_argument(
@@ -198,9 +202,10 @@ def main() -> None:
     sizes = (chosen.documents, chosen.asked, chosen.held_out)
     how = {"n_packages": chosen.packages, "n_contexts": chosen.contexts, "n_positions": chosen.positions}
     parts = fine_tuning.part(experiments.store(experiment), sizes=sizes, seed=chosen.seed, **how)
-    model = pretrained.load(pretrained.EMBEDDED).model
+    model = pretrained.load(chosen.model).model
     settings = SamplingSettings(n_beta=chosen.time * chosen.localization, localization=chosen.localization)
-    started, content = time.perf_counter(), {"options": {k: v for k, v in vars(chosen).items() if k != "results"}}
+    asked_for = {name: value for name, value in vars(chosen).items() if name != "results"}
+    started, content = time.perf_counter(), {"options": asked_for | {"model": chosen.model.name}}
 
     def save(name: str, part: dict) -> None:
         content[name] = part
