@@ -79,7 +79,7 @@ def reliability(
     it is = 2 r / (1 + r), r between halves that share nothing (Spearman 1910, Brown 1910). Its root is the noise ceiling: the
     highest correlation with the measured values that any prediction can reach.
     """
-    model = language_model.load(experiment.model).model
+    model = language_model.outline(experiment.model).model
     names = [c.name for c in components.chosen(model, experiment.model.components)]
     halves = reliabilities.moments_of_halves(frame for _, frame in sorted(ground_truth_susceptibilities.items()))
     correlations = reliabilities.split_half_along(halves, np.eye(len(names))).half_correlation

@@ -129,7 +129,7 @@ def find_clusters(
     again = reproducibility.reproducibility(found.labels, *halves, n_clusters=len(found.size))
     table, members = membership.cluster_table(found, again, tokens), membership.member_table(found, tokens)
     contexts = pl.concat([token_shards[shard] for shard in sorted(token_shards)]).collect()
-    loaded = language_model.load(experiment.model)
+    loaded = language_model.outline(experiment.model)
     texts = token_texts(loaded.tokenizer, loaded.model.vocabulary_size)
     best = plots.best_clusters(table, members, contexts, texts)
     counts = {"clusters": table.height, "clustered_tokens": members.height, "tokens": len(tokens.values)}

@@ -3,7 +3,7 @@
 import dagster as dg
 import polars as pl
 
-from assets import plots, pools
+from assets import plots
 from assets.partitions import EVERY_SHARD, EXPERIMENT, version
 from assets.questions import GROUP
 from resources.language_model import LanguageModelFolder
@@ -29,7 +29,6 @@ def asset() -> dg.AssetsDefinition:
             for name, text in DESCRIPTIONS.items()
         },
         group_name=GROUP,
-        pool=pools.GPU,
     )
     def find_document_weights(
         language_model: LanguageModelFolder,
@@ -37,7 +36,7 @@ def asset() -> dg.AssetsDefinition:
         experiment: dg.ResourceParam[ExperimentConfig],
     ):
         """From stored linear responses alone: nothing is sampled, no token is measured."""
-        model = language_model.load(experiment.model).model
+        model = language_model.outline(experiment.model).model
         names = [component.name for component in components.chosen(model, experiment.model.components)]
         patterning.require_known(experiment.wanted_changes, names)
         columns = ("document_id", "half_a", "half_b")

@@ -130,7 +130,7 @@ def explorer(
 
     It needs no server and loads nothing from a network; data lie in small files beside the page, loaded when needed.
     """
-    loaded = language_model.load(experiment.model)
+    loaded = language_model.outline(experiment.model)
     tables = {
         "chains": run_page.chains(chain_diagnostics),
         "reliability": reliability,

@@ -30,7 +30,7 @@ def cluster_labels(
     (taken + members), and gain = F1 - F1 of the best rule that knows the token's text alone, with a 95 % interval over
     documents by the jackknife (Tukey 1958). Rules are paths of decision trees with rates for values (Micci-Barreca 2001).
     """
-    loaded = language_model.load(experiment.model)
+    loaded = language_model.outline(experiment.model)
     texts = token_texts(loaded.tokenizer, loaded.model.vocabulary_size)
     frame = table.label_clusters(token_shards, cluster_members, document_groups, texts, seed=experiment.seed)
     counts = {"scored": int(frame["gain"].count()), "beyond_the_token": int((frame["gain_low"] > 0).sum())}

@@ -51,7 +51,9 @@ def data_change_asset() -> dg.AssetsDefinition:
         of texts outside the shards measured here. The standard error is of the chains, by halves that share nothing, and over
         documents (Liang and Zeger 1986).
         """
-        loaded, changes = language_model.load(experiment.model), experiment.data_changes
+        # Texts of files are measured, which takes the weights.
+        loaded = language_model.load(experiment.model) if FILES else language_model.outline(experiment.model)
+        changes = experiment.data_changes
         chosen = components.chosen(loaded.model, experiment.model.components)
         sums = data_changes.empty(len(changes), len(chosen))
         for shard, frame in sorted(linear_response.items()):

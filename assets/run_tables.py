@@ -35,7 +35,7 @@ def component_table(
 
     What reads of components reads this table; a name is only shown. The warehouse has it as `components`.
     """
-    model = language_model.load(experiment.model).model
+    model = language_model.outline(experiment.model).model
     chosen = components.chosen(model, experiment.model.components)
     n_weights = [components.n_parameters(model, component) for component in chosen]
     frame = component_tables.component_table(

@@ -247,7 +247,7 @@ def report(
         print(f"everything of experiment {experiment.name} is up to date ({seconds:.1f} s)")
     if "language_model" in made and shard is None:
         store.checked("language_model")
-        warehouse.refresh(store, folder.load(experiment.model), made, thorough=thorough)
+        warehouse.refresh(store, folder.outline(experiment.model), made, thorough=thorough)
         if {"cluster_members", "clusters", "token_shards"} <= set(made):
             _print_best(store, folder, made["token_shards"])
     if store.page().is_file():
@@ -260,7 +260,7 @@ def _print_best(store: Store, folder: LanguageModelFolder, shards: list[str | No
         store.checked(*key)
     table, members = (tables.scan(store.table(name)).collect() for name in ("clusters", "cluster_members"))
     contexts = pl.concat([tables.scan(store.table("token_shards", shard)).collect() for shard in shards])
-    loaded = folder.load(partitions.EXPERIMENT.model)
+    loaded = folder.outline(partitions.EXPERIMENT.model)
     texts = token_texts(loaded.tokenizer, loaded.model.vocabulary_size)
     print(f"\n{table.height} clusters; the ten of least conductance, with three of their tokens ⟦in context⟧:")
     for row in table.head(10).iter_rows(named=True):

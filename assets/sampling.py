@@ -199,7 +199,7 @@ def estimate_susceptibilities(
 ):
     """Susceptibilities of a shard's tokens from the traces of its chains."""
     names = [
-        c.name for c in components.chosen(language_model.load(experiment.model).model, experiment.model.components)
+        c.name for c in components.chosen(language_model.outline(experiment.model).model, experiment.model.components)
     ]
     kind = experiment.susceptibility.estimator
     whole = estimators.by_name(kind).needs_all_weights

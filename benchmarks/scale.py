@@ -10,9 +10,9 @@ from pathlib import Path
 from resources import price_table as reports
 from susc_pipeline import price
 from susc_pipeline.config import ExperimentConfig
-from susc_pipeline.model import components
+from susc_pipeline.model import checkpoint, components
 from susc_pipeline.model.pretrained import ModelSettings
-from susc_pipeline.plan import Plan, shaped
+from susc_pipeline.plan import Plan
 from susc_pipeline.sampling.posterior import SamplingSettings
 from susc_pipeline.susceptibility.directions import DirectionSettings
 from susc_pipeline.tokens import TokenSettings
@@ -27,7 +27,7 @@ NEOX = {"model_type": "gpt_neox", "vocab_size": 50304, "max_position_embeddings"
 def of(layers: int, hidden: int, heads: int, *, sampled: int, n_tokens: int, shard: int) -> Plan:
     """An experiment on a GPT-NeoX with an MLP four times as wide as the residual stream, chains as `tiny` has them."""
     sizes = {"num_hidden_layers": layers, "hidden_size": hidden, "num_attention_heads": heads}
-    model = shaped(NEOX | sizes | {"intermediate_size": 4 * hidden}, Path("a plan"), dtype="bfloat16")
+    model = checkpoint.shaped(NEOX | sizes | {"intermediate_size": 4 * hidden}, Path("a plan"), dtype="bfloat16")
     tokens = TokenSettings(
         context_length=POSITIONS,
         contexts_per_shard=-(-shard // (POSITIONS - 1)),

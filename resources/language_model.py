@@ -20,6 +20,10 @@ class LanguageModelFolder:
         """Model and tokenizer on the device of the settings."""
         return load(self.path, settings)
 
+    def outline(self, settings: ModelSettings) -> LoadedModel:
+        """The model without its weights, and its tokenizer: for who needs names, sizes and texts alone."""
+        return outline(self.path, settings)
+
 
 def locate(settings: ModelSettings) -> Path:
     """Folder that holds the model: the embedded one, a local one, or the Hub's snapshot, fetched if need be.
@@ -71,7 +75,19 @@ def load(folder: Path, settings: ModelSettings) -> LoadedModel:
     return _load(folder, settings.dtype, settings.device, (folder / "config.json").stat().st_mtime_ns)
 
 
+def outline(folder: Path, settings: ModelSettings) -> LoadedModel:
+    """The model in a folder without its weights, and its tokenizer, read once a process; errors as `load`."""
+    pretrained.check(folder)
+    return _outline(folder, settings.dtype, (folder / "config.json").stat().st_mtime_ns)
+
+
 @functools.lru_cache(maxsize=2)
 def _load(folder: Path, dtype: str, device: str, changed: int) -> LoadedModel:
     del changed  # part of the key: a folder written anew is loaded anew
     return pretrained.load(folder, dtype=dtype, device=device)
+
+
+@functools.lru_cache(maxsize=2)
+def _outline(folder: Path, dtype: str, changed: int) -> LoadedModel:
+    del changed
+    return pretrained.outline(folder, dtype=dtype)

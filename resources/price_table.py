@@ -18,7 +18,7 @@ from resources import language_model
 from susc_pipeline import feasibility, price
 from susc_pipeline import plan as plans
 from susc_pipeline.config import ExperimentConfig
-from susc_pipeline.model import components, pretrained
+from susc_pipeline.model import checkpoint, components, pretrained
 from susc_pipeline.model.pretrained import ModelSettings
 from susc_pipeline.plan import Plan
 from susc_pipeline.price import Price
@@ -62,7 +62,7 @@ def plan_of(experiment: ExperimentConfig, config: Path | None = None) -> Plan:
     )
     if not isinstance(content, dict):
         raise ValueError(f"{place} holds no configuration of a model, but a {type(content).__name__}")
-    model = plans.shaped(content, place, dtype=experiment.model.dtype)
+    model = checkpoint.shaped(content, place, dtype=experiment.model.dtype)
     return Plan(model, components.chosen(model, experiment.model.components), experiment)
 
 

@@ -51,4 +51,4 @@ def tokenized(
 ) -> list[TokenizedDocument]:
     """The corpus in tokens of the model in `model_folder`; `fingerprint` is part of the key under which it is kept."""
     del fingerprint
-    return tokens.tokenize(documents(settings), language_model.load(model_folder, model).tokenizer)
+    return tokens.tokenize(documents(settings), language_model.outline(model_folder, model).tokenizer)

@@ -1,14 +1,11 @@
 """An experiment on a model of which only the sizes need be there: what its price and its bounds are made of."""
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
-
-import torch
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from susc_pipeline import tokens
 from susc_pipeline.config import ExperimentConfig
-from susc_pipeline.model import components, decoder_weights, families
+from susc_pipeline.model import components, decoder_weights
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.decoder import Decoder
 from susc_pipeline.susceptibility import estimators
@@ -88,19 +85,3 @@ class Plan(NamedTuple):
     def of_all(self, count: Callable[[Decoder, Component, int], float]) -> float:
         """Operations of a token, those of all chosen components together."""
         return sum(count(self.model, component, self.n_positions) for component in self.chosen)
-
-
-def shaped(content: Mapping[str, Any], place: Path, *, dtype: str = "float32") -> Decoder:
-    """A decoder without weights, on torch's device `meta`, of the sizes that config.json says.
-
-    Raises:
-        ValueError: a family or a feature that is not computed here; see families.
-    """
-    family = families.family_of(content, place)
-    description = families.describe(family, families.Values(content, place))
-    kind = getattr(torch, dtype)
-    named = {
-        name: torch.empty(shape, device="meta", dtype=kind)
-        for name, shape in families.shapes(family, description).items()
-    }
-    return families.build(family, description, named)

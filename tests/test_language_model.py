@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, GPTNeoXForCausalLM
 
 from resources import language_model
 from susc_pipeline import corpus
-from susc_pipeline.model import pretrained, tiny
+from susc_pipeline.model import components, pretrained, tiny
 from susc_pipeline.model.pretrained import ModelSettings
 
 
@@ -54,8 +54,9 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(folder):
     weights = load_file(folder / "model.safetensors")
     cut = {k: (v[:100].contiguous() if v.shape[0] == 300 else v) for k, v in weights.items()}
     save_file(cut, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=r"300 tokens, but the model only 100; use the tokenizer that belongs"):
-        language_model.load(folder, ModelSettings())
+    for how in (language_model.load, language_model.outline):
+        with pytest.raises(ValueError, match=r"300 tokens, but the model only 100; use the tokenizer that belongs"):
+            how(folder, ModelSettings())
 
 
 def test_an_unknown_name_says_what_it_may_be(tmp_path, monkeypatch):
@@ -73,6 +74,17 @@ def test_a_folder_written_anew_is_loaded_anew(folder):
     (folder / "config.json").touch()
     second = language_model.load(folder, ModelSettings()).model
     assert torch.allclose(second.embedding, first.embedding + 1)
+
+
+def test_an_outline_has_the_names_sizes_and_tokens_of_the_model_and_no_weights(folder):
+    settings = ModelSettings(source=str(folder))
+    whole, outline = (how(folder, settings) for how in (language_model.load, language_model.outline))
+    assert outline.model.description == whole.model.description
+    assert outline.model.embedding.device.type == "meta"
+    assert [components.n_parameters(outline.model, c) for c in components.enumerate_components(outline.model)] == [
+        components.n_parameters(whole.model, c) for c in components.enumerate_components(whole.model)
+    ]
+    assert outline.tokenizer.get_vocab() == whole.tokenizer.get_vocab()
 
 
 def test_token_texts_of_half_a_character_are_shown_and_not_raised(folder):

@@ -20,7 +20,7 @@ from resources import price_table as reports
 from susc_pipeline import plan as plans
 from susc_pipeline import price, seeds
 from susc_pipeline.config import ExperimentConfig
-from susc_pipeline.model import components, decoder, families, operations, perturbation
+from susc_pipeline.model import checkpoint, components, decoder, families, operations, perturbation
 from susc_pipeline.sampling import token_draws
 from susc_pipeline.sampling.observables import Population
 from susc_pipeline.sampling.posterior import SamplingSettings
@@ -139,7 +139,7 @@ def test_operations_of_a_component_s_directions_are_those_that_torch_does(name):
 def test_a_preset_states_its_price(name):
     text = (experiment_files.EXPERIMENTS / f"{name}.toml").read_text()
     experiment = experiments.load(name)
-    model = plans.shaped(public_models.MODELS[name], Path(name))
+    model = checkpoint.shaped(public_models.MODELS[name], Path(name))
     plan = plans.Plan(model, components.chosen(model, experiment.model.components), experiment)
     whole = price.total(price.prices(plan))
     stated = re.search(r"(\S+) operations .*, (\S+ \S+) of disk, (\S+ \S+) of memory", text)
@@ -153,7 +153,7 @@ def test_a_preset_states_its_price(name):
 
 def test_sizes_are_known_without_weights_and_equal_those_of_the_weights(tiny):
     real = families.from_module(variants.module("llama, grouped, tied"))
-    shaped = plans.shaped(variants.module("llama, grouped, tied").config.to_dict(), Path("here"))
+    shaped = checkpoint.shaped(variants.module("llama, grouped, tied").config.to_dict(), Path("here"))
     assert shaped.embedding.device.type == "meta" and shaped.description == real.description
     assert [components.n_parameters(shaped, c) for c in components.enumerate_components(shaped)] == [
         components.n_parameters(real, c) for c in components.enumerate_components(real)

@@ -37,6 +37,33 @@ def read(folder: Path, *, dtype: torch.dtype, device: str) -> Decoder:
     return families.build(family, description, weights)
 
 
+def shaped(content: Mapping[str, Any], place: Path, *, dtype: str = "float32") -> Decoder:
+    """A decoder without weights, on torch's device `meta`: names and sizes of components are those of the model.
+
+    Args:
+        content: of config.json.
+        place: where it stands, for messages.
+        dtype: of the weights that are not there.
+
+    Raises:
+        ValueError: a family or a feature that is not computed here; see families.
+    """
+    family = families.family_of(content, place)
+    description = families.describe(family, Values(content, place))
+    kind = getattr(torch, dtype)
+    named = {
+        name: torch.empty(shape, device="meta", dtype=kind)
+        for name, shape in families.shapes(family, description).items()
+    }
+    return families.build(family, description, named)
+
+
+def outline(folder: Path, *, dtype: str = "float32") -> Decoder:
+    """The model in a folder without its weights: config.json alone is read; errors as `shaped`."""
+    path = folder / "config.json"
+    return shaped(_json(path, MAX_CONFIG_BYTES), path, dtype=dtype)
+
+
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files that hold the weights: `model.safetensors`, or those of the index, or else all there are.
 

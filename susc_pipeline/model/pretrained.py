@@ -92,7 +92,18 @@ def load(folder: Path, *, dtype: str = "float32", device: str = "auto") -> Loade
     """
     check(folder)
     tokenizer = _tokenizer(folder / "tokenizer.json")
-    model = checkpoint.read(folder, dtype=getattr(torch, dtype), device=torch_device(device))
+    return _together(
+        folder, checkpoint.read(folder, dtype=getattr(torch, dtype), device=torch_device(device)), tokenizer
+    )
+
+
+def outline(folder: Path, *, dtype: str = "float32") -> LoadedModel:
+    """The model in a folder without its weights, and its tokenizer: enough for names, sizes and texts; errors as `load`."""
+    check(folder)
+    return _together(folder, checkpoint.outline(folder, dtype=dtype), _tokenizer(folder / "tokenizer.json"))
+
+
+def _together(folder: Path, model: Decoder, tokenizer: "transformers.PreTrainedTokenizerFast") -> LoadedModel:
     n_tokens = 1 + max(tokenizer.get_vocab().values(), default=0)
     if n_tokens > model.vocabulary_size:
         raise ValueError(
