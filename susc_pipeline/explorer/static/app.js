@@ -86,6 +86,12 @@ const explorer = (() => {
   const tokenText = (id) => explorer.site.texts[id] ?? `⟨token ${id}⟩`;
   const tokenShown = (id) => visible(tokenText(id), { spaces: true });
 
+  // Context and position of a token by its number among those of all shards, of which every context predicts as many.
+  function placeOf(token) {
+    const width = explorer.site.positions - 1;
+    return { context: Math.floor(token / width), position: (token % width) + 1 };
+  }
+
   function number(value, digits = 3) {
     if (value === null || value === undefined || Number.isNaN(value)) return "–";
     if (Number.isInteger(value)) return value.toLocaleString("en");
@@ -169,6 +175,6 @@ const explorer = (() => {
     return found.decoded;
   };
 
-  return { receive, load, numbered, numbers, element, visible, shortened, tokenText, tokenShown, number, fixed, parse, draw, views,
+  return { receive, load, numbered, numbers, element, visible, shortened, tokenText, tokenShown, placeOf, number, fixed, parse, draw, views,
     announce, expected, remember, choose, columns, site: null, live: null };
 })();

@@ -5,13 +5,11 @@ explorer.textWords = (() => {
   const FIRST = 10, MORE = 40, CHECKED = 200;
   const WORD = /[\p{L}\p{N}\p{M}_]+|[^\p{L}\p{N}\p{M}_\s]+/gu; // as word_index.py has it
 
-  const placed = (token) => { const width = explorer.site.positions - 1; return { context: Math.floor(token / width), position: (token % width) + 1 }; };
-
   // Of some tokens, those at which the phrase begins.
   async function withPhrase(tokens, phrase) {
     const wanted = phrase.toLowerCase().replace(/\s+/g, " "), found = [];
     for (const token of tokens.slice(0, CHECKED)) {
-      const { context, position } = placed(token), { tokens: ids } = await explorer.contextOf(context);
+      const { context, position } = explorer.placeOf(token), { tokens: ids } = await explorer.contextOf(context);
       const text = Array.from(ids.subarray(Math.max(0, position - 1)), explorer.tokenText).join("").toLowerCase().replace(/\s+/g, " ");
       const start = text.indexOf(wanted), ahead = explorer.tokenText(ids[position - 1]).length + explorer.tokenText(ids[position]).length;
       if (start >= 0 && start < ahead) found.push(token);
@@ -30,7 +28,7 @@ explorer.textWords = (() => {
   }
 
   async function line(token) {
-    const place = placed(token), one = await explorer.contextLine(place, null, { before: 16, after: 6 }), { clusters } = await explorer.contextOf(place.context), cluster = clusters[place.position - 1];
+    const place = explorer.placeOf(token), one = await explorer.contextLine(place, null, { before: 16, after: 6 }), { clusters } = await explorer.contextOf(place.context), cluster = clusters[place.position - 1];
     one.querySelector(".loss").replaceWith(element("span", { class: "loss", title: cluster >= 0 ? "its cluster" : "in no cluster" }, cluster >= 0 ? element("a", { href: `#/cluster/${cluster}` }, `${cluster}`) : "–"));
     return one;
   }

@@ -16,8 +16,8 @@
 
   // A token in its context with its response and, where it was sampled, what was measured.
   async function tokenLine({ token, values }, row) {
-    const width = explorer.site.positions - 1, [response, error, measured, measuredError] = values.subarray(4 * row, 4 * row + 4);
-    const line = await explorer.contextLine({ context: Math.floor(token[row] / width), position: (token[row] % width) + 1 }, null, { before: 16, after: 4 });
+    const [response, error, measured, measuredError] = values.subarray(4 * row, 4 * row + 4);
+    const line = await explorer.contextLine(explorer.placeOf(token[row]), null, { before: 16, after: 4 });
     const swatch = element("span", { class: "swatch", "aria-hidden": "true" });
     swatch.style.background = explorer.colors.diverging(response / 6);
     line.classList.add("valued");

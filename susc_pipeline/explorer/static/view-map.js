@@ -11,9 +11,8 @@
 
   // Context and position of a point, and its line of text.
   async function describe(point) {
-    const tokens = await decoded("tokens"), width = explorer.site.positions - 1;
-    const context = Math.floor(tokens[point] / width), position = (tokens[point] % width) + 1;
-    return { context, position, line: await explorer.contextLine({ context, position }, null, { before: 10, after: 3 }) };
+    const place = explorer.placeOf((await decoded("tokens"))[point]);
+    return { ...place, line: await explorer.contextLine(place, null, { before: 10, after: 3 }) };
   }
 
   // What the address says of the map: coloured by what, which cluster is marked, and where the camera is.

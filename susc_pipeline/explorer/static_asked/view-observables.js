@@ -16,9 +16,9 @@
     const place = found.tokens.findIndex(([observable, change]) => observable === entry.observable && change === entry.data_change);
     if (place < 0) return null;
     const file = await explorer.numbered("asked", place, 4), of = file[explorer.components.numbered(entry.name)];
-    const token = explorer.numbers(of.token), values = explorer.numbers(of.values), width = explorer.site.positions - 1;
+    const token = explorer.numbers(of.token), values = explorer.numbers(of.values);
     const line = async (numbered, row) => {
-      const shown = await explorer.contextLine({ context: Math.floor(numbered / width), position: (numbered % width) + 1 }, null, { before: 16, after: 4 });
+      const shown = await explorer.contextLine(explorer.placeOf(numbered), null, { before: 16, after: 4 });
       shown.classList.add("valued");
       shown.append(element("span", { class: "value" }, `${signed(values[4 * row])} ± ${number(values[4 * row + 1])}`));
       return shown;
