@@ -5,9 +5,11 @@ checkpoint with the same tokens, contexts and noise, and the join of all (develo
 """
 
 import argparse
+import dataclasses
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -15,7 +17,7 @@ import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
-from resources import checkpoints, development_join, files
+from resources import checkpoints, development_join, files, language_model
 from resources import experiment as experiments
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.development import identity
@@ -57,6 +59,26 @@ def _toml(content: dict) -> str:
         else:
             plain.append(f"{key} = {json.dumps(value)}")
     return "\n".join([*plain, *sections]) + ("\n" if plain else "")
+
+
+def revisions_of(base: Path, revisions: Sequence[str], destination: Path) -> list[Path]:
+    """A folder for each revision of the base's model, named by the step that the revision names: links to what the hub has.
+
+    Raises:
+        ValueError: a revision without a step in its name, or one that the hub does not give.
+    """
+    destination.mkdir(parents=True, exist_ok=True)
+    settings, found = ExperimentConfig.from_toml(base).model, []
+    for revision in revisions:
+        step = re.search(r"step[-_]?(\d+)", revision)
+        if step is None:
+            raise ValueError(f"a revision must name its step, such as step512, got {revision!r}; name another")
+        place = destination / f"step-{int(step[1]):06d}"
+        snapshot = language_model.locate(dataclasses.replace(settings, revision=revision))
+        place.unlink(missing_ok=True)
+        place.symlink_to(snapshot.absolute(), target_is_directory=True)
+        found.append(place)
+    return found
 
 
 def identity_of(folder: Path) -> Identity:
@@ -113,8 +135,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Train, measure, join; the last lines are the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where everything is written")
-    parser.add_argument(
-        "--checkpoints", type=Path, nargs="+", help="folders of your own, named by step, such as step-512"
+    own = parser.add_mutually_exclusive_group()
+    own.add_argument("--checkpoints", type=Path, nargs="+", help="folders of your own, named by step, such as step-512")
+    own.add_argument(
+        "--revisions", nargs="+", help="of the base's model on a hub, named by step, such as step512 step1000"
     )
     parser.add_argument("--base", type=Path, default=BASE, help="the experiment that every checkpoint is measured by")
     options = parser.parse_args(arguments)
@@ -125,7 +149,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         seconds[part], started = time.monotonic() - started, time.monotonic()
 
     try:
-        kept = options.checkpoints or checkpoints.train(folder / "checkpoints", progress=_reported)
+        if options.revisions:
+            kept = revisions_of(options.base, options.revisions, folder / "revisions")
+        else:
+            kept = options.checkpoints or checkpoints.train(folder / "checkpoints", progress=_reported)
         kept = in_order([one.absolute() for one in kept])
         timed("train")
         chosen = identity.distinct([identity_of(one) for one in kept])

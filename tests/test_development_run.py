@@ -2,7 +2,12 @@
 
 import dataclasses
 import json
+import os
+import re
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -64,6 +69,39 @@ def test_checkpoints_come_by_step_and_two_of_one_step_are_refused(tmp_path):
     assert [folder.name for folder in development.in_order(folders)] == ["step-64", "b-512", "step-1000"]
     with pytest.raises(ValueError, match=r"must have different steps, got \[64, 512, 512, 1000\]"):
         development.in_order([*folders, tmp_path / "step-512"])
+
+
+REVISIONS_OF_A_HUB = """
+import sys
+from pathlib import Path
+from resources import development
+base, destination, *revisions = sys.argv[1:]
+print(*development.revisions_of(Path(base), revisions, Path(destination)), sep="\\n")
+"""
+
+
+def test_revisions_of_a_hub_are_folders_named_by_their_steps(toy_folders, checkpoint_folders, tmp_path):
+    """Of a hub that nobody asks: its cache holds two revisions, as the library leaves them."""
+    base, cache = write_toml(tmp_path / "base.toml", *toy_folders), tmp_path / "hub" / "models--someone--small"
+    base.write_text(re.sub(r"(?m)^source = .*$", 'source = "someone/small"', base.read_text(), count=1))
+    (cache / "refs").mkdir(parents=True)
+    for number, (revision, folder) in enumerate({"step512": 0, "stage1-step1000-tokens2B": 2}.items()):
+        commit = str(number) * 40
+        (cache / "refs" / revision).write_text(commit)
+        shutil.copytree(checkpoint_folders[folder], cache / "snapshots" / commit)
+
+    def asked(*revisions):
+        environment = os.environ | {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+        command = [sys.executable, "-c", REVISIONS_OF_A_HUB, str(base), str(tmp_path / "links"), *revisions]
+        return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+    found = asked("step512", "stage1-step1000-tokens2B")
+    places = [Path(line) for line in found.stdout.split()]
+    assert [place.name for place in places] == ["step-000512", "step-001000"], found.stderr
+    digests = [development.identity_of(place).weights for place in places]
+    assert digests == [development.identity_of(checkpoint_folders[number]).weights for number in (0, 2)]
+    assert "must name its step, such as step512, got 'main'" in asked("main").stderr
+    assert "fetching it as a Hub name failed" in asked("step7").stderr
 
 
 def test_the_base_of_make_development_is_an_experiment(checkpoint_folders, tmp_path):
