@@ -9,11 +9,13 @@ import torch
 import toys
 from susc_pipeline import seeds
 from susc_pipeline.model import components, decoder, derivatives, families, perturbation
+from susc_pipeline.sampling import curvature
 from susc_pipeline.sampling.diagnostics import Trace
 from susc_pipeline.sampling.observables import Population
 from susc_pipeline.sampling.posterior import SamplingSettings
-from susc_pipeline.susceptibility import direction_files, directions, linear_response, reliability
+from susc_pipeline.susceptibility import direction_files, direction_task, directions, linear_response, reliability
 from susc_pipeline.susceptibility.direction_files import Diagnostics, StoredDirections
+from susc_pipeline.susceptibility.direction_task import DirectionTask, Rest
 from susc_pipeline.susceptibility.directions import DirectionSettings
 
 LOCALIZATION = 50.0
@@ -69,6 +71,26 @@ def test_the_rise_is_the_mean_gradient_of_the_prior_less_that_at_rest(model, nam
     error = slow.std(dim=0).norm() / 400**0.5 + found.std(dim=0).norm() / 2
     assert (found.mean(dim=0) - slow.mean(dim=0)).norm() < 2 * error
     assert slow.mean(dim=0).norm() > 3 * error  # or the comparison would say nothing
+
+
+@pytest.mark.parametrize("name", ["L1H0", "unembed"])
+def test_the_curvature_is_measured_once_kept_and_followed(model, monkeypatch, name):
+    component = components.by_name(model, name)
+    measured, counted = curvature.of_population, []
+    monkeypatch.setattr(curvature, "of_population", lambda *given: counted.append(measured(*given)) or counted[-1])
+    goal = DirectionSettings(reliability=0.999999, max_contexts=64, n_probe_contexts=3)
+    task = DirectionTask(model, "cpu", SETTINGS, goal, POPULATION, PROBE, 1, [component])
+    rest = Rest(np.zeros((4, components.n_parameters(model, component)), np.float32), np.zeros((0, 0)), 64)
+    found, diagnostics = direction_task.finder(task)(component, rest)
+    assert counted == [found.curvature] == [diagnostics.curvature]
+    seed = seeds.sequence(1, "response_directions", name)
+    by_itself = directions.rise(model, component, SETTINGS, goal, POPULATION, PROBE, np.zeros((4, 33)), seed)
+    (along,) = directions.divided(model, component, SETTINGS, goal, POPULATION, by_itself.gradient)
+    torch.testing.assert_close(found.directions, along)
+    stiff = directions.rise(
+        model, component, SETTINGS, goal, POPULATION, PROBE, np.zeros((4, 33)), seed, largest=20 * found.curvature
+    )
+    assert len(stiff.trace.loss) > len(by_itself.trace.loss)  # steps are divided, so burn-in is longer
 
 
 def test_directions_go_on_until_they_are_reliable_or_the_budget_is_spent(model, resting):
