@@ -51,7 +51,7 @@ def test_the_chain_makes_every_artifact_and_leaves_no_history(toy_folders, tmp_p
     toml = conftest.write_toml(tmp_path / "toy.toml", *toy_folders)
     fewer = (
         toml.read_text()
-        .replace("n_shards = 5\n", "n_shards = 3\n")
+        .replace("n_shards = 5\n", "n_shards = 2\n")
         .replace("n_ground_truth_shards = 3", "n_ground_truth_shards = 2")
     )
     toml.write_text(fewer)  # each task starts Python anew
