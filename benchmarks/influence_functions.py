@@ -33,7 +33,7 @@ def is_installed() -> bool:
 
 def load(folder: Path) -> GPTNeoXForCausalLM:
     """Transformers' module of the model in a folder, from its safetensors; nothing is downloaded."""
-    how = {"local_files_only": True, "use_safetensors": True, "trust_remote_code": False}
+    how = {"local_files_only": True, "use_safetensors": True, "trust_remote_code": False, "dtype": torch.float32}
     return GPTNeoXForCausalLM.from_pretrained(folder, **how).eval().requires_grad_(False)
 
 

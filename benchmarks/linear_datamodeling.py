@@ -15,7 +15,7 @@ import torch
 from benchmarks import fine_tuning, influence_functions
 from benchmarks.fine_tuning import Parts
 from susc_pipeline import seeds
-from susc_pipeline.model import components, derivatives, perturbation, pretrained
+from susc_pipeline.model import components, derivatives, perturbation
 from susc_pipeline.model.components import ALL_WEIGHTS
 from susc_pipeline.model.decoder import Decoder
 from susc_pipeline.patterning import datamodeling, document_responses, group_losses
@@ -65,7 +65,7 @@ def methods(
         say(influence_functions.LEFT_OUT)
         return found, seconds
     started = time.process_time()
-    module = influence_functions.load(pretrained.EMBEDDED)
+    module = influence_functions.load(options.model)
     influence_functions.check_same(module, model, torch.as_tensor(contexts))
     dampings = {"ekfac": None, "ekfac_damped_by_time": 1 / duration}
     documents = parts.held_out.contexts, parts.training.contexts
