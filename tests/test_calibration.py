@@ -59,10 +59,10 @@ def test_every_combination_has_a_verdict_and_unstable_steps_are_told_without_sam
 def test_whatever_a_cell_raises_is_its_verdict_and_the_others_go_on(model, monkeypatch, raised, word):
     real = directions.rise
 
-    def rise(model, component, *rest):
+    def rise(model, component, *rest, **options):
         if component.name == "L0H1":
             raise raised
-        return real(model, component, *rest)
+        return real(model, component, *rest, **options)
 
     monkeypatch.setattr(directions, "rise", rise)
     options = {"step_sizes": (0.5,), "n_betas": (5.0,), "localizations": (50.0,)}

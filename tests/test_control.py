@@ -104,7 +104,7 @@ def test_a_quadratic_response_is_exact_at_any_step(model, monkeypatch):
     monkeypatch.setattr(control.derivatives, "gradients", gradients)
     monkeypatch.setattr(control.perturbation, "losses", losses)
     monkeypatch.setattr(control.components, "n_parameters", lambda model, component: len(curvatures))
-    monkeypatch.setattr(control.chains, "prepared", lambda model, component, settings, population: settings)
+    monkeypatch.setattr(control.chains, "prepared", lambda model, component, settings, population, **known: settings)
     for step_size in (0.25, 2.0):
         found = change(model, step_size=step_size, n_beta=0.5, n_draws=2000, n_burn_in=40, contexts=CONTEXTS[:1])
         expected = -0.5 * float(curvatures.sum()) / (2 * 50.0**2)

@@ -145,7 +145,7 @@ def test_a_quadratic_readout_has_its_closed_form(model, run, monkeypatch):
     monkeypatch.setattr(observable_directions.chains.derivatives, "gradients", of_loss)
     monkeypatch.setattr(observable_directions, "gradients", of_readout)
     monkeypatch.setattr(
-        observable_directions.chains, "prepared", lambda model, component, settings, population: settings
+        observable_directions.chains, "prepared", lambda model, component, settings, population, **known: settings
     )
     settings = dataclasses.replace(SETTINGS, n_burn_in=30)
     text = readouts.of_texts("text", [toys.toy_tokens(1, seed=5)[0]], context_length=12)
