@@ -181,7 +181,7 @@ bench-llc: install ## Compare local learning coefficients with the published con
 	$(BIN)/python benchmarks/llc.py
 
 bench-patterning: $(VENV)/.influence ## Fine-tune on weights that wanted changes ask for, and on random halves: predicted beside measured (at most 90 minutes; installs kronfluence)
-	$(BIN)/susc-pipeline run language_model corpus_documents population_contexts document_groups
+	$(BIN)/susc-pipeline run --experiment tiny language_model corpus_documents population_contexts document_groups
 	$(BIN)/python -m benchmarks.patterning
 
 bench-repeatability: run ## What rounding and the order of the tokens do to the clusters

@@ -49,19 +49,21 @@ def shaped(content: Mapping[str, Any], place: Path, *, dtype: str = "float32") -
         ValueError: a family or a feature that is not computed here; see families.
     """
     family = families.family_of(content, place)
-    description = families.describe(family, Values(content, place))
+    return _without_weights(family, families.describe(family, Values(content, place)), dtype)
+
+
+def outline(folder: Path, *, dtype: str = "float32") -> Decoder:
+    """The model in a folder without its weights: config.json alone is read; errors as `read`."""
+    return _without_weights(*_described(folder), dtype)
+
+
+def _without_weights(family: Family, description: Description, dtype: str) -> Decoder:
     kind = getattr(torch, dtype)
     named = {
         name: torch.empty(shape, device="meta", dtype=kind)
         for name, shape in families.shapes(family, description).items()
     }
     return families.build(family, description, named)
-
-
-def outline(folder: Path, *, dtype: str = "float32") -> Decoder:
-    """The model in a folder without its weights: config.json alone is read; errors as `shaped`."""
-    path = folder / "config.json"
-    return shaped(_json(path, MAX_CONFIG_BYTES), path, dtype=dtype)
 
 
 def weight_files(folder: Path) -> list[Path]:
