@@ -14,14 +14,14 @@ from susc_pipeline.tokens import TokenizedDocument
 
 GROUP = "1_model_and_text"
 # Of the settings of the chains only their number matters: it decides how many documents the population must have.
-SPLIT_VERSION = f"{version(2, 'corpus', 'tokens')}-{EXPERIMENT.sampling.n_chains}"
+SPLIT_VERSION = f"{version(3, 'corpus', 'tokens')}-{EXPERIMENT.sampling.n_chains}"
 
 
 @dg.asset(group_name=GROUP, kinds={"pytorch", "huggingface"}, code_version=version(1, "model"))
 def language_model(experiment: dg.ResourceParam[ExperimentConfig]) -> dg.MaterializeResult[LanguageModelFolder]:
     """The trained model w* and its tokenizer, copied into the store: configuration and safetensors, no code.
 
-    A GPT-NeoX (Black et al. 2022). The loss of a token y after x is l_xy(w) = -log p_w(y | x), in nats.
+    The loss of a token y after x is l_xy(w) = -log p_w(y | x), in nats.
     """
     folder = LanguageModelFolder(language_models.locate(experiment.model))
     model = folder.load(experiment.model).model
@@ -62,7 +62,7 @@ def token_shards(
     experiment: dg.ResourceParam[ExperimentConfig],
 ) -> dg.MaterializeResult[pl.DataFrame]:
     """Contexts of equal length from documents that belong to this shard alone; a row is a context."""
-    documents = _tokenized(corpus_documents, language_model, experiment)
+    documents = _begun(corpus_documents, language_model, experiment)
     frame = tokens.contexts_of_shard(
         documents, experiment.tokens, experiment.seed, context.partition_key, n_chains=experiment.sampling.n_chains
     )
@@ -82,7 +82,7 @@ def population_contexts(
     Its documents are in no shard, and no two chains share one. Every draw of a chain reads fresh contexts: those of role
     `directions` estimate the chain's response directions, the draws at which tokens are measured read role `draws`.
     """
-    documents = _tokenized(corpus_documents, language_model, experiment)
+    documents = _begun(corpus_documents, language_model, experiment)
     n_chains = experiment.sampling.n_chains
     frame = tokens.population_contexts(documents, experiment.tokens, experiment.seed, n_chains=n_chains)
     parts = frame.partition_by("role", as_dict=True)
@@ -105,6 +105,13 @@ def document_groups(
     sizes = frame.group_by("document_group").len()["len"]
     counts = {"groups": len(sizes), "documents_with_duplicates": int(sizes.filter(sizes > 1).sum())}
     return dg.MaterializeResult(value=frame, metadata=counts)
+
+
+def _begun(
+    recorded: pl.DataFrame, language_model: LanguageModelFolder, experiment: ExperimentConfig
+) -> list[TokenizedDocument]:
+    beginning = tokenized_corpus.beginning(language_model.path, experiment.model)
+    return tokens.begun(_tokenized(recorded, language_model, experiment), beginning, experiment.tokens.context_length)
 
 
 def _tokenized(

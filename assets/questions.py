@@ -14,7 +14,7 @@ from resources.language_model import LanguageModelFolder
 from susc_pipeline import schema
 from susc_pipeline.clustering.profiles import Sums
 from susc_pipeline.config import ExperimentConfig
-from susc_pipeline.model import components
+from susc_pipeline.model import components, pretrained
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.pretrained import LoadedModel
 from susc_pipeline.own_text import measurement
@@ -86,13 +86,11 @@ def add_files(
     along: Sequence[Mapping[Component, StoredDirections]],
 ) -> None:
     """Add the texts of the data changes that name a file, measured by one set of directions after another."""
-    length = experiment.tokens.context_length
+    how = {"context_length": experiment.tokens.context_length, "beginning": pretrained.beginning(loaded.tokenizer)}
     for number, change in enumerate(experiment.data_changes):
         texts = named_texts.documents_of(change, loaded, experiment) if change.file else []
         for document, text in enumerate(progress.track(context, texts, f"texts of {change.name}", len(texts))):
-            parts = [
-                measurement.whole_document(loaded.model, own, text.token_ids, context_length=length) for own in along
-            ]
+            parts = [measurement.whole_document(loaded.model, own, text.token_ids, **how) for own in along]
             half_a, half_b = (np.concatenate([getattr(part, half) for part in parts], axis=1) for half in HALVES)
             whose, of_document = (np.full(len(half_a), each) for each in (number, document))
             data_changes.add(sums, whose, of_document, half_a, half_b)

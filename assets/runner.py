@@ -124,7 +124,7 @@ def say_the_price() -> None:
     if experiment.data_changes or experiment.observables:
         named_texts.check(experiment, LanguageModelFolder(language_model.locate(experiment.model)))
     wanted_changes.require_known(experiment.wanted_changes, [component.name for component in plan.chosen])
-    rate = price_table.measured_rate(experiment.model)
+    rate = price_table.measured_rate(plan)
     print(f"{experiment.name}, if nothing were there yet: {price_table.summary(plan, rate)}", flush=True)
 
 

@@ -16,6 +16,7 @@ from resources import experiment_files
 from susc_pipeline import corpus, lines, schema, tokens
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.corpus import Document
+from susc_pipeline.model import pretrained
 from susc_pipeline.model.pretrained import LoadedModel
 from susc_pipeline.susceptibility import readouts
 from susc_pipeline.susceptibility.readouts import Function, Observable, Pair, Readout
@@ -78,7 +79,7 @@ def _readout(
 ) -> Readout:
     name, length = observable.name, experiment.tokens.context_length
     if observable.kind == "pairs":
-        return readouts.of_pairs(name, _pairs(observable, loaded), context_length=length)
+        return readouts.of_pairs(name, _pairs(observable, loaded, length), context_length=length)
     if observable.documents:
         return _of_documents(observable, experiment, population)
     function = function_of(observable) if observable.function else None
@@ -89,18 +90,20 @@ def _readout(
 
 def _texts(observable: Observable, loaded: LoadedModel, experiment: ExperimentConfig) -> list[np.ndarray]:
     what, length = f"observable {observable.name!r}", experiment.tokens.context_length
+    beginning = pretrained.beginning(loaded.tokenizer)
     if observable.file:
         found = texts_of(what, observable.file, loaded, experiment)
         if not found:
             raise ValueError(f"{what} has no text of two tokens or more in {observable.file}; give a longer one")
-        return [document.token_ids for document in found]
+        return [tokens.with_beginnings(document.token_ids, beginning, length) for document in found]
     (text,) = tokens.tokenize([Document(what, observable.text)], loaded.tokenizer)
-    if not 2 <= len(text.token_ids) <= length:
+    whole = tokens.with_beginnings(text.token_ids, beginning, length)
+    if not 2 <= len(whole) <= length:
         raise ValueError(
-            f"{what} must have a text of 2 to {length} tokens, tokens.context_length, got {len(text.token_ids)}; "
-            f"name a longer one by file"
+            f"{what} must have a text of 2 to {length} tokens, tokens.context_length, got {len(whole)}; name a longer "
+            f"one by file"
         )
-    return [text.token_ids]
+    return [whole]
 
 
 def _of_documents(observable: Observable, experiment: ExperimentConfig, population: pl.LazyFrame) -> Readout:
@@ -119,7 +122,8 @@ def _of_documents(observable: Observable, experiment: ExperimentConfig, populati
     return readouts.of_population(observable.name, [schema.token_ids(part).astype(np.int32) for part in chosen])
 
 
-def _pairs(observable: Observable, loaded: LoadedModel) -> list[Pair]:
+def _pairs(observable: Observable, loaded: LoadedModel, context_length: int) -> list[Pair]:
+    beginning = pretrained.beginning(loaded.tokenizer)
     path: Path = experiment_files.beside(observable.file)
     what, keys, found = f"observable {observable.name!r}", ("prompt", "good", "bad"), []
     try:
@@ -136,7 +140,8 @@ def _pairs(observable: Observable, loaded: LoadedModel) -> list[Pair]:
         encoded = tokens.tokenize(
             [Document(str(place), str(text)) for place, text in enumerate(texts)], loaded.tokenizer
         )
-        found.append(Pair(*(part.token_ids for part in encoded)))
+        prompt, *answers = (part.token_ids for part in encoded)
+        found.append(Pair(tokens.with_beginnings(prompt, beginning, context_length), *answers))
     if not found:
         raise ValueError(f"{what}: {path} has no pair; add lines with prompt, good and bad")
     return found

@@ -68,4 +68,6 @@ def _population(experiment: ExperimentConfig, folder: LanguageModelFolder) -> pl
 
 def _tokenized(experiment: ExperimentConfig, folder: LanguageModelFolder) -> list[TokenizedDocument]:
     mark = corpora.fingerprint(experiment.corpus)
-    return corpora.tokenized(experiment.corpus, folder.path, experiment.model, mark)
+    found = corpora.tokenized(experiment.corpus, folder.path, experiment.model, mark)
+    beginning = corpora.beginning(folder.path, experiment.model)
+    return tokens.begun(found, beginning, experiment.tokens.context_length)

@@ -17,7 +17,7 @@ from susc_pipeline import sizes, tokens
 from susc_pipeline.config import AuxSettings, ExperimentConfig
 from susc_pipeline.corpus import CorpusSettings
 from susc_pipeline.messages import plain
-from susc_pipeline.model import components
+from susc_pipeline.model import components, pretrained
 from susc_pipeline.model.pretrained import LoadedModel, ModelSettings
 from susc_pipeline.plan import Plan
 from susc_pipeline.representation.pca import RepresentationSettings
@@ -169,7 +169,8 @@ def made(wish: Wish) -> tuple[ExperimentConfig, str, str]:
     settings = ModelSettings(source=wish.model, components=wish.components)
     loaded = language_model.load(language_model.locate(settings), settings)
     begun = base(wish, loaded)
-    chosen, rate = components.chosen(loaded.model, begun.model.components), price_table.measured_rate(begun.model)
+    chosen = components.chosen(loaded.model, begun.model.components)
+    rate = price_table.measured_rate(Plan(loaded.model, chosen, begun))
 
     def hours_of(one: ExperimentConfig) -> float:
         return price_table.hours(Plan(loaded.model, chosen, one), rate)
@@ -178,7 +179,11 @@ def made(wish: Wish) -> tuple[ExperimentConfig, str, str]:
     refused = ValueError("the corpus is empty")
     for longest in MAX_DOCUMENT_CHARACTERS:
         cut = dataclasses.replace(begun, corpus=dataclasses.replace(begun.corpus, max_document_characters=longest))
-        documents = tokens.tokenize(tokenized_corpus.documents(cut.corpus), loaded.tokenizer)
+        documents = tokens.begun(
+            tokens.tokenize(tokenized_corpus.documents(cut.corpus), loaded.tokenizer),
+            pretrained.beginning(loaded.tokenizer),
+            cut.tokens.context_length,
+        )
         try:
             experiment = sizes.fitted(documents, cut, hours_of=hours_of, hours=hours, is_limit=is_limit)
         except ValueError as error:

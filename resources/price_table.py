@@ -1,10 +1,10 @@
 """`susc-pipeline price EXPERIMENT`: hours, disk and memory of each asset, before any of it is made.
 
 Only the sizes of the model are read: config.json is enough, and --config gives that of a model that is not here yet. Hours
-follow from operations over the rate of a matrix product, measured on this machine or given, of which a share is reached.
+follow from operations over a rate: that of a layer with the model's sizes, measured here, or a share of a given one.
 """
 
-import json
+import dataclasses
 import sys
 import time
 from pathlib import Path
@@ -18,15 +18,16 @@ from resources import language_model
 from susc_pipeline import feasibility, price
 from susc_pipeline import plan as plans
 from susc_pipeline.config import ExperimentConfig
-from susc_pipeline.model import checkpoint, components, pretrained
+from susc_pipeline.model import checkpoint, components, decoder, decoder_weights, operations, pretrained, randomized
+from susc_pipeline.model.decoder import Decoder
 from susc_pipeline.model.pretrained import ModelSettings
 from susc_pipeline.plan import Plan
 from susc_pipeline.price import Price
 
-SHARE = 0.3  # of the rate of a large matrix product
+SHARE = 0.3  # of the rate of a large matrix product that is given
+SHARE_OF_LAYER = 0.8  # of the rate of a layer's forward pass that is measured
 PROCESS_BYTES = 700 << 20  # of an interpreter with torch, Dagster and polars, before it does anything
-SIZES = {"cpu": 1024}  # of the matrices that the rate is measured with; elsewhere LARGE
-LARGE, REPEATS = 8192, 5
+REPEATS = 5  # of the layer's pass, of which the fastest counts
 REMEDIES = {
     "response_directions": "sampling.n_chains, sampling.batch_size or model.components",
     "sgld_samples": "sampling.n_chains, sampling.evaluation_batch_size or tokens.contexts_per_shard",
@@ -44,7 +45,7 @@ def content_of(settings: ModelSettings) -> tuple[dict[str, Any], Path]:
     folder = language_model.folder_of(settings)
     try:
         place = folder / "config.json" if folder.is_dir() else Path(language_model.fetched(settings, "config.json"))
-        return json.loads(place.read_text(encoding="utf-8")), place
+        return checkpoint.config(place), place
     except (OSError, ValueError) as error:
         raise ValueError(
             f"no config.json of model.source {settings.source!r} was found ({error}); give the file as --config"
@@ -57,40 +58,46 @@ def plan_of(experiment: ExperimentConfig, config: Path | None = None) -> Plan:
     Raises:
         ValueError: no config.json, a model that is not computed here, or a pattern that no component matches.
     """
-    content, place = (
-        (json.loads(config.read_text(encoding="utf-8")), config) if config else content_of(experiment.model)
-    )
-    if not isinstance(content, dict):
-        raise ValueError(f"{place} holds no configuration of a model, but a {type(content).__name__}")
+    content, place = (checkpoint.config(config), config) if config else content_of(experiment.model)
     model = checkpoint.shaped(content, place, dtype=experiment.model.dtype)
     return Plan(model, components.chosen(model, experiment.model.components), experiment)
 
 
-def measured_rate(settings: ModelSettings) -> float:
-    """Operations a second of a large matrix product, on the device and in the type of the settings."""
-    return matrix_rate(pretrained.torch_device(settings.device), getattr(torch, settings.dtype))
+def measured_rate(plan: Plan) -> float:
+    """Operations a second that the assets reach: a share of what a layer of these sizes does, forward, on the device.
 
-
-def matrix_rate(device: str, dtype: torch.dtype) -> float:
-    """Operations a second of a large matrix product."""
-    size = SIZES.get(device, LARGE)
-    a = torch.randn(size, size, device=device).to(dtype)
-    seconds = []
+    A layer says more than a large matrix product: narrow models are far from its rate, wide ones near.
+    """
+    device = pretrained.torch_device(plan.experiment.model.device)
+    layer = _layer(plan.model, device, getattr(torch, plan.experiment.model.dtype))
+    x = torch.randn(price.CONTEXTS_AT_ONCE, plan.n_positions, plan.model.hidden_size, device=device)
+    x, seconds = x.to(layer.embedding.dtype), []
     for _ in range(REPEATS):
         started = time.perf_counter()
-        (a @ a)[0, 0].item()  # waits for the device
+        decoder.run_layer(x, layer.layers[0], layer)[0, 0, 0].item()  # waits for the device
         seconds.append(time.perf_counter() - started)
-    return 2 * size**3 / min(seconds)
+    done = operations.layer(plan.model, plan.n_positions) * price.CONTEXTS_AT_ONCE * plan.n_positions
+    return SHARE_OF_LAYER * done / min(seconds)
+
+
+def _layer(model: Decoder, device: str, dtype: torch.dtype) -> Decoder:
+    """The model's first layer alone, with random weights; its ends, which are not run, have one row."""
+    ends = {"embedding": model.embedding[:1], "unembedding": model.unembedding[:1], "positions": None}
+    alone = dataclasses.replace(model, layers=model.layers[:1], **ends)
+    named = decoder_weights.named_weights(alone)
+    empty = {name: torch.empty(weight.shape, dtype=dtype, device=device) for name, weight in named.items()}
+    filled = decoder_weights.with_weights(alone, empty)
+    return randomized.untrained(filled, torch.Generator(device=device).manual_seed(0))
 
 
 def hours(plan: Plan, rate: float) -> float:
-    """Hours of all assets together, those of clusters included."""
+    """Hours of all assets together, those of clusters included, at so many operations a second."""
     return (seconds_of(price.total(price.prices(plan)), rate) + price.seconds_beside(plan)) / 3600
 
 
 def seconds_of(one: Price, rate: float) -> float:
-    """Seconds of an asset's operations at a share of the rate."""
-    return one.operations / (SHARE * rate)
+    """Seconds of an asset's operations at the rate."""
+    return one.operations / rate
 
 
 def duration(seconds: float) -> str:
@@ -123,7 +130,7 @@ def summary(plan: Plan, rate: float) -> str:
     """The sum in one line."""
     whole = price.total(price.prices(plan))
     return (
-        f"about {duration(seconds_of(whole, rate))} of matrix products at {SHARE * rate:.2g} operations a second and "
+        f"about {duration(seconds_of(whole, rate))} of matrix products at {rate:.2g} operations a second and "
         f"{duration(price.seconds_beside(plan))} of clusters and pages, "
         f"{size(whole.disk)} of disk, {size(PROCESS_BYTES + whole.memory)} of memory at most"
     )
@@ -163,7 +170,7 @@ def report(name: str, config: Path | None, *, teraflops: float | None = None, gi
     Args:
         name: of the experiment, or its TOML file.
         config: config.json of a model that is not here.
-        teraflops: rate of a large matrix product; measured, if none is given.
+        teraflops: rate of a large matrix product, of which a share is reached; measured with a layer, if none is given.
         gigabytes: memory of the machine; this one's, if none is given.
 
     Raises:
@@ -171,15 +178,13 @@ def report(name: str, config: Path | None, *, teraflops: float | None = None, gi
     """
     experiment = experiments.load(name)
     plan = plan_of(experiment, config)
-    rate = teraflops * 1e12 if teraflops else measured_rate(experiment.model)
-    source = "given" if teraflops else "measured here"
+    rate = SHARE * teraflops * 1e12 if teraflops else measured_rate(plan)
+    source = f"{SHARE:.0%} of the {teraflops:g} given" if teraflops else "measured here, with a layer of these sizes"
     print(
         f"{experiment.name}: {len(plan.chosen)} components, {plan.n_tokens:,} tokens, {plan.n_sampled:,} of them sampled"
     )
     print("\n".join(table(plan, rate)))
-    print(
-        f"rate of a large matrix product: {rate / 1e12:.3g} TFLOP/s ({source}), of which {SHARE:.0%} is taken for reached"
-    )
+    print(f"at {rate / 1e12:.3g} TFLOP/s ({source})")
     print(f"clusters, tables and pages: {duration(price.seconds_beside(plan))} on two cores, as on tiny")
     if not experiment.tokens.max_population_contexts:
         print(f"the population is taken for {plans.POPULATION:,} contexts; tokens.max_population_contexts bounds it")

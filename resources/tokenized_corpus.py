@@ -9,6 +9,7 @@ from pathlib import Path
 from resources import language_model
 from susc_pipeline import corpus, tokens
 from susc_pipeline.corpus import CorpusSettings, Document
+from susc_pipeline.model import pretrained
 from susc_pipeline.model.pretrained import ModelSettings
 from susc_pipeline.tokens import TokenizedDocument
 
@@ -52,3 +53,9 @@ def tokenized(
     """The corpus in tokens of the model in `model_folder`; `fingerprint` is part of the key under which it is kept."""
     del fingerprint
     return tokens.tokenize(documents(settings), language_model.outline(model_folder, model).tokenizer)
+
+
+@functools.lru_cache(maxsize=1)
+def beginning(model_folder: Path, model: ModelSettings) -> tuple[int, ...]:
+    """The tokens that begin a context, as the tokenizer in `model_folder` has them."""
+    return pretrained.beginning(language_model.outline(model_folder, model).tokenizer)

@@ -12,6 +12,8 @@ def check(plan: Plan) -> None:
         ValueError: one of them cannot be obeyed; says which, and what would do.
     """
     model, experiment = plan.model, plan.experiment
+    length, rule = plan.n_positions, f"at most {model.max_positions}, the positions that the model reads"
+    require(length <= model.max_positions, "tokens.context_length", length, rule)
     shape, layers = experiment.representation, experiment.representation.layers
     rule = f"numbers of at most {model.n_layers}, the layers of the model"
     require(max(layers) <= model.n_layers, "representation.layers", list(layers), rule)

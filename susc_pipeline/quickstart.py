@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from transformers import PreTrainedTokenizerBase
 
-from susc_pipeline import seeds
+from susc_pipeline import seeds, tokens
 from susc_pipeline.model import components, decoder, pretrained
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.decoder import Decoder
@@ -86,7 +86,9 @@ def susceptibilities(
     measured = _measured(loaded, text, context_length)
     if text in background:
         raise ValueError("the background holds the text, which must not drive the chains; give another background")
-    reserved = _contexts(_token_ids(tokenizer, background), measured.contexts.shape[1])
+    length = measured.contexts.shape[1]
+    beginning = pretrained.beginning(tokenizer)
+    reserved = _contexts(tokens.with_beginnings(_token_ids(tokenizer, background), beginning, length), length)
     parts = _background(reserved, settings, directions, seed)
     rest = [response_directions.at_rest(model, parts.directions, chain) for chain in range(settings.n_chains)]
     losses = decoder.token_losses(model, torch.as_tensor(measured.contexts)).flatten().float().cpu().numpy()
@@ -195,11 +197,14 @@ def _background(
 def _measured(loaded: LoadedModel, text: str, context_length: int) -> _Measured:
     model, tokenizer = loaded
     token_ids = _token_ids(tokenizer, text)
+    beginning = pretrained.beginning(tokenizer)
     if len(token_ids) < 2:
         raise ValueError(f"the text must have at least 2 tokens, for the first is not predicted, got {len(token_ids)}")
-    contexts = _contexts(token_ids, min(context_length, len(token_ids)))
+    length = min(context_length, len(beginning) + len(token_ids))
+    contexts = _contexts(tokens.with_beginnings(token_ids, beginning, length), length)
     pieces = pretrained.token_texts(tokenizer, model.vocabulary_size)
-    positions = np.arange(contexts.size).reshape(contexts.shape)[:, 1:].ravel()
+    places = tokens.with_beginnings(np.arange(len(token_ids)), [0] * len(beginning), length)
+    positions = _contexts(places, length)[:, 1:].ravel()
     return _Measured(contexts, {"position": positions, "token": [pieces[token] for token in token_ids[positions]]})
 
 

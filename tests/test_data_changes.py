@@ -157,6 +157,20 @@ def test_a_whole_text_has_each_token_once_from_the_first_window_that_holds_it(mo
         np.testing.assert_allclose(found.half_b[place - 1], alone.half_b[place - start - 1], atol=1e-5)
 
 
+@pytest.mark.parametrize("n_tokens", [2, 11, 12, 40])
+def test_each_window_of_a_text_has_the_beginning_that_the_tokenizer_puts_before_it(model, halves, n_tokens):
+    tokens = toys.toy_tokens(1, n_tokens, seed=5)[0]
+    found = measurement.whole_document(model, halves, tokens, context_length=12, beginning=(3,))
+    length = min(11, n_tokens)
+    starts = measurement.windows(n_tokens, length)
+    assert len(found.losses) == n_tokens - 1
+    for place in range(1, n_tokens):
+        start = next(s for s in starts if s < place < s + length)
+        alone = linear_response.estimate(model, np.r_[3, tokens[start : start + length]][None], halves)
+        assert found.losses[place - 1] == pytest.approx(alone.losses[place - start], abs=1e-5)
+        np.testing.assert_allclose(found.half_a[place - 1], alone.half_a[place - start], atol=1e-5)
+
+
 def reweighted(model, component, changed, *, share=0.5, n_steps=24, n_burn_in=8):
     """d<phi>/d(share) / n_beta by central difference: <L> under the loss L + share (L_q' - L), less that at -share.
 

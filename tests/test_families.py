@@ -181,11 +181,29 @@ def change_config(folder, **changes):
     path.write_text(json.dumps({name: value for name, value in content.items() if value is not ...}))
 
 
-@pytest.mark.parametrize("change", [as_base_model, as_compiled, with_buffers])
+def with_its_unembedding(named):
+    return named | {"lm_head.weight": named["model.embed_tokens.weight"].clone()}
+
+
+def with_its_unembedding_alone(named):
+    return {name.replace("model.embed_tokens", "lm_head"): tensor for name, tensor in named.items()}
+
+
+TIED = [with_its_unembedding, with_its_unembedding_alone]
+
+
+@pytest.mark.parametrize("change", [as_base_model, as_compiled, with_buffers, *TIED])
 def test_prefixes_and_buffers_of_checkpoints_are_recognized(llama, change):
     expected = read(llama)
     save_file(change(load_file(llama / "model.safetensors")), llama / "model.safetensors")
     assert same(read(llama), expected)
+
+
+def test_tied_ends_that_differ_are_refused(llama):
+    named = load_file(llama / "model.safetensors")
+    save_file(named | {"lm_head.weight": named["model.embed_tokens.weight"] + 1}, llama / "model.safetensors")
+    with pytest.raises(ValueError, match=r"ties model.embed_tokens.weight and lm_head.weight, but .* different ones"):
+        read(llama)
 
 
 def test_a_weight_under_two_names_is_refused(llama):
@@ -221,6 +239,10 @@ REFUSED = {
     ),
     "old word": ({"rope_scaling": {"type": "su", "factor": 2}}, "rotary positions of a kind among .*, got 'su'"),
     "factor": ({"rope_scaling": {"type": "linear", "factor": -1}}, "factor must be a number above 0"),
+    "no factor": ({"rope_scaling": {"type": "linear"}}, "factor must be a number above 0"),
+    "no frequencies": ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "low_freq_factor must be a number"),
+    "both ways": ({"is_causal": False}, "is_causal false, but attention to later tokens is not computed here"),
+    "bidirectional": ({"use_bidirectional_attention": True}, "attention to later tokens is not computed here"),
     "by layer": ({"rope_parameters": {"full_attention": {"rope_theta": 3.0}}}, "rotary positions for all layers"),
     "partial": ({"partial_rotary_factor": 0.5}, "partial_rotary_factor.* is not computed here"),
     "activation": ({"hidden_act": "xielu"}, "hidden_act that is known here, got 'xielu'"),
@@ -255,6 +277,27 @@ def test_features_of_a_family_that_are_not_computed_are_named(variant, changes, 
     change_config(tmp_path, **changes)
     with pytest.raises(ValueError, match=message):
         read(tmp_path)
+
+
+LENGTH = "original_max_position_embeddings"
+
+
+@pytest.mark.parametrize(
+    ("changes", "same_as"),
+    [
+        # As transformers: yarn's factor is the ratio of both lengths, and a length beside the scaling goes before one in it.
+        ({"rope_type": "yarn", "factor": None, LENGTH: 8}, {"rope_type": "yarn", "factor": 4.0, LENGTH: 8}),
+        ({"rope_type": "yarn", "factor": 4.0, LENGTH: None}, {"rope_type": "yarn", "factor": 4.0, LENGTH: 32}),
+        ({"rope_type": "yarn", "factor": 4.0, LENGTH: 16, "top": 8}, {"rope_type": "yarn", "factor": 4.0, LENGTH: 8}),
+    ],
+)
+def test_what_a_rotary_scaling_leaves_out_is_taken_from_the_lengths(llama, changes, same_as):
+    found = []
+    for one in (changes, same_as):
+        scaling = {name: value for name, value in one.items() if name != "top"}
+        change_config(llama, rope_scaling=scaling, **{LENGTH: one.get("top", ...)})
+        found.append(checkpoint.read_config(llama).attention[0].rotary)
+    assert found[0] == found[1]
 
 
 ODD = [0, -1, 1, 2**31, 10**400, 1.5, 1e400, float("nan"), True, None, "", "16", "default", [], {}, [1], {"a": 1}]

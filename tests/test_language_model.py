@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, GPTNeoXForCausalLM
 
 from resources import language_model
@@ -57,6 +57,29 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(folder):
     for how in (language_model.load, language_model.outline):
         with pytest.raises(ValueError, match=r"300 tokens, but the model only 100; use the tokenizer that belongs"):
             how(folder, ModelSettings())
+
+
+def test_an_added_token_without_a_row_is_read_as_any_text(folder):
+    """Gemma 3 of texts: 262,144 rows, and an added token of images with that number."""
+    plain = pretrained.load(folder, device="cpu").tokenizer
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.add_special_tokens(["<image_soft_token>"])
+    assert tokenizer.token_to_id("<image_soft_token>") == 300
+    tokenizer.save(str(folder / "tokenizer.json"))
+    for how in (language_model.load, language_model.outline):
+        found = how(folder, ModelSettings()).tokenizer
+        for text in ("x <image_soft_token> y", "for x in y:"):
+            assert found(text)["input_ids"] == plain(text)["input_ids"]
+
+
+def test_the_beginning_is_what_the_tokenizer_puts_before_a_text(folder):
+    assert pretrained.beginning(pretrained.load(folder, device="cpu").tokenizer) == ()
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    for template, expected in (("<b> $A", (7,)), ("<b> $A <e>", (7,)), ("$A <e>", ())):
+        named = [("<b>", 7), ("<e>", 9)]
+        tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=named)
+        tokenizer.save(str(folder / "tokenizer.json"))
+        assert pretrained.beginning(pretrained.load(folder, device="cpu").tokenizer) == expected
 
 
 def test_an_unknown_name_says_what_it_may_be(tmp_path, monkeypatch):

@@ -3,7 +3,10 @@
 import dataclasses
 
 import conftest
+import numpy as np
 import pytest
+from tokenizers import Tokenizer, processors
+from transformers import PreTrainedTokenizerFast
 
 from resources import experiment as experiments
 from resources import named_observables
@@ -36,6 +39,18 @@ def test_files_lie_beside_the_file_of_the_experiment_and_texts_are_cut_into_cont
     assert found.weights[0].sum() == pytest.approx(1, rel=1e-5)
     assert readout(loaded, kind="function", file="texts", function="largest.py").function.__name__ == "largest"
     assert abs(readout(loaded, kind="pairs", file="pairs.jsonl").weights[0].sum()) < 10
+
+
+def test_texts_and_prompts_begin_as_the_tokenizer_begins_a_text(loaded, folder):
+    backend = Tokenizer.from_str(loaded.tokenizer.backend_tokenizer.to_str())
+    backend.post_processor = processors.TemplateProcessing(single="<b> $A", special_tokens=[("<b>", 7)])
+    begun = loaded._replace(tokenizer=PreTrainedTokenizerFast(tokenizer_object=backend))
+    (folder / "a.txt").write_text("if else for while return " * 20)
+    for settings in ({"kind": "corpus", "file": "a.txt"}, {"kind": "pairs", "file": "pairs.jsonl"}):
+        found, plain = readout(begun, **settings), readout(loaded, **settings)
+        assert (found.parts[0][:, 0] == 7).all() and not (plain.parts[0][:, 0] == 7).any()
+    np.testing.assert_array_equal(found.parts[0][:, 1:], plain.parts[0])
+    assert found.weights[0].sum() == pytest.approx(plain.weights[0].sum(), abs=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -180,6 +180,7 @@ def test_what_cannot_fit_is_refused_with_the_asset_and_the_keys(tiny):
     [
         ("representation", "layers", (1, 9), r"representation\.layers must be numbers of at most 4, .* got \[1, 9\]"),
         ("representation", "n_components", 23, r"representation\.n_components must be at most 22, .* got 23"),
+        ("tokens", "context_length", 4096, r"tokens\.context_length must be at most 256, the positions .* got 4096"),
         ("knn", "n_neighbors", 100_584, r"knn\.n_neighbors must be less than the 100,584 tokens .* got 100584"),
         ("regime", "components", ("L9H9",), r"regime\.components must be components of the model, .* got \['L9H9'\]"),
     ],
@@ -208,11 +209,24 @@ def test_the_command_prices_a_model_of_which_only_the_sizes_are_here(tmp_path, c
     arguments = ["price", "pythia-160m", "--config", str(config), "--teraflops", "100"]
     assert cli.main([*arguments, "--memory", "80"]) == 0
     said = capsys.readouterr().out
-    assert "158 components" in said and "together" in said and "100 TFLOP/s (given)" in said
+    assert "158 components" in said and "together" in said and "at 30 TFLOP/s (30% of the 100 given)" in said
     assert cli.main([*arguments, "--memory", "8"]) == 1
     assert "lower sampling.n_chains" in capsys.readouterr().err
     config.write_text('{"model_type": "mixtral"}')
     assert cli.main(arguments) == 2 and "mixtral" in capsys.readouterr().err
+    config.write_text("<html>not found</html>")
+    assert cli.main(arguments) == 2 and f"{config} is not JSON" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("variant", sorted(variants.VARIANTS))
+def test_a_rate_is_measured_with_a_layer_of_the_model_of_which_only_sizes_are_known(variant, tiny, tmp_path):
+    variants.module(variant).save_pretrained(tmp_path)
+    plan = tiny._replace(model=checkpoint.outline(tmp_path))
+    own = reports._layer(plan.model, "cpu", torch.float32)
+    assert own.n_layers == 1 and own.device.type == "cpu"
+    assert own.layers[0].query_key_value.shape == plan.model.layers[0].query_key_value.shape
+    short = dataclasses.replace(plan.experiment, tokens=dataclasses.replace(plan.experiment.tokens, context_length=8))
+    assert 0 < reports.measured_rate(plan._replace(experiment=short)) < 1e15
 
 
 def test_a_population_without_bound_is_taken_for_a_stated_number(tiny):

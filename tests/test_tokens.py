@@ -82,6 +82,21 @@ def test_context_ids_are_unique_and_texts_are_those_of_the_document():
     assert len(seen) == len(set(seen)) == 4 * 5 + 30 * 3
 
 
+def test_every_context_begins_as_the_tokenizer_begins_a_text_and_no_token_is_lost():
+    docs = unequal_documents()
+    begun = tokens.begun(docs, (77,), SETTINGS.context_length)
+    for document, whole in zip(docs, begun, strict=True):
+        assert (whole.token_ids[:: SETTINGS.context_length] == 77).all()
+        kept = np.arange(len(whole.token_ids)) % SETTINGS.context_length > 0
+        np.testing.assert_array_equal(whole.token_ids[kept], document.token_ids)
+    for frame in everything(begun).values():
+        ids = schema.token_ids(frame)
+        assert ids.shape[1] == SETTINGS.context_length and (ids[:, 0] == 77).all()
+    assert tokens.begun(docs, (), SETTINGS.context_length) == docs
+    with pytest.raises(ValueError, match="context_length must be at least 3"):
+        tokens.begun(docs, (77, 78), 2)
+
+
 def test_the_seed_decides_and_nothing_else():
     docs = documents()
     a, b = everything(docs), everything(docs)

@@ -32,8 +32,12 @@ def read(folder: Path, *, dtype: torch.dtype, device: str) -> Decoder:
     Raises:
         ValueError: an unknown family or feature, or weights that are missing, damaged, of another shape or not finite.
     """
-    family, description = _described(folder)
-    weights = _weights(folder, family, families.shapes(family, description), dtype, device)
+    family, description = described(folder)
+    weights = _weights(folder, family, families.readable(family, description), dtype, device)
+    if description.tied:
+        weights = _tied(folder, weights, *families.ends(family))
+    if missing := sorted(families.shapes(family, description).keys() - weights.keys()):
+        raise ValueError(f"{folder} lacks {len(missing)} weights, {missing[0]} among them; fetch the model again")
     return families.build(family, description, weights)
 
 
@@ -54,7 +58,7 @@ def shaped(content: Mapping[str, Any], place: Path, *, dtype: str = "float32") -
 
 def outline(folder: Path, *, dtype: str = "float32") -> Decoder:
     """The model in a folder without its weights: config.json alone is read; errors as `read`."""
-    return _without_weights(*_described(folder), dtype)
+    return _without_weights(*described(folder), dtype)
 
 
 def _without_weights(family: Family, description: Description, dtype: str) -> Decoder:
@@ -90,14 +94,24 @@ def read_config(folder: Path) -> Description:
     Raises:
         ValueError: not JSON, an unknown family, or a value or feature that is not computed here.
     """
-    return _described(folder)[1]
+    return described(folder)[1]
 
 
-def _described(folder: Path) -> tuple[Family, Description]:
+def described(folder: Path) -> tuple[Family, Description]:
+    """The model's family, and what `read_config` gives; errors as there."""
     path = folder / "config.json"
-    content = _json(path, MAX_CONFIG_BYTES)
+    content = config(path)
     family = families.family_of(content, folder)
     return family, families.describe(family, Values(content, path))
+
+
+def config(path: Path) -> dict[str, Any]:
+    """The object in a config.json.
+
+    Raises:
+        ValueError: no JSON, no object, or too long a file; names it.
+    """
+    return _json(path, MAX_CONFIG_BYTES)
 
 
 def _is_name(name: object) -> bool:
@@ -135,12 +149,24 @@ def _weights(
                     found[name] = stored.get_tensor(stored_name).to(device, dtype, copy=True)
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{path} is damaged or cut short ({error}); fetch it again") from error
-    if missing := sorted(wanted.keys() - found.keys()):
-        raise ValueError(f"{folder} lacks {len(missing)} weights, {missing[0]} among them; fetch the model again")
     for name, weight in found.items():
         if not weight.isfinite().all():
             raise ValueError(f"{folder} holds nan or infinite values in {name}; fetch the model again")
     return found
+
+
+def _tied(folder: Path, weights: dict[str, Tensor], embedding: str, unembedding: str) -> dict[str, Tensor]:
+    """The weights with one end for both: some checkpoints hold the matrix twice, or under the other name."""
+    if unembedding not in weights:
+        return weights
+    kept = {name: weight for name, weight in weights.items() if name != unembedding}
+    kept.setdefault(embedding, weights[unembedding])
+    if not torch.equal(kept[embedding], weights[unembedding]):
+        raise ValueError(
+            f"config.json of {folder} ties {embedding} and {unembedding}, but the files hold different ones; set "
+            f"tie_word_embeddings to false, or fetch the model again"
+        )
+    return kept
 
 
 def _check(name: str, shape: list[int], dtype: str, wanted: tuple[int, ...], path: Path) -> None:

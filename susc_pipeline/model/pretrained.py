@@ -26,7 +26,7 @@ MAX_TOKENIZER_BYTES = 1 << 27
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 FALLBACK = re.compile("<0x([0-9A-Fa-f]{2})>")
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-DEVICE = re.compile(r"auto|cpu|(cuda|mps|xpu)(:\d{1,3})?")
+DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,3})?")
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class ModelSettings:
     def __post_init__(self) -> None:
         """Check the values."""
         require(self.dtype in ("float32", "bfloat16"), "model.dtype", self.dtype, "float32 or bfloat16")
-        rule = "auto, cpu, or cuda, mps or xpu, if need be with a number such as cuda:1"
+        rule = "auto, cpu, or cuda, if need be with a number such as cuda:1"
         require(DEVICE.fullmatch(self.device) is not None, "model.device", self.device, rule)
 
 
@@ -88,22 +88,27 @@ def load(folder: Path, *, dtype: str = "float32", device: str = "auto") -> Loade
         device: of torch; `auto` takes the first GPU, else the CPU.
 
     Raises:
-        ValueError: the folder holds no GPT-NeoX in safetensors, or a tokenizer that knows more tokens than the model.
+        ValueError: no model of a known family in safetensors, damaged weights, or a tokenizer of more tokens than the model has.
     """
     check(folder)
-    tokenizer = _tokenizer(folder / "tokenizer.json")
-    return _together(
-        folder, checkpoint.read(folder, dtype=getattr(torch, dtype), device=torch_device(device)), tokenizer
-    )
+    return _together(folder, checkpoint.read(folder, dtype=getattr(torch, dtype), device=torch_device(device)))
 
 
 def outline(folder: Path, *, dtype: str = "float32") -> LoadedModel:
     """The model in a folder without its weights, and its tokenizer: enough for names, sizes and texts; errors as `load`."""
     check(folder)
-    return _together(folder, checkpoint.outline(folder, dtype=dtype), _tokenizer(folder / "tokenizer.json"))
+    return _together(folder, checkpoint.outline(folder, dtype=dtype))
 
 
-def _together(folder: Path, model: Decoder, tokenizer: "transformers.PreTrainedTokenizerFast") -> LoadedModel:
+def beginning(tokenizer: "transformers.PreTrainedTokenizerBase") -> tuple[int, ...]:
+    """The tokens that the tokenizer puts before a text, such as Gemma's <bos>: without them its losses mean nothing."""
+    plain, whole = (tokenizer("a", add_special_tokens=added, verbose=False)["input_ids"] for added in (False, True))
+    places = range(len(whole) - len(plain) + 1)
+    return tuple(next((whole[:place] for place in places if whole[place:][: len(plain)] == plain), ()))
+
+
+def _together(folder: Path, model: Decoder) -> LoadedModel:
+    tokenizer = _tokenizer(folder / "tokenizer.json", model.vocabulary_size)
     n_tokens = 1 + max(tokenizer.get_vocab().values(), default=0)
     if n_tokens > model.vocabulary_size:
         raise ValueError(
@@ -113,18 +118,18 @@ def _together(folder: Path, model: Decoder, tokenizer: "transformers.PreTrainedT
     return LoadedModel(model, tokenizer)
 
 
-def _tokenizer(path: Path) -> "transformers.PreTrainedTokenizerFast":
+def _tokenizer(path: Path, vocabulary_size: int) -> "transformers.PreTrainedTokenizerFast":
     """The tokenizer of `tokenizer.json` alone: tokenizer_config.json may name classes and code.
 
     What training left in the file is taken out: truncation, padding, and the dropout of merges, which would give other ids each
-    time.
+    time. So are added tokens that the model has no row for: Gemma 3 of texts has one of images. Their text is read as any other.
     """
     from transformers import PreTrainedTokenizerFast  # here: it is slow to load
 
     if path.stat().st_size > MAX_TOKENIZER_BYTES:
         raise ValueError(f"{path} has more than {MAX_TOKENIZER_BYTES} bytes; fetch it again")
     try:
-        found = Tokenizer.from_buffer(path.read_bytes())
+        found = _within(Tokenizer.from_buffer(path.read_bytes()), vocabulary_size)
         found.no_truncation()
         found.no_padding()
         if getattr(found.model, "dropout", None):
@@ -132,6 +137,14 @@ def _tokenizer(path: Path) -> "transformers.PreTrainedTokenizerFast":
         return PreTrainedTokenizerFast(tokenizer_object=found)
     except Exception as error:  # the library raises nothing more special
         raise ValueError(f"{path} is no tokenizer ({str(error)[:200]}); fetch it again") from error
+
+
+def _within(tokenizer: Tokenizer, vocabulary_size: int) -> Tokenizer:
+    if all(token < vocabulary_size for token in tokenizer.get_added_tokens_decoder()):
+        return tokenizer
+    content = json.loads(tokenizer.to_str())
+    content["added_tokens"] = [token for token in content["added_tokens"] if token["id"] < vocabulary_size]
+    return Tokenizer.from_str(json.dumps(content))
 
 
 def torch_device(setting: str) -> str:

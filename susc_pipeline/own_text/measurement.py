@@ -5,7 +5,7 @@ values come from the first window that holds it, so it has at least half a conte
 predicted. A text of one context is that context.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from susc_pipeline import corpus
+from susc_pipeline.model import pretrained
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.decoder import Decoder
 from susc_pipeline.model.pretrained import LoadedModel
@@ -72,7 +73,7 @@ class Progress(NamedTuple):
 
 
 def token_ids(tokenizer: "transformers.PreTrainedTokenizerBase", text: str) -> Int[np.ndarray, " tokens"]:
-    """The tokens of a text, read as the corpus was: no special token is added.
+    """The tokens of a text, read as the corpus was: special tokens come with the contexts.
 
     Raises:
         ValueError: the text has fewer than two tokens or too many, or half a surrogate pair, which is no character.
@@ -111,6 +112,7 @@ def whole_document(
     tokens: Int[np.ndarray, " tokens"],
     *,
     context_length: int,
+    beginning: Sequence[int] = (),
 ) -> LinearResponse:
     """Linear responses of all tokens of a text but the first, in nats squared; the text may be as long as it likes.
 
@@ -118,24 +120,28 @@ def whole_document(
         model: at w*.
         halves: as of `direction_files.halves`.
         tokens: of the text, two or more.
-        context_length: tokens of a window.
+        context_length: tokens of a window, its beginning included.
+        beginning: of each window, as of `pretrained.beginning`.
     """
-    length = min(context_length, len(tokens))
+    length = min(context_length - len(beginning), len(tokens))
     starts = windows(len(tokens), length)
-    found = linear_response.estimate(model, np.stack([tokens[start : start + length] for start in starts]), halves)
-    rows = np.arange(len(starts) * (length - 1)).reshape(len(starts), length - 1)
+    contexts = np.stack([np.r_[beginning, tokens[start : start + length]] for start in starts]).astype(tokens.dtype)
+    found = linear_response.estimate(model, contexts, halves)
+    rows = np.arange(found.losses.size).reshape(len(starts), -1)[:, len(beginning) :]
     new = np.concatenate([row[part] for row, part in zip(rows, new_tokens(starts, length), strict=True)])
     return LinearResponse(found.losses[new], found.half_a[new], found.half_b[new])
 
 
 def measure(instrument: Instrument, tokens: Int[np.ndarray, " tokens"]) -> Iterator[Progress | Measured]:
     """Progress after each window, and last what was measured of all tokens but the first."""
-    length = min(instrument.context_length, len(tokens))
+    beginning = pretrained.beginning(instrument.loaded.tokenizer)
+    length = min(instrument.context_length - len(beginning), len(tokens))
     starts, parts = windows(len(tokens), length), []
     for number, (start, new) in enumerate(zip(starts, new_tokens(starts, length), strict=True)):
-        context = tokens[start : start + length][None]
+        context = np.r_[beginning, tokens[start : start + length]].astype(tokens.dtype)[None]
         found = linear_response.estimate(instrument.loaded.model, context, instrument.halves)
-        parts.append((found.losses[new], found.half_a[new], found.half_b[new]))
+        own = (array[len(beginning) :][new] for array in (found.losses, found.half_a, found.half_b))
+        parts.append(tuple(own))
         yield Progress(number + 1, len(starts))
     losses, half_a, half_b = (np.concatenate(arrays) for arrays in zip(*parts))
     yield placed(instrument, losses, half_a, half_b)

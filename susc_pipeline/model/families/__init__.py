@@ -14,13 +14,14 @@ from susc_pipeline import registry
 from susc_pipeline.messages import shown
 from susc_pipeline.model.decoder import Decoder
 from susc_pipeline.model.description import Description
-from susc_pipeline.model.families.family import Family, build, resolved, shapes
+from susc_pipeline.model.families.family import Family, build, ends, readable, resolved, shapes
 from susc_pipeline.model.families.values import Values
 
 FAMILIES: dict[str, Family] = registry.collected(sys.modules[__name__], "FAMILIES")
 """By model_type of config.json."""
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 UNKNOWN_FEATURES = {**dict.fromkeys(EXPERTS, "a mixture of experts"), "is_encoder_decoder": "an encoder"}
+UNKNOWN_FEATURES |= {"use_bidirectional_attention": "attention to later tokens"}
 
 
 def family_of(content: Mapping[str, Any], place: object) -> Family:
@@ -46,6 +47,10 @@ def describe(family: Family, values: Values) -> Description:
     """
     for name, feature in UNKNOWN_FEATURES.items():
         values.absent(name, feature)
+    if not values.flag("is_causal", True):
+        raise ValueError(
+            f"{values.path} has is_causal false, but attention to later tokens is not computed here; choose another model"
+        )
     return family.describe(values)
 
 
@@ -68,4 +73,16 @@ def from_module(module: torch.nn.Module) -> Decoder:
     return build(family, description, {name: tensor for name, tensor in pairs if name is not None})
 
 
-__all__ = ["FAMILIES", "Family", "Values", "build", "describe", "family_of", "from_module", "resolved", "shapes"]
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "Values",
+    "build",
+    "describe",
+    "ends",
+    "family_of",
+    "from_module",
+    "readable",
+    "resolved",
+    "shapes",
+]

@@ -51,6 +51,17 @@ def shapes(family: Family, description: Description) -> dict[str, tuple[int, ...
     return found
 
 
+def readable(family: Family, description: Description) -> dict[str, tuple[int, ...]]:
+    """The same, and where both ends are tied the unembedding, which some checkpoints hold too, or instead."""
+    wanted, (first, last) = shapes(family, description), ends(family)
+    return wanted | ({last: wanted[first]} if description.tied else {})
+
+
+def ends(family: Family) -> tuple[str, str]:
+    """Names of the embedding and of the unembedding."""
+    return f"{family.prefix}.{family.embedding}.weight", f"{family.unembedding}.weight"
+
+
 def resolved(family: Family, name: str, wanted: Mapping[str, Any]) -> str | None:
     """The wanted weight that a stored name means: prefixes of wrappers may stand before it, that of the base model lack."""
     for wrapper in WRAPPERS:
@@ -62,8 +73,9 @@ def resolved(family: Family, name: str, wanted: Mapping[str, Any]) -> str | None
 
 def build(family: Family, description: Description, named: dict[str, Tensor]) -> Decoder:
     """The model of weights under the names that `shapes` gives; it shares what needs no other order of rows."""
-    embedding = named[f"{family.prefix}.{family.embedding}.weight"]
-    unembedding = embedding if description.tied else named[f"{family.unembedding}.weight"]
+    first, last = ends(family)
+    embedding = named[first]
+    unembedding = embedding if description.tied else named[last]
     final_norm = _norm(named, f"{family.prefix}.{family.final_norm}")
     positions = named[f"{family.prefix}.{family.positions}.weight"] if family.positions else None
     layers = tuple(_layer(family, description, named, number) for number in range(description.n_layers))

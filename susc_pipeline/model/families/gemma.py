@@ -24,7 +24,6 @@ def _windows(values: Values, pattern: int) -> list[int | None]:
 
 
 def _common(values: Values) -> dict[str, Any]:
-    values.absent("use_bidirectional_attention", "attention to later tokens")
     return {
         "nonlinearity": values.nonlinearity("hidden_activation", "gelu_pytorch_tanh"),
         "gated": True,

@@ -15,10 +15,11 @@ MAX_SIZE = 1 << 24
 MAX_HEADS = 10_000
 MAX_HEAD_SIZE = 1 << 14
 MAX_LAYERS = 1_000
-POSITIVE = {"factor": 1e6, "original_max_position_embeddings": 1e9, "low_freq_factor": 1e6, "high_freq_factor": 1e6}
-POSITIVE |= {"beta_fast": 1e6, "beta_slow": 1e6, "attention_factor": 1e6, "mscale": 1e6, "mscale_all_dim": 1e6}
-FIELDS = {"original_max_position_embeddings": "original_positions", "low_freq_factor": "low_frequency_factor"}
-FIELDS |= {"high_freq_factor": "high_frequency_factor"}
+LARGEST = 1e6  # of a factor of rotary positions
+FACTORS = ("factor", "low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow")
+FACTORS += ("attention_factor", "mscale", "mscale_all_dim")
+NEEDED = {"linear": ("factor",), "llama3": ("factor", "low_freq_factor", "high_freq_factor")}
+FIELDS = {"low_freq_factor": "low_frequency_factor", "high_freq_factor": "high_frequency_factor"}
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,7 @@ class Values:
             )
         if any(isinstance(value, dict) for value in said.values()):
             raise ValueError(f"{self.path} must have rotary positions for all layers, got {shown(said)}; correct it")
-        scaling = Scaling(kind=kind, **self._scaling(said, share, base))
+        scaling = Scaling(kind=kind, **self._scaling(said, kind, share, base))
         if scaling.share < 1 and not partial:
             raise ValueError(
                 f"{self.path} has partial_rotary_factor {scaling.share:g}, which is not computed here for its family; "
@@ -205,15 +206,19 @@ class Values:
             )
         return found
 
-    def _scaling(self, said: Mapping[str, Any], share: float, base: float) -> dict[str, Any]:
-        top = Values({**self.content, **said}, self.path)
+    def _scaling(self, said: Mapping[str, Any], kind: str, share: float, base: float) -> dict[str, Any]:
+        top, own = Values({**self.content, **said}, self.path), Values(said, self.path)
         found: dict[str, Any] = {"base": top.number("rope_theta", base, largest=1e15)}
         found["share"] = top.number("partial_rotary_factor", share, largest=1.0)
         found["truncate"] = top.flag("truncate", True)
-        length = float(self.size("max_position_embeddings"))
-        defaults = {"original_max_position_embeddings": length, "factor": 1.0}
-        for name, largest in POSITIVE.items():
-            value = Values(said, self.path).number_or_none(name, defaults.get(name), largest=largest)
+        length, key = float(self.size("max_position_embeddings")), "original_max_position_embeddings"
+        at_top = self.number_or_none(key, largest=1e9)  # where both are given, transformers follows this one
+        found["original_positions"] = own.number(key, length, largest=1e9) if at_top is None else at_top
+        stretched = {"factor": length / found["original_positions"]} if kind == "yarn" else {}
+        for name in FACTORS:
+            needed = name in NEEDED.get(kind, ()) or name in stretched
+            read = own.number if needed else own.number_or_none
+            value = read(name, stretched.get(name), largest=LARGEST)
             found |= {} if value is None else {FIELDS.get(name, name): value}
         return found
 
