@@ -87,7 +87,7 @@ $(VENV)/.influence: $(VENV)/.installed
 	touch $@
 
 test-peer: $(VENV)/.peer $(VENV)/.clustering-peer $(VENV)/.influence ## Compare with the reference libraries (installs them)
-	$(BIN)/python -m pytest -q tests/test_peer.py tests/test_clustering_peer.py tests/test_influence_functions.py
+	$(TWO_AT_A_TIME) --dist loadfile --durations=10 tests/test_peer.py tests/test_clustering_peer.py tests/test_influence_functions.py
 
 $(VENV)/.browser: $(VENV)/.installed
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || (apt-get update -qq && apt-get install -y -qq chromium fonts-dejavu)
@@ -97,7 +97,7 @@ $(VENV)/.browser: $(VENV)/.installed
 	touch $@
 
 test-browser: $(VENV)/.browser ## Test the explorer in Chromium, on hostile text and on tiny's site if it is made (installs the browser; needs root)
-	$(BIN)/python -m pytest -q -m browser tests/test_browser.py tests/test_browser_questions.py tests/test_asked.py tests/test_wanted_changes.py tests/test_development_run.py
+	$(TWO_AT_A_TIME) --dist loadfile --durations=10 -m browser tests/test_browser.py tests/test_browser_questions.py tests/test_asked.py tests/test_wanted_changes.py tests/test_development_run.py
 
 $(VENV)/.engines: $(VENV)/.installed
 	@command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || (apt-get update -qq && apt-get install -y -qq postgresql)

@@ -102,7 +102,7 @@
     const range = (low, high) => (low === null || high === null ? "" : ` (${fixed(low, 2)} to ${fixed(high, 2)})`);
     return element("dl", { class: "facts" }, fact("kind", one.kind.replaceAll("_", " ")), one.layer === null ? null : fact("layer", `${one.layer}`), one.head === null ? null : fact(one.kind === "head" ? "head" : "group", `${one.head}`), fact("weights", number(one.n_weights)),
       fact("reliability", `${fixed(one.reliability, 2)}${range(one.reliability_low, one.reliability_high)}`, "reliability"),
-      fact("LLC", one.llc === null ? "–" : `${fixed(one.llc, 2)} ± ${fixed(1.96 * one.llc_error, 2)}`, "llc"),
+      fact("LLC", one.llc === null ? "–" : `${number(one.llc, 3)} ± ${number(1.96 * one.llc_error, 2)}`, "llc"),
       fact("share of variance", `${number(100 * one.share_of_variance, 2)} %`, "variance"), fact("loss pull", fixed(one.loss_pull, 2), "lossPull"), fact("controlled share", number(one.controlled_share), "controlled"),
       fact("standard deviation", `${number(one.standard_deviation)} nats²`, "deviation"),
       fact("error of a response", `${fixed(file.error, 2)} sd`, "Root mean square, over all tokens, of half the difference of the responses by two halves that share nothing."),

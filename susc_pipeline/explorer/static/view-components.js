@@ -6,7 +6,7 @@
   // Column of the table, name, unit, key of its definition, how it is written.
   const FIGURES = [
     ["reliability", "reliability", "signal's share of the variance", "reliability", (v) => fixed(v, 2)],
-    ["llc", "LLC", "local learning coefficient", "llc", (v) => fixed(v, 2)],
+    ["llc", "LLC", "local learning coefficient", "llc", (v) => number(v, 3)],
     ["share_of_variance", "share of variance", "share of all components' variance", "variance", share],
     ["loss_pull", "regime: loss pull", "n_beta × curvature / localization", "lossPull", (v) => fixed(v, 2)],
     ["controlled_share", "regime: controlled share", "2 LLC / number of weights", "controlled", share],
