@@ -65,15 +65,30 @@ def revisions_of(base: Path, revisions: Sequence[str], destination: Path) -> lis
     """A folder for each revision of the base's model, named by the step that the revision names: links to what the hub has.
 
     Raises:
-        ValueError: a revision without a step in its name, or one that the hub does not give.
+        ValueError: the base's model is a folder of this machine; a revision without a step in its name, two of one step, or one
+            that the hub does not give.
     """
-    destination.mkdir(parents=True, exist_ok=True)
-    settings, found = ExperimentConfig.from_toml(base).model, []
+    settings = ExperimentConfig.from_toml(base).model
+    if language_model.folder_of(settings).is_dir():
+        raise ValueError(
+            f"--revisions needs a model of a hub, but model.source of {base.name} is {settings.source!r}, a folder without "
+            f"revisions; set model.source to a hub's name, or name folders by --checkpoints"
+        )
+    revision_of: dict[int, str] = {}
     for revision in revisions:
-        step = re.search(r"step[-_]?(\d+)", revision)
-        if step is None:
+        named = re.search(r"step[-_]?(\d+)", revision)
+        if named is None:
             raise ValueError(f"a revision must name its step, such as step512, got {revision!r}; name another")
-        place = destination / f"step-{int(step[1]):06d}"
+        step = int(named[1])
+        if step in revision_of:
+            raise ValueError(
+                f"revisions must name different steps, got {revision_of[step]!r} and {revision!r}; leave one out"
+            )
+        revision_of[step] = revision
+    destination.mkdir(parents=True, exist_ok=True)
+    found = []
+    for step, revision in revision_of.items():
+        place = destination / f"step-{step:06d}"
         snapshot = language_model.locate(dataclasses.replace(settings, revision=revision))
         place.unlink(missing_ok=True)
         place.symlink_to(snapshot.absolute(), target_is_directory=True)

@@ -104,6 +104,26 @@ def test_revisions_of_a_hub_are_folders_named_by_their_steps(toy_folders, checkp
     assert "fetching it as a Hub name failed" in asked("step7").stderr
 
 
+def test_revisions_are_refused_where_the_base_has_a_folder_or_a_step_comes_twice(base, tmp_path):
+    def of_source(source):
+        path = tmp_path / "base.toml"
+        path.write_text(re.sub(r"(?m)^source = .*$", f'source = "{source}"', base.read_text(), count=1))
+        return path
+
+    with pytest.raises(
+        ValueError, match=r"model\.source of base\.toml is .*, a folder without revisions; set model\.source"
+    ):
+        development.revisions_of(base, ["step512"], tmp_path / "links")
+    with pytest.raises(
+        ValueError, match=r"is 'embedded', a folder without revisions; .* name folders by --checkpoints"
+    ):
+        development.revisions_of(of_source("embedded"), ["step512"], tmp_path / "links")
+    for again in ("step512", "stage2-step512"):
+        with pytest.raises(ValueError, match=f"must name different steps, got 'step512' and '{again}'; leave one out"):
+            development.revisions_of(of_source("someone/small"), ["step512", again], tmp_path / "links")
+    assert not (tmp_path / "links").exists()
+
+
 def test_the_base_of_make_development_is_an_experiment(checkpoint_folders, tmp_path):
     (written,) = development.expanded(development.BASE, checkpoint_folders[:1], tmp_path)
     assert ExperimentConfig.from_toml(written).sampling.n_chains >= 3  # an interval of a reliability needs three
