@@ -1,5 +1,6 @@
 """Checkpoints side by side: closed forms of the tests, planted trajectories, axes, clusters and tokens, and the refusals."""
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -262,6 +263,34 @@ def test_a_response_that_grows_alike_for_all_tokens_is_no_change():
     truth = np.random.default_rng(1).normal(size=(N_TOKENS, 4))
     found = changed_tokens.change(checkpoint(1, truth=truth, noise=0), checkpoint(2, truth=3 * truth + 1, noise=0))
     np.testing.assert_allclose(found, 0.0, atol=1e-10)
+
+
+def test_equal_responses_do_not_change_where_a_checkpoint_has_more_noise_however_large_they_are():
+    rng = np.random.default_rng(1)
+    truth = rng.normal(size=(8000, 4))
+    truth[:40] = rng.uniform(6.5, 10, size=(40, 4)) * rng.choice([-1, 1], size=(40, 4))
+    truth /= truth.std(axis=0)
+    assert np.abs(truth[:40]).min() > 5 and np.abs(truth).max() < 10
+    found = changed_tokens.change(checkpoint(1, truth=truth, noise=0.1), checkpoint(2, truth=truth, noise=0.9))
+    for part in (found[:40], found[40:]):
+        assert abs(part.mean()) < 4 * stats.sem(part)
+    as_if_noise_were_signal = (np.square(truth[:40]) * (1 - 1 / np.sqrt(1 + 0.9**2 / 2)) ** 2).mean()
+    assert abs(found[:40].mean()) < 0.25 * as_if_noise_were_signal
+
+
+def of_first_components(one, number):
+    """The checkpoint as if only its first components had been measured."""
+    halves = {name: getattr(one, name)[:, :number] for name in ("half_a", "half_b", "chain_llc")}
+    return dataclasses.replace(one, **halves, probe=one.probe[:number])
+
+
+def test_a_component_that_is_noise_at_one_checkpoint_counts_in_no_change():
+    truth = np.random.default_rng(1).normal(size=(4000, 4))
+    lost = truth * [1, 1, 1, 0]
+    run = [checkpoint(1, truth=truth), checkpoint(2, truth=lost)]
+    found = changed_tokens.change(*run)
+    np.testing.assert_allclose(found, changed_tokens.change(*(of_first_components(one, 3) for one in run)))
+    assert (changed_tokens.change(checkpoint(1, truth=0 * truth), run[1]) == 0).all()
 
 
 # Which checkpoints are measured.

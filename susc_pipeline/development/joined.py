@@ -128,7 +128,8 @@ def _tokens(checkpoints: Sequence[Checkpoint], tokens: Tokens) -> pl.DataFrame:
     keys, ids = tokens.keys.select("context_id", "position").rows(), tokens.ids.tolist()
     for first, second in itertools.pairwise(checkpoints):
         changed = changed_tokens.change(first, second)
-        for row in np.argsort(-changed, kind="stable")[:N_CHANGED].tolist():
+        largest = np.argsort(-changed, kind="stable")[:N_CHANGED]
+        for row in largest[changed[largest] > 0].tolist():
             text = (tokens.texts[ids[row]], _before(row, tokens))
             losses = float(first.losses[row]), float(second.losses[row])
             rows.append((first.step, second.step, *keys[row], *text, float(changed[row]), *losses))
