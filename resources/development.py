@@ -1,7 +1,8 @@
 """Command that measures how components develop: `python -m resources.development`, behind `make development`.
 
 Three parts, each of which goes on where it was ended: the checkpoints of one training run (checkpoints.py), one experiment a
-checkpoint with the same tokens, contexts and noise, and the join of all (development_join.py) into tables and a page.
+checkpoint with the same tokens and the same source of contexts and noise, and the join of all (development_join.py) into tables
+and a page.
 """
 
 import argparse
@@ -31,10 +32,26 @@ MEASURED = ("token_shards", "response_directions", "linear_response")
 NEEDED = ("language_model", "corpus_documents", "population_contexts", *MEASURED)
 
 
+def check_base(base: Path) -> None:
+    """Refuse a base by which each checkpoint would have noise of another size.
+
+    Raises:
+        ValueError: sampling.target_rise is above zero: an LLC would be n_beta times the rise that its localization was fitted to.
+    """
+    rise = ExperimentConfig.from_toml(base).sampling.target_rise
+    if rise:
+        raise ValueError(
+            f"sampling.target_rise of {base.name} must be 0, got {rise:g}: it fits noise to each checkpoint, so LLCs would "
+            f"measure the fit; set it to 0, and sampling.localization to one value for all checkpoints, such as one that a "
+            f"calibration at the last checkpoint found"
+        )
+
+
 def expanded(base: Path, checkpoint_folders: Sequence[Path], destination: Path) -> list[Path]:
     """An experiment a checkpoint: the base file with another name and another model, and nothing else.
 
-    The seed, and so tokens, contexts and noise, are the base's.
+    The seed is the base's. So tokens are the same, and each chain draws contexts and noise in one order; it may stop at another
+    length.
     """
     content = tomllib.loads(base.read_text(encoding="utf-8"))
     destination.mkdir(parents=True, exist_ok=True)
@@ -164,6 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         seconds[part], started = time.monotonic() - started, time.monotonic()
 
     try:
+        check_base(options.base)
         if options.revisions:
             kept = revisions_of(options.base, options.revisions, folder / "revisions")
         else:

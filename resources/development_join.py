@@ -37,7 +37,7 @@ def read(step: int, experiment: ExperimentConfig, store: Store, model: Decoder) 
     frames = [tables.scan(store.table("linear_response", shard)).collect() for shard in shard_keys(experiment.tokens)]
     frame = pl.concat(frames)
     folder, digest = _directions(store), direction_files.model_digest(model)
-    chains, probes = [], []
+    chains, probes, localizations = [], [], []
     for component in chosen:
         place = folder / f"{component.name}{direction_files.SUFFIX}"
         stored = direction_files.load(place, model, component, digest=digest)
@@ -45,9 +45,15 @@ def read(step: int, experiment: ExperimentConfig, store: Store, model: Decoder) 
         settings = experiment.sampling.at(stored.localization)
         chains.append(settings.n_beta * regime.rises(found, settings).mean(axis=1))
         probes.append(found.rest_slopes + found.rise_slopes)
+        localizations.append(stored.localization)
     halves = {name: schema.matrix(frame[name]) for name in ("half_a", "half_b")}
     one = Checkpoint(
-        step, frame["loss"].to_numpy(), **halves, chain_llc=np.stack(chains, axis=1), probe=np.stack(probes)
+        step,
+        frame["loss"].to_numpy(),
+        **halves,
+        chain_llc=np.stack(chains, axis=1),
+        probe=np.stack(probes),
+        localization=np.array(localizations),
     )
     return one, frame.select("context_id", "position", "token_id")
 

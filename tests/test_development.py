@@ -39,7 +39,8 @@ def checkpoint(step=1, *, truth=None, noise=0.1, llc=None, seed=0):
     halves = [(truth + noise * rng.normal(size=truth.shape)).astype(np.float32) for _ in range(2)]
     chains = rng.normal(size=(N_CHAINS, truth.shape[1])) * 0.1 + (1.0 if llc is None else llc)
     probe = truth.T[:, None] + noise * rng.normal(size=(truth.shape[1], N_CHAINS, len(truth)))
-    return Checkpoint(step, np.full(len(truth), 2.0, np.float32), *halves, chain_llc=chains, probe=probe)
+    losses, localization = np.full(len(truth), 2.0, np.float32), np.full(truth.shape[1], 300.0)
+    return Checkpoint(step, losses, *halves, chain_llc=chains, probe=probe, localization=localization)
 
 
 # Whether heads differ.
@@ -167,9 +168,12 @@ def test_the_error_of_a_coefficient_is_the_spread_of_chains():
 
 def test_checkpoints_out_of_order_or_unlike_are_refused():
     with pytest.raises(ValueError, match=r"by rising step, got steps \[2, 1\]"):
-        measured.check_alike([checkpoint(2), checkpoint(1)])
+        measured.check_alike([checkpoint(2), checkpoint(1)], NAMES)
     with pytest.raises(ValueError, match="other tokens, components or chains"):
-        measured.check_alike([checkpoint(1), checkpoint(2, truth=np.ones((3, 4)))])
+        measured.check_alike([checkpoint(1), checkpoint(2, truth=np.ones((3, 4)))], NAMES)
+    run = [checkpoint(1), dataclasses.replace(checkpoint(2), localization=np.array([300.0, 90.0, 300.0, 300.0]))]
+    with pytest.raises(ValueError, match=r"L0H1 must have one localization, got \[300.0, 90.0\] at steps \[1, 2\]"):
+        measured.check_alike(run, NAMES)
 
 
 # Axes.
@@ -280,8 +284,9 @@ def test_equal_responses_do_not_change_where_a_checkpoint_has_more_noise_however
 
 def of_first_components(one, number):
     """The checkpoint as if only its first components had been measured."""
-    halves = {name: getattr(one, name)[:, :number] for name in ("half_a", "half_b", "chain_llc")}
-    return dataclasses.replace(one, **halves, probe=one.probe[:number])
+    columns = {name: getattr(one, name)[:, :number] for name in ("half_a", "half_b", "chain_llc")}
+    rows = {name: getattr(one, name)[:number] for name in ("probe", "localization")}
+    return dataclasses.replace(one, **columns, **rows)
 
 
 def test_a_component_that_is_noise_at_one_checkpoint_counts_in_no_change():
@@ -375,8 +380,12 @@ def test_the_order_of_tokens_changes_no_figure_of_a_component(world):
     run, *_ = world
     order = np.random.default_rng(1).permutation(N_TOKENS)
     moved = [
-        Checkpoint(o.step, o.losses[order], o.half_a[order], o.half_b[order], o.chain_llc, o.probe[..., order])
-        for o in run
+        dataclasses.replace(
+            one,
+            **{name: getattr(one, name)[order] for name in ("losses", "half_a", "half_b")},
+            probe=one.probe[..., order],
+        )
+        for one in run
     ]
     first, second = (measured.component_table(each, COMPONENTS) for each in (run, moved))
     for name, kind in first.schema.items():

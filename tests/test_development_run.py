@@ -21,6 +21,7 @@ from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.development import development_page
 from susc_pipeline.explorer import payload
 from susc_pipeline.schema import development_tables
+from susc_pipeline.susceptibility import directions
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 
@@ -126,7 +127,20 @@ def test_revisions_are_refused_where_the_base_has_a_folder_or_a_step_comes_twice
 
 def test_the_base_of_make_development_is_an_experiment(checkpoint_folders, tmp_path):
     (written,) = development.expanded(development.BASE, checkpoint_folders[:1], tmp_path)
-    assert ExperimentConfig.from_toml(written).sampling.n_chains >= 3  # an interval of a reliability needs three
+    experiment = ExperimentConfig.from_toml(written)
+    assert experiment.sampling.n_chains >= 3  # an interval of a reliability needs three
+    n_at_least = directions.LEAST_STEPS * experiment.sampling.n_chains * experiment.sampling.batch_size
+    assert experiment.directions.max_contexts <= n_at_least  # so all chains are of one length
+
+
+def test_a_base_that_fits_noise_to_each_checkpoint_is_refused_before_anything_is_made(base, tmp_path, capsys):
+    fitted, out = tmp_path / "base.toml", tmp_path / "out"
+    fitted.write_text(base.read_text().replace("[sampling]", "[sampling]\ntarget_rise = 0.05"))
+    assert development.main(["--folder", str(out), "--base", str(fitted)]) == 1
+    said = capsys.readouterr().err
+    assert "sampling.target_rise of base.toml must be 0, got 0.05" in said and "one value for all checkpoints" in said
+    assert not out.exists()
+    development.check_base(development.BASE)
 
 
 @pytest.mark.slow

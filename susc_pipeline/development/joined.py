@@ -53,10 +53,10 @@ def join(
         rng: of the permutations that give chance levels.
 
     Raises:
-        ValueError: checkpoints that differ in tokens, components or chains.
+        ValueError: checkpoints that differ in tokens, components, chains or localizations.
     """
-    measured.check_alike(checkpoints)
     names = [component.name for component in components]
+    measured.check_alike(checkpoints, names)
     heads = [number for number, component in enumerate(components) if component.kind == "head"]
     steps, layers = [one.step for one in checkpoints], np.array([components[head].layer for head in heads])
     return {

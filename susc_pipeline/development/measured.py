@@ -28,6 +28,8 @@ class Checkpoint:
     """Local learning coefficient by each mirrored pair of chains; no unit."""
     probe: Float[np.ndarray, "components chains probe_tokens"]
     """Slope of each probe token's loss along each chain's direction, in nats squared."""
+    localization: Float[np.ndarray, " components"]
+    """Of each component's posterior, per squared weight: the size of the noise behind its LLC."""
 
     @property
     def response(self) -> Float[np.ndarray, "tokens components"]:
@@ -35,11 +37,15 @@ class Checkpoint:
         return (self.half_a + self.half_b) / 2
 
 
-def check_alike(checkpoints: Sequence[Checkpoint]) -> None:
-    """Refuse checkpoints that differ in tokens, components or chains, or do not come in the order of training.
+def check_alike(checkpoints: Sequence[Checkpoint], names: Sequence[str]) -> None:
+    """Refuse checkpoints that differ in tokens, components, chains or noise, or do not come in the order of training.
+
+    Args:
+        checkpoints: by rising step.
+        names: of the components.
 
     Raises:
-        ValueError: names the steps.
+        ValueError: names the steps, and the component whose localization differs.
     """
     steps = [one.step for one in checkpoints]
     if len(steps) < 2 or any(later <= earlier for earlier, later in itertools.pairwise(steps)):
@@ -47,6 +53,13 @@ def check_alike(checkpoints: Sequence[Checkpoint]) -> None:
     shapes = {(one.half_a.shape, one.half_b.shape, one.chain_llc.shape, one.probe.shape) for one in checkpoints}
     if len(shapes) > 1:
         raise ValueError(f"checkpoints of steps {steps} have other tokens, components or chains; measure them alike")
+    for number, name in enumerate(names):
+        localizations = [float(one.localization[number]) for one in checkpoints]
+        if len(set(localizations)) > 1:
+            raise ValueError(
+                f"{name} must have one localization, got {localizations} at steps {steps}: its LLCs would compare noise of other "
+                f"sizes; measure all with sampling.target_rise = 0 and one sampling.localization"
+            )
 
 
 def signal_variance(checkpoint: Checkpoint) -> Float[np.ndarray, " components"]:

@@ -1,7 +1,8 @@
 """Tests of trajectories of the local learning coefficient (LLC): what differs from noise, chain by chain.
 
-All checkpoints have the same contexts and the same noise. So a chain is a block: differences are taken within a chain first, and
-their error is the spread of these differences over chains, which share nothing.
+A chain draws its contexts and its noise in one order at every checkpoint, though it may stop sooner at one than at another.
+So a chain is a block: differences are taken within a chain first, and their error is the spread of these differences over
+chains, which share nothing. Where lengths differ less noise cancels, and the error holds what is left.
 """
 
 import itertools

@@ -9,7 +9,7 @@
     mean_response: { title: "Mean size of the response", errors: null, signed: false, unit: "nats²" },
     variance_share: { title: "Share of the variance", errors: null, signed: false, unit: "" },
   };
-  const INTRODUCTION = "How the components of one model develop in training. Every checkpoint is measured on the same tokens, with the same noise. "
+  const INTRODUCTION = "How the components of one model develop in training. Every checkpoint is measured on the same tokens, and each chain draws its noise in the same order. "
     + "The local learning coefficient (LLC) says how much the loss rises under a component's noise; a cluster holds tokens whose losses respond alike. Move the slider to another checkpoint.";
   let data = null, measure = "llc";
 
