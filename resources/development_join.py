@@ -98,23 +98,39 @@ def write(experiments: Mapping[int, Path], folder: Path, *, sentences: Sequence[
     for name, table in made.items():
         tables.write(table, folder / f"development.{name}.parquet")
     summary = joined.summary(made, found, [float(one.losses.mean()) for one in measured])
-    summary = {"tokens": tokens.keys.height, "left_out": list(sentences), **summary}
+    left_out = [*sentences, *_without_axes(measured, found, settings.representation.min_reliability)]
+    summary = {"tokens": tokens.keys.height, "left_out": left_out, **summary}
     with files.replacing(folder / PAGE) as place:
         development_page.save(place, made, summary, _described(chosen), n_chains=settings.sampling.n_chains)
     return summary
 
 
-def _found(one: Checkpoint, settings: ClusterSettings, folder: Path) -> Found:
-    """Axes and clusters of a checkpoint; clusters that were found before, by the same values and settings, are read."""
+def _found(one: Checkpoint, settings: ClusterSettings, folder: Path) -> Found | None:
+    """Axes and clusters of a checkpoint; clusters that were found before, by the same values and settings, are read.
+
+    None where no axis is reliable enough to look for clusters.
+    """
+    basis = token_clusters.reliable_basis(one, settings.representation)
+    if basis is None:
+        return None
     content = b"".join([one.half_a.tobytes(), one.half_b.tobytes(), repr(settings).encode()])
     place = folder / "clusters" / f"step-{one.step}-{hashlib.sha256(content).hexdigest()[:16]}.parquet"
     if not place.is_file():
-        found = token_clusters.find(one, settings)
+        found = token_clusters.find(one, basis, settings)
         place.parent.mkdir(exist_ok=True)
         tables.write(pl.DataFrame({name: getattr(found, name) for name in CLUSTERINGS}), place)
     stored = tables.scan(place).collect()
-    basis = token_clusters.reliable_basis(one, settings.representation)
     return Found(basis, **{name: stored[name].to_numpy().astype(np.int64) for name in CLUSTERINGS})
+
+
+def _without_axes(measured: Sequence[Checkpoint], found: Sequence[Found | None], least: float) -> list[str]:
+    """A sentence on each checkpoint that has neither axes nor clusters."""
+    return [
+        f"At step {one.step} no principal axis reaches representation.min_reliability ({least:g}), so its axes and clusters are "
+        f"left out; raise directions.max_contexts."
+        for one, its in zip(measured, found, strict=True)
+        if its is None
+    ]
 
 
 def _cluster_settings(settings: ExperimentConfig) -> ClusterSettings:
@@ -136,8 +152,7 @@ def lines(summary: Mapping[str, Any]) -> list[str]:
     """The figures, a line each."""
     found = [
         f"step={row['step']} loss={row['mean_loss']:.3f} reliability={row['mean_reliability']:.2f} (least "
-        f"{row['least_reliability']:.2f}) {_heads(row['heads'])}; pcs {row['pcs']}; clusters {row['clusters']} (both halves "
-        f"{row['clusters_both_halves_find']})"
+        f"{row['least_reliability']:.2f}) {_heads(row['heads'])}; {_clusters(row)}"
         for row in summary["checkpoints"]
     ]
     found += [
@@ -149,7 +164,15 @@ def lines(summary: Mapping[str, Any]) -> list[str]:
     return found + [f"{part}_minutes={value / 60:.1f}" for part, value in summary.get("seconds", {}).items()]
 
 
+def _clusters(row: Mapping[str, Any]) -> str:
+    if not row["pcs"]:
+        return "no reliable axis, so no clusters"
+    return f"pcs {row['pcs']}; clusters {row['clusters']} (both halves {row['clusters_both_halves_find']})"
+
+
 def _heads(scopes: Mapping[str, Mapping[str, float]]) -> str:
+    if not scopes:
+        return "heads: fewer than two, so none is compared"
     parts = [
         f"{scope}: spread {row['spread']:.2f}, noise {row['noise']:.2f}, p {row['p_adjusted']:.2g}"
         for scope, row in scopes.items()

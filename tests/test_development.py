@@ -337,7 +337,8 @@ def world():
     settings = token_clusters.ClusterSettings(
         RepresentationSettings(), KNNSettings(n_neighbors=12), SearchSettings(min_size=10), seed=0
     )
-    found = [token_clusters.find(one, settings) for one in run]
+    bases = [token_clusters.reliable_basis(one, settings.representation) for one in run]
+    found = [token_clusters.find(one, basis, settings) for one, basis in zip(run, bases)]
     ids = rng.integers(0, 3, size=N_TOKENS)
     keys = pl.DataFrame(
         {
@@ -402,6 +403,32 @@ def test_the_summary_counts_what_the_tables_hold(world):
     assert summary["pairs"][0]["subspace_shared"] == pytest.approx(1.0)  # four axes of four components
     assert summary["pairs"][0]["axes"] == 4 and summary["pairs"][0]["mean_cosine"] > 0.9
     assert summary["separated"] == {} and summary["changed"] == {}
+
+
+def test_a_checkpoint_without_a_reliable_axis_is_left_out_and_its_neighbours_are_joined(world):
+    run, found, tokens, made = world
+    noise = checkpoint(3, truth=np.zeros((N_TOKENS, 4)))
+    assert token_clusters.reliable_basis(noise, RepresentationSettings()) is None
+    tables = joined.join(
+        [*run[:2], noise, run[2]], COMPONENTS, [*found[:2], None, found[2]], tokens, np.random.default_rng(0)
+    )
+    for name in ("axes", "clusters", "matches"):
+        assert tables[name].equals(made[name]), name
+    assert set(tables["components"]["step"]) == {1, 2, 3, 4}
+    summary = joined.summary(tables, [*found[:2], None, found[2]], [2.0] * 4)
+    assert [row["clusters"] for row in summary["checkpoints"]] == [2, 2, None, 2]
+    assert [(pair["step"], pair["next_step"]) for pair in summary["pairs"]] == [(1, 2), (2, 4)]
+    nowhere = joined.join(run, COMPONENTS, [None] * 3, tokens, np.random.default_rng(0))
+    assert joined.summary(nowhere, [None] * 3, [2.0] * 3)["pairs"] == [] and nowhere["clusters"].is_empty()
+
+
+@pytest.mark.parametrize("n_heads", [0, 1])
+def test_fewer_than_two_heads_are_compared_with_nothing(world, n_heads):
+    run, found, tokens, _ = world
+    chosen = COMPONENTS[:n_heads] + [Component("mlp", layer) for layer in range(4 - n_heads)]
+    made = joined.join(run, chosen, found, tokens, np.random.default_rng(0))
+    assert made["heads"].is_empty() and made["separations"].is_empty()
+    assert all(row["heads"] == {} for row in joined.summary(made, found, [2.0] * 3)["checkpoints"])
 
 
 def test_the_page_of_documentation_names_every_column():

@@ -1,6 +1,7 @@
 """The command behind `make development`, on toy checkpoints: experiments that differ in the model alone, tables, page."""
 
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -16,9 +17,10 @@ import torch
 from conftest import write_toml
 from safetensors.torch import load_file, save_file
 
-from resources import development
+from resources import development, development_join
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.development import development_page
+from susc_pipeline.development.measured import Checkpoint
 from susc_pipeline.explorer import payload
 from susc_pipeline.schema import development_tables
 from susc_pipeline.susceptibility import directions
@@ -179,18 +181,54 @@ def test_checkpoints_of_another_tokenizer_end_in_a_sentence(checkpoint_folders, 
     assert "must end in its step" in capsys.readouterr().err
 
 
+# The join, of planted measurements.
+
+
+def planted(step, _, store, model, *, chosen, noise):
+    """Equal responses at all steps, with the noise of the step in either half; and the keys of the tokens."""
+    rng, truth = np.random.default_rng(step), np.random.default_rng(0).normal(size=(400, len(chosen)))
+    halves = [(truth + noise[step] * rng.normal(size=truth.shape)).astype(np.float32) for _ in range(2)]
+    chains, probe = rng.normal(size=(4, len(chosen))), rng.normal(size=(len(chosen), 4, 50))
+    losses, localization = np.full(400, 2.0, np.float32), np.full(len(chosen), 300.0)
+    one = Checkpoint(step, losses, *halves, chain_llc=chains, probe=probe, localization=localization)
+    ids, first = np.arange(400, dtype=np.int32), np.ones(400, np.int32)
+    return one, pl.DataFrame({"context_id": ids.astype(np.int64), "position": first, "token_id": ids % 5})
+
+
+@pytest.mark.parametrize("chosen", [["embed", "L0MLP", "L1MLP"], ["L0H0", "L1MLP"], ["L0H0", "L0H1", "L0MLP"]])
+def test_a_join_ends_with_few_heads_and_with_a_checkpoint_of_noise(
+    chosen, base, checkpoint_folders, tmp_path, monkeypatch
+):
+    own, noise = tmp_path / "base.toml", {2: 0.1, 4: 100.0, 16: 0.1}
+    content = base.read_text().replace("min_reliability = -1.0", "min_reliability = 0.5")
+    own.write_text(content.replace("[model]", f"[model]\ncomponents = {json.dumps(chosen)}"))
+    for folder in checkpoint_folders:
+        (tmp_path / folder.name).mkdir()
+        (tmp_path / folder.name / "language_model").symlink_to(folder)
+    monkeypatch.setattr(development_join, "read", functools.partial(planted, chosen=chosen, noise=noise))
+    written = development.expanded(own, checkpoint_folders, tmp_path / "experiments")
+    summary = development_join.write(dict(zip(noise, written)), tmp_path, sentences=["One."])
+    assert summary["left_out"][0] == "One." and "At step 4 no principal axis reaches" in summary["left_out"][1]
+    assert [row["pcs"] > 0 for row in summary["checkpoints"]] == [True, False, True]
+    first, second, third, pair = development_join.lines(json.loads(json.dumps(summary)))
+    has_two = "L0H1" in chosen
+    assert all(("fewer than two" in line) != has_two for line in (first, second, third))
+    assert "no reliable axis, so no clusters" in second and pair.startswith("2->16: ")
+    assert (tmp_path / "page" / "index.html").is_file()
+
+
 # The page.
 
 
 def page_of(folder):
-    """A page of two checkpoints whose corpus is hostile."""
+    """A page of three checkpoints whose corpus is hostile; the second has no reliable axis, and so no clusters."""
     components = [
         ("L0H0", "head", 0, 0),
         ("L0H1", "head", 0, 1),
         ("L0MLP", "mlp", 0, None),
         ("embed", "embed", None, None),
     ]
-    rows = [(step, *one, 1.0 * step, 0.1, 0.9, 0.8, 0.95, 0.01, 0.25) for step in (8, 16) for one in components]
+    rows = [(step, *one, 1.0 * step, 0.1, 0.9, 0.8, 0.95, 0.01, 0.25) for step in (8, 12, 16) for one in components]
     tables = {
         "components": pl.DataFrame(rows, schema=development_tables.DEVELOPMENT_COMPONENTS, orient="row"),
         "clusters": pl.DataFrame(
@@ -210,9 +248,9 @@ def page_of(folder):
     }
     heads = {"mean_llc": 1.0, "spread": 0.5, "noise": 0.1, "statistic": 9.0, "p_value": 0.001, "p_adjusted": 0.002}
     checkpoints = [
-        {"step": step, "mean_loss": 3.0, "mean_reliability": 0.9, "least_reliability": 0.8, "clusters": 1}
-        | {"clusters_both_halves_find": 1, "heads": {"all": heads, "layer": heads}}
-        for step in (8, 16)
+        {"step": step, "mean_loss": 3.0, "mean_reliability": 0.9, "least_reliability": 0.8, "clusters": n_clusters}
+        | {"clusters_both_halves_find": n_clusters, "heads": {"all": heads, "layer": heads}}
+        for step, n_clusters in ((8, 1), (12, None), (16, 1))
     ]
     summary = {"checkpoints": checkpoints, "left_out": ["step-4 has the weights of step-2."], "level": 0.05}
     described = [dict(zip(("name", "kind", "layer", "head"), one, strict=True)) for one in components]
@@ -250,6 +288,9 @@ def test_the_slider_shows_each_checkpoint_and_no_text_runs(browser, tmp_path):
     assert "Step 16" in text and "Born: 1" in text and "Dead since step 8: 1" in text and HOSTILE in text
     assert page.locator("main img").count() == 0
     page.focus("#step")
+    page.keyboard.press("ArrowLeft")
+    text = page.inner_text("main")
+    assert "Step 12" in text and "No axis is reliable" in text and "Dead" not in text and "null" not in text
     page.keyboard.press("ArrowLeft")
     text = page.inner_text("main")
     assert "Step 8" in text and "Clusters of the first checkpoint: 1" in text and "Born" not in text

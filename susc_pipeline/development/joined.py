@@ -39,7 +39,7 @@ class Tokens(NamedTuple):
 def join(
     checkpoints: Sequence[Checkpoint],
     components: Sequence[Component],
-    found: Sequence[Found],
+    found: Sequence[Found | None],
     tokens: Tokens,
     rng: np.random.Generator,
 ) -> dict[str, pl.DataFrame]:
@@ -48,7 +48,7 @@ def join(
     Args:
         checkpoints: by rising step.
         components: in the order of every vector over components.
-        found: axes and clusters of each checkpoint.
+        found: axes and clusters of each checkpoint; None where no axis is reliable: its neighbours are then joined to each other.
         tokens: that were measured.
         rng: of the permutations that give chance levels.
 
@@ -58,15 +58,17 @@ def join(
     names = [component.name for component in components]
     measured.check_alike(checkpoints, names)
     heads = [number for number, component in enumerate(components) if component.kind == "head"]
-    steps, layers = [one.step for one in checkpoints], np.array([components[head].layer for head in heads])
+    layers = np.array([components[head].layer for head in heads], np.int64)
+    with_axes = [(one.step, its) for one, its in zip(checkpoints, found, strict=True) if its is not None]
+    steps, kept = [step for step, _ in with_axes], [its for _, its in with_axes]
     return {
         "components": measured.component_table(checkpoints, components),
         "changes": trajectories.change_table(checkpoints, names),
         "heads": trajectories.head_table(checkpoints, heads, layers),
         "separations": trajectories.separation_table(checkpoints, heads, names),
-        "axes": _axes(steps, found, rng),
-        "clusters": _clusters(steps, found, tokens),
-        "matches": _matches(steps, found, tokens, rng),
+        "axes": _axes(steps, kept, rng),
+        "clusters": _clusters(steps, kept, tokens),
+        "matches": _matches(steps, kept, tokens, rng),
         "tokens": _tokens(checkpoints, tokens),
     }
 
@@ -142,23 +144,29 @@ def _before(row: int, tokens: Tokens) -> str:
     return "".join(tokens.texts[token] for token in tokens.ids[row - n_before : row].tolist())
 
 
-def summary(tables: dict[str, pl.DataFrame], found: Sequence[Found], mean_losses: Sequence[float]) -> dict[str, Any]:
-    """The counts of the development, as JSON holds them: for each checkpoint, for each pair of neighbours, and overall."""
+def summary(
+    tables: dict[str, pl.DataFrame], found: Sequence[Found | None], mean_losses: Sequence[float]
+) -> dict[str, Any]:
+    """The counts of the development, as JSON holds them: for each checkpoint, for each pair of neighbours, and overall.
+
+    A checkpoint without a reliable axis has 0 `pcs`, no count of clusters and no pair.
+    """
     by_step = tables["components"].partition_by("step", maintain_order=True)
     heads, clusters = tables["heads"], tables["clusters"]
     rows = []
     for number, part in enumerate(by_step):
         step = part["step"][0]
-        own = clusters.filter(step=step)
+        own, its = clusters.filter(step=step), found[number]
+        n_found_again = int((own["half_jaccard"] >= 0.5).sum())
         rows.append(
             {
                 "step": step,
                 "mean_loss": float(mean_losses[number]),
                 "mean_reliability": part["reliability"].mean(),
                 "least_reliability": part["reliability"].min(),
-                "pcs": len(found[number].basis.components),
-                "clusters": own.height,
-                "clusters_both_halves_find": int((own["half_jaccard"] >= 0.5).sum()),
+                "pcs": 0 if its is None else len(its.basis.components),
+                "clusters": None if its is None else own.height,
+                "clusters_both_halves_find": None if its is None else n_found_again,
                 "born": _count(own["is_born"]),
                 "dead": _count(own["is_dead"]),
                 "heads": {row.pop("scope"): row for row in heads.filter(step=step).drop("step").to_dicts()},
@@ -168,7 +176,7 @@ def summary(tables: dict[str, pl.DataFrame], found: Sequence[Found], mean_losses
     changed = tables["changes"].filter(pl.col("p_adjusted") < LEVEL)
     return {
         "checkpoints": rows,
-        "pairs": _pairs(tables, found),
+        "pairs": _pairs(tables, [its for its in found if its is not None]),
         "level": LEVEL,
         "separated": {str(step): names for step, names in _by_step(separated)},
         "changed": {str(step): names for step, names in _by_step(changed)},

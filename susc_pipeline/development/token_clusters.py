@@ -37,21 +37,21 @@ class Found:
     """By odd chains."""
 
 
-def reliable_basis(checkpoint: Checkpoint, settings: RepresentationSettings) -> PCABasis:
-    """Principal axes of the z-scored responses whose halves agree.
+def reliable_basis(checkpoint: Checkpoint, settings: RepresentationSettings) -> PCABasis | None:
+    """Principal axes of the z-scored responses whose halves agree; None where no axis is reliable enough.
 
     Raises:
-        ValueError: a component does not vary, or no axis is reliable enough.
+        ValueError: a component does not vary.
     """
     considered = pca.fit(moments.of(checkpoint.response), n_components=settings.n_components or None)
     halves = moments.of(np.concatenate([checkpoint.half_a, checkpoint.half_b], axis=1))
     reached = reliability.split_half_scores(halves, considered).reliability
-    return pca.select(considered, reached >= settings.min_reliability)
+    is_reliable = reached >= settings.min_reliability
+    return pca.select(considered, is_reliable) if is_reliable.any() else None
 
 
-def find(checkpoint: Checkpoint, settings: ClusterSettings) -> Found:
-    """Axes by all chains, and the clusters by all chains and by either half, in the coordinates of these axes."""
-    basis = reliable_basis(checkpoint, settings.representation)
+def find(checkpoint: Checkpoint, basis: PCABasis, settings: ClusterSettings) -> Found:
+    """The clusters by all chains and by either half, in the coordinates of the axes by all chains."""
     values = (checkpoint.response, checkpoint.half_a, checkpoint.half_b)
     return Found(basis, *(labels_of(pca.transform(part, basis), settings) for part in values))
 

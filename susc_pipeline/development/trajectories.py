@@ -127,7 +127,12 @@ def head_table(
 
 
 def separation_table(checkpoints: Sequence[Checkpoint], heads: Sequence[int], names: Sequence[str]) -> pl.DataFrame:
-    """Each head's LLC less the mean of the other heads, as DEVELOPMENT_SEPARATIONS, adjusted over the whole table."""
+    """Each head's LLC less the mean of the other heads, as DEVELOPMENT_SEPARATIONS, adjusted over the whole table.
+
+    Fewer than two heads separate from nothing: the table is empty.
+    """
+    if len(heads) < 2:
+        return pl.DataFrame(schema=development_tables.DEVELOPMENT_SEPARATIONS)
     llc = np.stack([one.chain_llc[:, heads] for one in checkpoints], axis=1)
     others = (llc.sum(axis=2, keepdims=True) - llc) / (llc.shape[2] - 1)
     found = difference(llc - others)

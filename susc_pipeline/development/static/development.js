@@ -44,16 +44,16 @@
     const scopes = { all: "The heads' LLCs", layer: "LLCs of heads of one layer" };
     const differ = Object.entries(row.heads).map(([scope, one]) => `${scopes[scope]} ${one.p_adjusted < data.summary.level ? "differ" : "are not known to differ"} (spread ${fixed(one.spread)}, noise ${fixed(one.noise)}, p ${one.p_adjusted.toPrecision(2)}).`);
     return element("p", {}, `Step ${row.step}: mean loss ${fixed(row.mean_loss, 3)} nats; mean reliability ${fixed(row.mean_reliability)} (least ${fixed(row.least_reliability)}). ${differ.join(" ")} `
-      + `${row.clusters} clusters, of them ${row.clusters_both_halves_find} found by both halves of the chains.`);
+      + (row.clusters === null ? "No axis is reliable, so no clusters were searched for." : `${row.clusters} clusters, of them ${row.clusters_both_halves_find} found by both halves of the chains.`));
   }
 
   function clusters() {
-    const step = at(), index = Number(slider.value), before = index > 0 ? data.steps[index - 1] : null;
+    // Before a checkpoint lies the last one that has clusters, which need not be its neighbour.
+    const step = at(), pair = data.matches.find((row) => row.next_step === step), before = pair ? pair.step : null;
     const columns = [{ name: "cluster" }, { name: "lineage", title: "Clusters of one lineage continue one another." }, { name: "tokens", title: "Its commonest tokens, with their number." },
       { name: "size" }, { name: "growth", title: "Size over that of its match before." }, { name: "Jaccard", title: "With its match before." }, { name: "by halves", title: "Lesser Jaccard index with a cluster of either half of the chains." }];
     const values = (row) => [row.cluster, row.lineage, visible(row.tokens, { spaces: true }), row.size, row.growth, row.jaccard, row.half_jaccard];
     const own = rowsAt("clusters", step), dead = before === null ? [] : rowsAt("clusters", before).filter((row) => row.is_dead);
-    const pair = data.matches.find((row) => row.next_step === step);
     const parts = [
       ["Born", own.filter((row) => row.is_born)], ["Continued", own.filter((row) => row.is_born === false)],
       ["Clusters of the first checkpoint", own.filter((row) => row.is_born === null)], [`Dead since step ${before}`, dead],
