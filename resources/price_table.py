@@ -5,6 +5,7 @@ follow from operations over a rate: that of a layer with the model's sizes, meas
 """
 
 import dataclasses
+import math
 import sys
 import time
 from pathlib import Path
@@ -28,6 +29,10 @@ SHARE = 0.3  # of the rate of a large matrix product that is given
 SHARE_OF_LAYER = 0.8  # of the rate of a layer's forward pass that is measured
 PROCESS_BYTES = 700 << 20  # of an interpreter with torch, Dagster and polars, before it does anything
 REPEATS = 5  # of the layer's pass, of which the fastest counts
+LEAST_OPERATIONS = {
+    "cpu": 5e9
+}  # of that pass: a fraction of a second, with as many contexts as it takes; elsewhere MANY
+MANY, MOST_CONTEXTS = 5e11, 1024
 REMEDIES = {
     "response_directions": "sampling.n_chains, sampling.batch_size or model.components",
     "sgld_samples": "sampling.n_chains, sampling.evaluation_batch_size or tokens.contexts_per_shard",
@@ -70,14 +75,16 @@ def measured_rate(plan: Plan) -> float:
     """
     device = pretrained.torch_device(plan.experiment.model.device)
     layer = _layer(plan.model, device, getattr(torch, plan.experiment.model.dtype))
-    x = torch.randn(price.CONTEXTS_AT_ONCE, plan.n_positions, plan.model.hidden_size, device=device)
+    of_context = operations.layer(plan.model, plan.n_positions) * plan.n_positions
+    n_contexts = math.ceil(LEAST_OPERATIONS.get(device, MANY) / of_context)
+    n_contexts = min(max(n_contexts, price.CONTEXTS_AT_ONCE), MOST_CONTEXTS)
+    x = torch.randn(n_contexts, plan.n_positions, plan.model.hidden_size, device=device)
     x, seconds = x.to(layer.embedding.dtype), []
     for _ in range(REPEATS):
         started = time.perf_counter()
         decoder.run_layer(x, layer.layers[0], layer)[0, 0, 0].item()  # waits for the device
         seconds.append(time.perf_counter() - started)
-    done = operations.layer(plan.model, plan.n_positions) * price.CONTEXTS_AT_ONCE * plan.n_positions
-    return SHARE_OF_LAYER * done / min(seconds)
+    return SHARE_OF_LAYER * n_contexts * of_context / min(seconds)
 
 
 def _layer(model: Decoder, device: str, dtype: torch.dtype) -> Decoder:
