@@ -18,7 +18,6 @@ from susc_pipeline.model.components import Component
 from susc_pipeline.model.decoder import Decoder
 from susc_pipeline.susceptibility import data_changes, direction_files, observable_directions
 from susc_pipeline.susceptibility import linear_response as responses
-from susc_pipeline.susceptibility.data_changes import DataChange
 from susc_pipeline.susceptibility.direction_files import StoredDirections
 
 Along = dict[str, dict[Component, StoredDirections]]
@@ -126,7 +125,7 @@ def table_asset() -> dg.AssetsDefinition:
         ins={"observable_responses": dg.AssetIn(partition_mapping=EVERY_SHARD)},
         group_name=GROUP,
         kinds={"pytorch", "polars"},
-        code_version=f"{version(1, *sections)}-{named_texts.fingerprint(FILES)}",
+        code_version=f"{version(2, *sections)}-{named_texts.fingerprint(FILES)}",
         pool=pools.GPU,
     )
     def observable_susceptibilities(
@@ -143,14 +142,14 @@ def table_asset() -> dg.AssetsDefinition:
         """
         loaded = language_model.load(experiment.model)
         along = along_of(loaded.model, observable_directions, experiment)
-        clusters = sorted(cluster_members["cluster"].unique().to_list())
-        changes = (*experiment.data_changes, *(DataChange(f"cluster-{n}", cluster=n) for n in clusters))
+        changes = (*experiment.data_changes, *data_changes.of_clusters(cluster_members))
         names = [component.name for component in next(iter(along.values()))]
         sums = data_changes.empty(len(changes), len(along) * len(names))
         for shard, frame in sorted(observable_responses.items()):
             add_shard(sums, changes, frame.collect(), cluster_members.filter(shard=shard))
         add_files(context, sums, loaded, experiment, list(along.values()))
-        frame = by_observable(data_changes.table(changes, names * len(along), sums), list(along), len(names))
+        table = data_changes.table(changes, names * len(along), sums, n_observables=len(along))
+        frame = by_observable(table, list(along), len(names))
         return dg.MaterializeResult(value=frame, metadata={"table": plots.table(frame)})
 
     return observable_susceptibilities
@@ -160,7 +159,7 @@ def by_observable(table: pl.DataFrame, observables: list[str], n_components: int
     """A table of data changes whose components are those of several observables in turn, as schema.OBSERVABLES."""
     number = table["component"] // n_components
     frame = table.with_columns(
-        observable=pl.Series(observables)[number.to_list()], component=table["component"] % n_components
+        observable=pl.Series(observables).gather(number), component=table["component"] % n_components
     )
     return frame.select(pl.col(name).cast(kind) for name, kind in schema.OBSERVABLES.items())
 

@@ -93,7 +93,7 @@ def map_layout(
     },
     group_name=GROUP,
     kinds={"html"},
-    code_version=version(10, "explorer") + "-2" * bool(ASKED) + "-wanted" * bool(WANTED),
+    code_version=version(10, "explorer") + "-3" * bool(ASKED) + "-wanted-2" * bool(WANTED),
     pool=pools.MEMORY,
 )
 def explorer(

@@ -34,7 +34,7 @@ def data_change_asset() -> dg.AssetsDefinition:
         ins={"linear_response": dg.AssetIn(partition_mapping=EVERY_SHARD)},
         group_name=GROUP,
         kinds={"pytorch", "polars"},
-        code_version=f"{version(1, 'data_changes', 'linear_response', 'components')}-{named_texts.fingerprint(FILES)}",
+        code_version=f"{version(2, 'data_changes', 'linear_response', 'components')}-{named_texts.fingerprint(FILES)}",
         pool=pools.GPU,
     )
     def data_change_susceptibilities(
@@ -49,11 +49,11 @@ def data_change_asset() -> dg.AssetsDefinition:
 
         It is d<phi>/d(eps) / n_beta where the loss is L + eps (L_q' - L) (Baker et al. 2025): a mean of linear responses, those
         of texts outside the shards measured here. The standard error is of the chains, by halves that share nothing, and over
-        documents (Liang and Zeger 1986).
+        documents (Liang and Zeger 1986). The clusters are measured too, for the error of the chains is pooled over them.
         """
         # Texts of files are measured, which takes the weights.
         loaded = language_model.load(experiment.model) if FILES else language_model.outline(experiment.model)
-        changes = experiment.data_changes
+        changes = (*experiment.data_changes, *data_changes.of_clusters(cluster_members))
         chosen = components.chosen(loaded.model, experiment.model.components)
         sums = data_changes.empty(len(changes), len(chosen))
         for shard, frame in sorted(linear_response.items()):
@@ -65,6 +65,7 @@ def data_change_asset() -> dg.AssetsDefinition:
             along = direction_files.halves(places, loaded.model, chosen, n_scores=n_scores)
             add_files(context, sums, loaded, experiment, [along])
         table = data_changes.table(changes, [component.name for component in chosen], sums)
+        table = table.head(len(experiment.data_changes) * len(chosen))
         return dg.MaterializeResult(value=table, metadata={"table": plots.table(table)})
 
     return data_change_susceptibilities

@@ -128,7 +128,7 @@ class Store:
         return self._table("chain_diagnostics").collect()
 
     def data_changes(self) -> pl.DataFrame:
-        """The response of components to each data change that the experiment names: value, standard error and its two parts.
+        """The response of components to each data change that the experiment names: value, errors and interval.
 
         Raises:
             StoreNotFoundError: the experiment names none, or its run was not finished.

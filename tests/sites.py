@@ -189,7 +189,7 @@ def site(shape: Shape, texts: list[str], documents: list[str], *, folder: Path, 
 
 def _asked(names, shape, rng, shards, members):
     """Two data changes of the run's observable and of one more, and every cluster of the latter."""
-    sources = {"by-name": "documents <b>*", "by-number": "cluster 3"}
+    sources = {"all": "documents <b>*", "by-number": "cluster 3"}
     of_cluster = {f"cluster-{number}": f"cluster {number}" for number in range(shape.n_clusters)}
     every = [
         (change, source, place, name, 100, 7)
@@ -198,10 +198,10 @@ def _asked(names, shape, rng, shards, members):
     ]
     keys = pl.DataFrame(every, schema=list(schema.DATA_CHANGES)[:6], orient="row")
     numbers = {name: rng.normal(size=len(every)) for name in list(schema.DATA_CHANGES)[6:]}
-    numbers |= {name: np.abs(values) for name, values in numbers.items() if name.endswith("error")}
+    numbers |= {name: np.abs(values) for name, values in numbers.items() if name != "susceptibility"}
     table = keys.with_columns(pl.Series(name, values) for name, values in numbers.items())
     own = table.filter(pl.col("data_change").is_in(list(sources)))
-    changes = [DataChange("by-name", documents="<img*"), DataChange("by-number", cluster=3)]
+    changes = [DataChange("all", documents="<img*"), DataChange("by-number", cluster=3)]
     entries = [
         entry
         for observable in (asked.OWN, "query")

@@ -1,5 +1,6 @@
 """The page of observables and data changes: its entries are those of the tables, and a site without any lacks it."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -38,12 +39,22 @@ def test_a_site_on_which_nothing_is_asked_has_no_trace_of_the_page(tmp_path):
     assert asked.section(None, None) is None
 
 
+def empty_section():
+    """Of an experiment with observables but without data changes, whose run has no cluster."""
+    return asked.section(None, pl.DataFrame(schema=schema.OBSERVABLES))
+
+
+def test_observables_without_data_changes_and_clusters_have_no_entry():
+    assert empty_section() == {"rows": [], "clusters": [], "tokens": ()}
+
+
 def test_entries_are_of_named_data_changes_and_clusters_are_those_furthest_from_zero(folder):
     found = content(folder)
     n_components = len(sites.components_of(SHAPE))
     named = {(row["observable"], row["data_change"]) for row in found["rows"]}
-    assert named == {(o, c) for o in (asked.OWN, "query") for c in ("by-name", "by-number")}
+    assert named == {(o, c) for o in (asked.OWN, "query") for c in ("all", "by-number")}
     assert len(found["rows"]) == 4 * n_components
+    assert all(row["half_width"] > 0 for row in found["rows"] + found["clusters"])
     assert len(found["clusters"]) == asked.N_CLUSTERS * n_components
     for name in {row["name"] for row in found["clusters"]}:
         sizes = [abs(row["susceptibility"]) for row in found["clusters"] if row["name"] == name]
@@ -101,6 +112,8 @@ def test_an_entry_opens_what_is_behind_it_and_choices_stay_in_the_address(browse
     page.click("main table tbody tr:first-child td button")
     text = page.inner_text(".behind")
     assert f"query × by-number, {own['name']}" in text and "100 tokens of 7 documents (cluster 3)" in text
+    interval = page.evaluate("(value) => explorer.number(value)", own["half_width"])
+    assert f"± {interval}" in text and f"± {interval}" in rows.first.locator("td").inner_text()
     assert page.locator(".behind table tbody tr").count() == asked.N_CLUSTERS
     assert page.locator(".behind a[href='#/cluster/3']").count() >= 1
     page.wait_for_selector(".behind ol.lines li")
@@ -110,7 +123,24 @@ def test_an_entry_opens_what_is_behind_it_and_choices_stay_in_the_address(browse
     assert page.get_attribute("nav a[aria-current]", "href") == "#/observables"
     watched.open("#/observables?observable=query")
     assert rows.first.locator("td").count() == 2
+    page.select_option("select[aria-label='Data change']", index=1)  # the name of a data change, not the choice of all
+    assert page.evaluate("location.hash") == "#/observables?observable=query&change=all"
+    assert rows.first.locator("td").count() == 1
+    page.select_option("select[aria-label='Data change']", index=0)
+    assert rows.first.locator("td").count() == 2
     assert page.evaluate("document.querySelector('main b') === null")  # a pattern is text
+    watched.check()
+    page.close()
+
+
+@pytest.mark.browser
+def test_the_page_without_an_entry_says_why(browser, tmp_path):
+    made = sites.site(sites.Shape(n_clusters=4), ["a", "b"], ["d"], folder=tmp_path / "tables")
+    site_module.save(dataclasses.replace(made, asked=empty_section()), tmp_path / "explorer")
+    page = browser.new_page()
+    watched = Watched(page, tmp_path / "explorer")
+    watched.open("#/observables")
+    assert "names no data change" in page.inner_text("main") and page.locator("main table").count() == 0
     watched.check()
     page.close()
 

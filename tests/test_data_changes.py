@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import toys
+from assets import asked_observables
 from susc_pipeline import schema, seeds
 from susc_pipeline.model import components, derivatives, families, perturbation
 from susc_pipeline.own_text import measurement
@@ -88,7 +89,7 @@ def table_of(shards, changes, members=None):
     return data_changes.table(changes, ["x", "y", "z"], sums)
 
 
-def test_value_and_errors_are_the_mean_the_half_difference_and_the_spread_over_documents():
+def test_value_and_errors_are_the_mean_the_pooled_half_difference_and_the_spread_over_documents():
     made = made_up()
     members = pl.DataFrame({"cluster": [3, 3, 3], "context_id": [0, 1, 19], "position": [1, 2, 10]}).cast(
         {"cluster": pl.Int32, "position": pl.Int32}
@@ -96,13 +97,13 @@ def test_value_and_errors_are_the_mean_the_half_difference_and_the_spread_over_d
     changes = (DataChange("a", documents="a/*"), DataChange("three", cluster=3))
     found = table_of([made], changes, members)
     assert dict(found.schema) == schema.DATA_CHANGES
+    relative = []
     own = made.keys["document_id"].str.starts_with("a/").to_numpy()
     for change, rows in (("a", np.flatnonzero(own)), ("three", np.array([0, 11, 199]))):
         mean = (made.half_a[rows] + made.half_b[rows]).mean(axis=0) / 2
         table = found.filter(data_change=change)
         np.testing.assert_allclose(table["susceptibility"], mean, rtol=1e-5, atol=1e-7)
-        chains_error = np.abs((made.half_a[rows] - made.half_b[rows]).mean(axis=0)) / 2
-        np.testing.assert_allclose(table["chain_error"], chains_error, rtol=1e-4, atol=1e-7)
+        relative.append((made.half_a[rows] - made.half_b[rows]).mean(axis=0) / 2 / table["chain_error"].to_numpy())
         of_documents = {}
         for row in rows:
             value = (made.half_a[row] + made.half_b[row]) / 2 - mean
@@ -111,8 +112,86 @@ def test_value_and_errors_are_the_mean_the_half_difference_and_the_spread_over_d
         n, sums = len(of_documents), np.stack(list(of_documents.values()))
         error = np.sqrt(n / (n - 1) * (sums**2).sum(axis=0)) / len(rows)
         np.testing.assert_allclose(table["document_error"], error, rtol=1e-4)
-        np.testing.assert_allclose(table["standard_error"], np.hypot(error, chains_error), rtol=1e-4)
+        np.testing.assert_allclose(table["standard_error"], np.hypot(error, table["chain_error"]), rtol=1e-4)
         assert table["n_tokens"].to_list() == [len(rows)] * 3 and table["n_documents"].to_list() == [n] * 3
+
+    for axis in (0, 1):  # half differences in units of their errors, of both changes and of all components
+        np.testing.assert_allclose((np.array(relative) ** 2).mean(axis=axis), 1, rtol=0.01)
+    a, three = (found.filter(data_change=name)["chain_error"].to_numpy() for name in ("a", "three"))
+    np.testing.assert_allclose(three / a, (three / a)[0])
+
+
+@pytest.mark.parametrize(
+    ("n_changes", "n_components", "n_documents", "spread", "common"),
+    [
+        (30, 12, 40, 0.1, 0),
+        (30, 12, 4, 1.0, 0),
+        (30, 2, 40, 0.1, 0),
+        (2, 12, 40, 0.1, 0),
+        (1, 12, 40, 0.1, 0),
+        (30, 4, 40, 0.1, 3),
+    ],
+)
+def test_intervals_cover_planted_values_whatever_leads_the_error(n_changes, n_components, n_documents, spread, common):
+    """A response is v.g. Halves know v with noise; documents have a g of their own about that of their data change.
+
+    Data changes differ in the size of g, and components in that of the noise, each by a factor of ten or more. With `common`
+    the g of all data changes are alike, so that half differences go together.
+    """
+    rng, inside, naive = np.random.default_rng(0), [], []
+    changes = [DataChange(f"q{number}", documents="*") for number in range(n_changes)]
+    names, noise = [f"c{number}" for number in range(n_components)], np.geomspace(0.05, 0.5, n_components)[:, None]
+    size = np.geomspace(0.1, 10, n_changes)[:, None]
+    for _ in range(100 if n_changes > 2 else 500):
+        v = rng.normal(size=(n_components, 50))
+        halves = [v + 2**0.5 * noise * rng.normal(size=v.shape) for _ in range(2)]
+        g = size * (rng.normal(size=(n_changes, 50)) + common * rng.normal(size=50))
+        of_documents = g[:, None] + spread * size[:, None] * rng.normal(size=(n_changes, n_documents, 50))
+        number, document = (part.ravel() for part in np.indices((n_changes, n_documents)))
+        half_a, half_b = (of_documents.reshape(-1, 50) @ half.T for half in halves)
+        sums = data_changes.empty(n_changes, n_components)
+        data_changes.add(sums, number, document, half_a, half_b)
+        table = data_changes.table(changes, names, sums)
+        value, width, error = (
+            table[name].to_numpy().reshape(n_changes, -1) for name in ("susceptibility", "half_width", "document_error")
+        )
+        apart = (half_a - half_b).reshape(n_changes, n_documents, -1).mean(axis=1) / 2
+        off = np.abs(value - g @ v.T)
+        inside.append(off < width)
+        naive.append(off < 1.96 * np.hypot(apart, error))
+    assert 0.93 < np.mean(inside) < 0.97
+    small, large = (np.mean(inside, axis=(0, 2))[part].mean() for part in (slice(10), slice(-10, None)))
+    assert min(small, large) > 0.92  # not wide for one and narrow for another
+    assert np.mean(naive) < 0.88  # the power
+
+
+def test_several_observables_are_pooled_apart():
+    made, changes = made_up(), (DataChange("a", documents="a/*"), DataChange("b", documents="b/*"))
+    change, row = data_changes.chosen_tokens(changes, made.keys, pl.DataFrame(schema=schema.MEMBERS))
+    document = made.keys["document_id"].rank("dense").cast(pl.Int64).to_numpy()[row]
+    parts, together = [], data_changes.empty(2, 6)
+    halves = [(part[row], scale * part[row][::-1]) for part, scale in ((made.half_a, 1), (made.half_b, 9))]
+    data_changes.add(together, change, document, *(np.concatenate(both, axis=1) for both in zip(*halves)))
+    for half_a, half_b in halves:
+        parts.append(data_changes.empty(2, 3))
+        data_changes.add(parts[-1], change, document, half_a, half_b)
+    whole = data_changes.table(changes, [*"xyz"] * 2, together, n_observables=2)
+    for number, part in enumerate(parts):
+        own = whole.filter(pl.col("component") // 3 == number)
+        alone = data_changes.table(changes, [*"xyz"], part)
+        for name in ("chain_error", "half_width"):
+            np.testing.assert_allclose(own[name], alone[name], rtol=1e-6)
+
+
+def test_without_a_data_change_and_a_cluster_the_table_of_observables_is_empty():
+    made, members = made_up(), pl.DataFrame(schema=schema.MEMBERS)
+    changes = data_changes.of_clusters(members)
+    change, row = data_changes.chosen_tokens(changes, made.keys, members)
+    sums = data_changes.empty(len(changes), 6)
+    data_changes.add(sums, change, row, *(np.tile(half[row], 2) for half in (made.half_a, made.half_b)))
+    table = data_changes.table(changes, [*"xyz"] * 2, sums, n_observables=2)
+    found = asked_observables.by_observable(table, ["a", "b"], 3)
+    assert dict(found.schema) == schema.OBSERVABLES and found.height == 0
 
 
 def test_the_order_of_shards_changes_no_number_and_one_document_has_no_error_over_documents():

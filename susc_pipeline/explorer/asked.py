@@ -41,7 +41,7 @@ def section(
         clusters.sort(pl.col("susceptibility").abs(), descending=True, maintain_order=True)
         .group_by("observable", "name", maintain_order=True)
         .head(N_CLUSTERS)
-        .select("observable", "name", "cluster", "susceptibility", "standard_error", "n_tokens")
+        .select("observable", "name", "cluster", "susceptibility", "half_width", "n_tokens")
     )
     named = every.filter(~is_cluster)
     rows = run_page.rows(named if named.height else every)

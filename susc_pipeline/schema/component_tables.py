@@ -101,7 +101,8 @@ DATA_CHANGES = {
     "n_documents": pl.Int64,
     "susceptibility": pl.Float64,  # mean linear response of the tokens, nats squared
     "standard_error": pl.Float64,  # of both sources
-    "chain_error": pl.Float64,  # half the difference of the halves of the chains
+    "half_width": pl.Float64,  # of the 95 % interval
+    "chain_error": pl.Float64,  # by the halves of the chains, pooled over data changes, clusters and components
     "document_error": pl.Float64,  # over documents; missing where there is but one
 }
 WANTED_CHANGES = {

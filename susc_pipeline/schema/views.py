@@ -57,7 +57,9 @@ OF_DATA_CHANGE = {
     "n_documents": "documents that they are in",
     "susceptibility": "mean linear response of the tokens: the susceptibility of their distribution; nats squared",
     "standard_error": "of the susceptibility, of the chains and over documents together; nats squared",
-    "chain_error": "half the difference of the susceptibilities by halves of the chains that share nothing; nats squared",
+    "half_width": "half of the 95 % interval: susceptibility - half_width to susceptibility + half_width",
+    "chain_error": "standard error of the chains, by halves that share nothing, pooled over data changes, clusters and "
+    "components; nats squared",
     "document_error": "standard error over documents, as a sample of all such; missing for one document; nats squared",
 }
 OF_WANTED_CHANGE = {"wanted_change": "name of the wanted change in the experiment"}
@@ -190,7 +192,8 @@ VIEWS = {
             "observable": "name of the observable in the experiment",
             "susceptibility": "mean response of the tokens by the directions of the observable; nats times its unit",
             "standard_error": "of it, of the chains and over documents together; nats times the unit",
-            "chain_error": "half the difference by halves of the chains that share nothing; nats times the unit",
+            "chain_error": "standard error of the chains, by halves that share nothing, pooled over data changes, clusters and "
+            "components; nats times the unit",
             "document_error": "standard error over documents, as a sample of all such; missing for one document",
         },
     ),

@@ -3,10 +3,10 @@
 (() => {
   const { element, number, visible } = explorer;
   const signed = (value) => number(value).replace("-", "−");
-  const ALL = "all";
+  const ALL = ""; // no choice: no name is empty
 
   function chooser(label, names, query, key) {
-    const select = element("select", { "aria-label": label }, [ALL, ...names].map((name) => element("option", { value: name }, visible(name))));
+    const select = element("select", { "aria-label": label }, [ALL, ...names].map((name) => element("option", { value: name }, name === ALL ? "all" : visible(name))));
     select.value = names.includes(query.get(key)) ? query.get(key) : ALL;
     return select;
   }
@@ -30,16 +30,16 @@
   // The tokens and clusters that lie furthest from zero for an observable and a component, and how to read on.
   function behind(found, entry) {
     const own = found.clusters.filter((row) => row.observable === entry.observable && row.name === entry.name);
-    const columns = [{ name: "cluster", shown: (c) => element("a", { href: `#/cluster/${c}` }, `${c}`) }, { name: "mean response", shown: signed }, { name: "standard error" }, { name: "tokens" }];
+    const columns = [{ name: "cluster", shown: (c) => element("a", { href: `#/cluster/${c}` }, `${c}`) }, { name: "mean response", shown: signed }, { name: "± 95 %" }, { name: "tokens" }];
     const link = element("a", { href: explorer.components.address({ name: entry.name }) }, `tokens that respond most to ${visible(entry.name)}`);
     const members = /^cluster (\d+)$/.exec(entry.source);
     const lines = element("div");
     tokensOf(found, entry).then((parts) => { if (parts) lines.replaceChildren(...parts); });
     return element("section", { class: "behind" },
       element("h2", {}, `${visible(entry.observable)} × ${visible(entry.data_change)}, ${visible(entry.name)}`),
-      element("p", {}, `${signed(entry.susceptibility)} ± ${number(1.96 * entry.standard_error)} over ${number(entry.n_tokens)} tokens of ${number(entry.n_documents)} documents (${visible(entry.source)}). Of the standard error, the chains make ${number(entry.chain_error)} and the documents ${number(entry.document_error)}.`),
+      element("p", {}, `${signed(entry.susceptibility)} ± ${number(entry.half_width)} over ${number(entry.n_tokens)} tokens of ${number(entry.n_documents)} documents (${visible(entry.source)}). The standard error of the chains is ${number(entry.chain_error)}, that over documents ${entry.document_error === null ? "unknown" : number(entry.document_error)}.`),
       element("p", {}, "Tokens: ", members ? element("a", { href: `#/cluster/${members[1]}` }, `members of cluster ${members[1]}`) : link, "."), lines,
-      own.length ? explorer.table("Clusters furthest from zero for this observable and component", columns, own.map((row) => [row.cluster, row.susceptibility, row.standard_error, row.n_tokens]), { file: "observable-clusters" })
+      own.length ? explorer.table("Clusters furthest from zero for this observable and component", columns, own.map((row) => [row.cluster, row.susceptibility, row.half_width, row.n_tokens]), { file: "observable-clusters" })
         : element("p", { class: "note" }, "The cards of the clusters show this observable's response to each cluster."));
   }
 
@@ -47,10 +47,11 @@
     const found = await explorer.load("observables"), box = element("div"), below = element("div", { "aria-live": "polite" });
     const distinct = (key) => [...new Set(found.rows.map((row) => row[key]))];
     const observable = chooser("Observable", distinct("observable"), query, "observable"), change = chooser("Data change", distinct("data_change"), query, "change");
-    const cell = (entry) => element("button", { type: "button", class: "quiet", onclick: () => below.replaceChildren(behind(found, entry)) }, `${signed(entry.susceptibility)} ± ${number(1.96 * entry.standard_error)}`);
+    const cell = (entry) => element("button", { type: "button", class: "quiet", onclick: () => below.replaceChildren(behind(found, entry)) }, `${signed(entry.susceptibility)} ± ${number(entry.half_width)}`);
     const draw = () => {
       const shown = found.rows.filter((row) => (observable.value === ALL || row.observable === observable.value) && (change.value === ALL || row.data_change === change.value));
       const heads = [...new Map(shown.map((row) => [JSON.stringify([row.observable, row.data_change]), row])).values()];
+      if (!heads.length) return box.replaceChildren(element("p", { class: "note" }, "There is no entry: the experiment names no data change, and the run has no cluster."));
       const entries = new Map(shown.map((row) => [JSON.stringify([row.observable, row.data_change, row.name]), row]));
       const of = (head, name) => entries.get(JSON.stringify([head.observable, head.data_change, name]));
       const columns = [{ name: "component", shown: (name) => element("a", { href: explorer.components.address({ name }) }, visible(name)) },
