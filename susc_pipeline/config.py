@@ -27,7 +27,7 @@ from susc_pipeline.representation.leakage import LeakageSettings
 from susc_pipeline.representation.pca import RepresentationSettings
 from susc_pipeline.sampling.calibration import CalibrationSettings
 from susc_pipeline.sampling.posterior import SamplingSettings
-from susc_pipeline.susceptibility.data_changes import DataChange
+from susc_pipeline.susceptibility.data_changes import CLUSTER_NAME, DataChange
 from susc_pipeline.susceptibility.directions import DirectionSettings
 from susc_pipeline.susceptibility.estimators import ESTIMATORS, SusceptibilitySettings
 from susc_pipeline.susceptibility.linear_response import LinearResponseSettings
@@ -115,7 +115,11 @@ class ExperimentConfig:
         require_name("name", self.name)
         for other in self.explorer.compare_with:
             require_name("explorer.compare_with", other)
-        _require_own_names("data_changes.name", [change.name for change in self.data_changes])
+        names = [change.name for change in self.data_changes]
+        _require_own_names("data_changes.name", names)
+        for name in names:
+            rule = "another name than cluster-N, which stands for cluster N wherever observables are shown"
+            require(CLUSTER_NAME.fullmatch(name) is None, "data_changes.name", name, rule)
         _require_own_names("observables.name", [observable.name for observable in self.observables])
         _require_own_names("wanted_changes.name", [change.name for change in self.wanted_changes])
         rule = "above zero where changes are wanted: without the loss a posterior does not depend on the data"

@@ -47,6 +47,7 @@ def written(tmp_path, text):
         ('name = "x"\n[[data_changes]]\nname = "y"', "given exactly one of documents, cluster and file"),
         ('name = "x"\n[[data_changes]]\nname = "y"\nfiles = "z"', r"unknown key 'data_changes\[0\].files'"),
         ('name = "x"\n[[data_changes]]\nname = "<b>"\ncluster = 3', "data_changes.name must be letters"),
+        ('name = "x"\n[[data_changes]]\nname = "cluster-3"\ncluster = 3', "another name than cluster-N"),
         ('name = "x"' + '\n[[data_changes]]\nname = "y"\ncluster = 3' * 2, "data_changes.name must be given once"),
     ],
 )
