@@ -205,13 +205,26 @@ def test_bad_pairs_are_refused(pairs, said):
     [
         (lambda losses: torch.log(-losses[0].sum()), "is nan at the trained weights"),
         (lambda losses: "x", "must return one number as a tensor"),
+        (lambda losses: float(losses[0].sum()), "no float\\(\\), item\\(\\) or detach\\(\\)"),
+        (lambda losses: losses[0].sum().detach(), "it returned tensor.* through which gradients pass"),
+        (lambda losses: torch.ones(1, requires_grad=True).sum(), "through which gradients pass"),
+        (lambda losses: (losses[0] - losses[0]).sqrt().sum(), "is nan in its gradient at the trained weights"),
         (lambda losses: losses[99], "failed on the losses at the trained weights \\(IndexError"),
     ],
 )
-def test_a_function_that_is_no_finite_number_is_refused(model, function, said):
+def test_a_function_without_a_finite_number_and_gradient_is_refused(model, function, said):
     readout = readouts.of_texts("x", [SHARD[0]], context_length=12, function=function)
     with pytest.raises(ValueError, match=said):
         readouts.require_finite(readout, model)
+
+
+def test_a_direction_that_is_not_finite_is_refused_by_the_name_of_its_observable(model, run):
+    component, (stored, _) = next(iter(run.items()))
+    rest = torch.ones_like(stored.at_rest)
+    risen = rest * torch.tensor([1.0, torch.nan, 1.0, 1.0])[:, None]
+    with pytest.raises(ValueError, match=f"direction of {component.name} by observable 'x' is not finite"):
+        parts = (model, component, SETTINGS, WANTED, POPULATION)
+        observable_directions.found(*parts, {"x": rest}, {"x": risen}, stored)
 
 
 @pytest.mark.parametrize(

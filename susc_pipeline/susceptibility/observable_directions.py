@@ -151,7 +151,7 @@ def found(
         stored: the run's own directions of the component, with gradients at w*.
 
     Raises:
-        ValueError: they lack those gradients.
+        ValueError: they lack those gradients, or a direction is not finite.
     """
     if stored.at_rest is None:
         raise ValueError(f"gradients at w* of {component.name} were not loaded; load its directions with_rest")
@@ -162,6 +162,11 @@ def found(
         of_rest, of_rise = directions.divided(*chosen, *parts, largest=stored.curvature)
         along = of_rest + of_rise
         means = torch.stack([along[rank::2].mean(dim=0) for rank in (0, 1)])
+        if not torch.isfinite(means).all():
+            raise ValueError(
+                f"the response direction of {component.name} by observable {name!r} is not finite; let its function have a "
+                f"finite gradient near the trained weights too"
+            )
         slopes = directions.mean_slopes(along, stored.at_rest)
         result[name] = StoredDirections(means, slopes, settings.localization)
     return result

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from susc_pipeline.messages import require
+from susc_pipeline.messages import require, shown
 from susc_pipeline.model import decoder
 from susc_pipeline.model.decoder import Decoder
 
@@ -41,7 +41,7 @@ class Observable:
     """A text of at most one context."""
     function: str = ""
     """A Python file with one function, relative to the experiment's file. It takes a list of tensors, the losses of each
-    context's tokens, and returns one number as a tensor. It is code that runs: name only a file that you trust."""
+    context's tokens, and returns one number as a tensor with a gradient. It is code that runs: name only a file you trust."""
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -177,19 +177,28 @@ def require_few(name: str, n_contexts: int) -> None:
 
 
 def require_finite(readout: Readout, model: Decoder) -> None:
-    """Refuse a readout that is no finite number at w*, or a function that fails or returns something else.
+    """Refuse a readout without a finite number and gradient at w*, or a function that fails or returns something else.
 
     Raises:
         ValueError: it is.
     """
     first = readout.batch(0, min(4, len(readout.parts[0])))
-    losses = decoder.token_losses(model, torch.as_tensor(first.parts[0]))
+    losses = decoder.token_losses(model, torch.as_tensor(first.parts[0])).float().requires_grad_()
     try:
-        found = float(first.value(losses.float(), torch.as_tensor(first.weights[0], device=losses.device)))
+        with torch.enable_grad():
+            found = first.value(losses, torch.as_tensor(first.weights[0], device=losses.device))
+            if not isinstance(found, Tensor) or found.numel() != 1 or not found.requires_grad:
+                raise TypeError(f"it returned {shown(found)}")
+            (gradient,) = torch.autograd.grad(found, losses)
     except Exception as error:  # a user's function may raise anything
         raise ValueError(
             f"observable {readout.name!r} failed on the losses at the trained weights ({type(error).__name__}: "
-            f"{str(error)[:200]}); its function must return one number as a tensor"
+            f"{str(error)[:200]}); its function must return one number as a tensor through which gradients pass: no "
+            f"float(), item() or detach()"
         ) from error
-    if not np.isfinite(found):
-        raise ValueError(f"observable {readout.name!r} is {found} at the trained weights; correct what it reads")
+    for what, values in (("", found.detach()), (" in its gradient", gradient)):
+        if not torch.isfinite(values).all():
+            odd = float(values[~torch.isfinite(values)][0])
+            raise ValueError(
+                f"observable {readout.name!r} is {odd}{what} at the trained weights; correct what it reads"
+            )
