@@ -25,7 +25,7 @@ def asset() -> dg.AssetsDefinition:
     @dg.multi_asset(
         ins={"linear_response": dg.AssetIn(partition_mapping=EVERY_SHARD)},
         outs={
-            name: dg.AssetOut(kinds={"numpy", "polars"}, code_version=version(1, *sections), description=text)
+            name: dg.AssetOut(kinds={"numpy", "polars"}, code_version=version(2, *sections), description=text)
             for name, text in DESCRIPTIONS.items()
         },
         group_name=GROUP,

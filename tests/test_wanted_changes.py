@@ -62,6 +62,19 @@ def test_a_free_component_may_move_and_its_change_is_told():
     assert np.var(held.weights["weight"].to_numpy()) > np.var(excess)  # what is held still costs weights
 
 
+def test_an_error_that_all_documents_share_is_in_the_error_of_the_predicted_change():
+    """Half a responds a tenth more than half b, whatever the document: errors of documents alone are nearly averaged out."""
+    true = np.random.default_rng(0).normal(size=(2000, len(NAMES)))
+    documents = wanted_changes.Documents([f"d{n:04d}" for n in range(2000)], np.full(2000, 9), 1.05 * true, 0.95 * true)
+    found = wanted_changes.find([WantedChange("down", ("L1H0",), (-0.5,))], documents, NAMES, n_beta=N_BETA)
+    excess = found.weights["weight"].to_numpy() - 1
+    by_halves = [N_BETA * (excess[:, None] * half).mean(axis=0) for half in (documents.half_a, documents.half_b)]
+    asked = NAMES.index("L1H0")
+    apart = abs(by_halves[0][asked] - by_halves[1][asked]) / 2
+    assert found.predictions["standard_error"][asked] == pytest.approx(apart)
+    assert apart == pytest.approx(0.05 * 0.5, rel=0.1)
+
+
 def test_shards_are_joined_to_what_all_their_tokens_give_together():
     parts = [tokens(0.5, seed, first=first) for seed, first in ((1, 0), (2, 40))]
     joined = wanted_changes.joined([wanted_changes.of_shard(part) for part in parts])
@@ -104,6 +117,12 @@ def test_a_change_that_says_too_little_or_too_much_is_refused_in_a_line(tmp_path
 def test_a_component_that_is_not_measured_is_named_with_those_that_are():
     with pytest.raises(ValueError, match=r"'down'.*one of .* measured: L0H0, L0MLP.*'L9H9'"):
         wanted_changes.require_known([WantedChange("down", ("L9H9",), (1.0,))], NAMES)
+
+
+def test_a_pattern_that_keeps_no_measured_component_is_named_with_those_that_are():
+    wanted_changes.require_known([WantedChange("down", ("L1H0",), (1.0,), keep=("L0*", "*MLP"))], NAMES)
+    with pytest.raises(ValueError, match=r"'down': keep .* measured: L0H0, L0MLP.*'L9\*'"):
+        wanted_changes.require_known([WantedChange("down", ("L1H0",), (1.0,), keep=("L0*", "L9*"))], NAMES)
 
 
 def test_an_experiment_that_wants_nothing_keeps_its_artifacts():

@@ -27,7 +27,8 @@ def from_halves(
 ) -> Responses:
     """The mean of two independent estimates, and its error: half their root mean square difference, one for each observable.
 
-    One difference has one degree of freedom, so the documents of an observable are pooled.
+    One difference has one degree of freedom, so the documents of an observable are pooled, as if their errors were independent.
+    What errors share counts too, a difference common to all documents included.
     """
     errors = np.sqrt(np.mean((half_a - half_b) ** 2, axis=1, keepdims=True)) / 2
     return Responses((half_a + half_b) / 2, np.broadcast_to(errors, half_a.shape).copy())

@@ -4,7 +4,8 @@
 
 N the diagonal of each observable's squared noise, the sum over documents of its squared errors. The rows of chi are centred, so
 that the weights have the mean one. This is patterning, the dual of interpretability (Wang and Murfet 2026). Errors of chi are
-taken as independent and propagated to first order. Where chi comes from is in document_responses.py.
+propagated to first order, as if independent. In truth the error of an observable's response direction is shared by all documents,
+so errors of weights and of predictions can be too small. Where chi comes from is in document_responses.py.
 """
 
 from typing import NamedTuple
@@ -44,11 +45,11 @@ class Reweighting(NamedTuple):
     weights: Float[np.ndarray, " documents"]
     """Not negative, mean one."""
     standard_errors: Float[np.ndarray, " documents"]
-    """Of the weights before clipping, from the errors of the responses."""
+    """Of the weights before clipping, from the errors of the responses as if independent."""
     predicted: Float[np.ndarray, " observables"]
     """Change of each observable by these weights, in nats: clipping counted, optimism taken off."""
     predicted_errors: Float[np.ndarray, " observables"]
-    """Standard errors of the predicted change, in nats."""
+    """Standard errors of the predicted change, from errors of the responses as if independent, in nats."""
     reachable_share: float
     """Share of the wanted change's squared length, in units of the noise, along reachable directions."""
     n_clipped: int

@@ -33,7 +33,7 @@ class WantedChange:
     changes: tuple[float, ...] = ()
     """Change of each, in nats, of the population's mean loss under the component's posterior; below zero, it is to fall."""
     keep: tuple[str, ...] = ("*",)
-    """Patterns of the components whose loss is to stay; the others may do what they will."""
+    """Patterns of the components whose loss is to stay; each must match one. The others may do what they will."""
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -70,15 +70,20 @@ class Found(NamedTuple):
 
 
 def require_known(changes: Sequence[WantedChange], names: Sequence[str]) -> None:
-    """Refuse a component that is not measured.
+    """Refuse a component that is not measured, and a pattern of `keep` that matches none that is.
 
     Raises:
         ValueError: names it and those that are.
     """
+    listed = ", ".join(names)
     for change in changes:
         for name in change.components:
-            rule = f"one of the components that are measured: {', '.join(names)}"
+            rule = f"one of the components that are measured: {listed}"
             require(name in names, f"wanted_changes {change.name!r}: components", name, rule)
+        for pattern in change.keep:
+            rule = f"patterns that match components that are measured: {listed}"
+            is_known = any(fnmatchcase(name, pattern) for name in names)
+            require(is_known, f"wanted_changes {change.name!r}: keep", pattern, rule)
 
 
 def of_shard(tokens: pl.DataFrame) -> Documents:
@@ -115,6 +120,7 @@ def find(changes: Sequence[WantedChange], documents: Documents, names: Sequence[
         ValueError: nothing that is asked for rises above the noise; see reweighting.weights.
     """
     every = document_responses.of_document_means(documents.half_a, documents.half_b, n_beta=n_beta)
+    apart = n_beta / len(documents.names) * (documents.half_a - documents.half_b).T / 2
     predictions, weights = [], []
     for change in changes:
         roles = np.array(change.roles(names))
@@ -125,7 +131,7 @@ def find(changes: Sequence[WantedChange], documents: Documents, names: Sequence[
             found = reweighting.weights(Responses(*(part[rows] for part in every)), wanted[rows], project=True)
         except ValueError as error:
             raise ValueError(f"wanted change {change.name!r}: {error}") from error
-        predictions.append(_predictions(change, names, roles, wanted, every, found))
+        predictions.append(_predictions(change, names, roles, wanted, every, found, apart))
         columns = {"document_id": documents.names, "n_tokens": documents.n_tokens, "weight": found.weights}
         weights.append(pl.DataFrame({"wanted_change": change.name, **columns, "standard_error": found.standard_errors}))
     return Found(_table(predictions, schema.WANTED_CHANGES), _table(weights, schema.DOCUMENT_WEIGHTS))
@@ -138,10 +144,17 @@ def _predictions(
     wanted: Float[np.ndarray, " components"],
     every: Responses,
     found: Reweighting,
+    apart: Float[np.ndarray, "components documents"],
 ) -> pl.DataFrame:
+    """Rows of schema.WANTED_CHANGES of a change; `apart` is half the difference of the responses by the two halves.
+
+    Errors of documents count as independent in reweighting.py, but all documents share one response direction. So where the
+    halves themselves predict changes that lie further apart, half of that difference is the error.
+    """
     excess, is_free = found.weights - 1, roles == FREE
     predicted, errors = every.value @ excess, np.sqrt(every.standard_errors**2 @ excess**2)  # the weights have mean one
     predicted[~is_free], errors[~is_free] = found.predicted, found.predicted_errors
+    errors = np.maximum(errors, np.abs(apart @ excess))
     return pl.DataFrame(
         {
             "wanted_change": change.name,

@@ -207,7 +207,8 @@ VIEWS = {
             "role": "asked: its loss is to change; kept: it is to stay; free: it may do what it will",
             "wanted": "wanted change of the population's mean loss under the component's posterior; missing where free; nats",
             "predicted": "change that the weights are predicted to make, less what was fitted to noise; nats",
-            "standard_error": "of the predicted change, from the noise of the responses; nats",
+            "standard_error": "of the predicted change, from the noise of the responses as if independent by document; at least "
+            "half the difference of the changes that the two halves predict; nats",
             "n_documents": "documents that have a weight",
             "n_clipped": "weights that would be below zero and are zero",
             "reachable_share": "share of the wanted change, squared and in units of the noise, that can be reached; 0 to 1",
@@ -221,7 +222,7 @@ VIEWS = {
             **OF_WANTED_CHANGE,
             "n_tokens": "predicted tokens of the document that were measured",
             "weight": "of the document's loss in training; not negative, mean one",
-            "standard_error": "of the weight before clipping, from the noise of the responses",
+            "standard_error": "of the weight before clipping, from the noise of the responses as if independent by document",
         },
     ),
     "document_groups": View("Which documents are near duplicates of each other.", tuple(DOCUMENT_GROUPS)),

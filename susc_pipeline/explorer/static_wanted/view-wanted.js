@@ -10,7 +10,7 @@
     const wants = asked.map((one) => `${visible(one.name)} by ${signed(one.wanted)} nats (predicted ${signed(one.predicted)} ± ${number(1.96 * one.standard_error)})`).join(", ");
     const clipped = change.n_clipped ? `${number(change.n_clipped)} would be below zero and are zero.` : "None had to be raised to zero.";
     return [element("p", {}, `Change the loss of ${wants}; ${kept ? `keep that of ${kept === 1 ? "one other" : `${number(kept)} others`}` : "the others may do what they will"}.`),
-      element("p", { class: "note" }, `${number(change.n_documents)} documents have a weight, of mean one. ${clipped} ${share(change.reachable_share)} of the change rises above the noise; ${number(change.unclipped_share)} times the change needs no weight below zero. Intervals hold the noise of the responses, not what training adds.`)];
+      element("p", { class: "note" }, `${number(change.n_documents)} documents have a weight, of mean one. ${clipped} ${share(change.reachable_share)} of the change rises above the noise; ${number(change.unclipped_share)} times the change needs no weight below zero. Intervals hold the noise of the responses, documents taken as independent, not what training adds.`)];
   }
 
   function components(change) {
