@@ -119,7 +119,7 @@ def patterning(model: Decoder, parts: Parts, found: Measured, options: argparse.
     content["predicted"]["patterning"] = [plan.predicted.tolist() for plan in plans]
     content["predicted_errors"] = [plan.predicted_errors.tolist() for plan in plans]
     content["reachable_share"] = [plan.reachable_share for plan in plans]
-    content["measured"] = []
+    content["measured"], content["equal_weights"] = [], []
     for seed in range(options.seeds):
         rest = package_losses(tuned(model, parts, np.ones(len(centred[0])), options, seed), parts)
         rows: dict = {arm: [] for arm in ARMS}
@@ -129,7 +129,7 @@ def patterning(model: Decoder, parts: Parts, found: Measured, options: argparse.
             say(f"seed {seed}, change {number}")
         content["measured"].append(rows)
         start = package_losses(model, parts)
-        content["equal_weights"] = (rest - start).tolist()
+        content["equal_weights"].append((rest - start).tolist())
         content["summary"] = patterning_figures.summary(content)
         save(content)
     return content

@@ -1,5 +1,7 @@
 """Patterning: wanted changes of observables become weights of documents; closed forms, planted worlds and fine-tuning itself."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -7,6 +9,7 @@ import torch
 
 import toys
 from benchmarks import linear_datamodeling
+from benchmarks import patterning as benchmark
 from susc_pipeline import corpus, seeds
 from susc_pipeline.corpus import Document
 from susc_pipeline.model import decoder, decoder_weights, families
@@ -197,6 +200,18 @@ def test_responses_of_components_are_document_means_of_the_tokens():
         document_responses.of_components(values, values, np.array([0, 0, 2]), n_beta=30.0)
     with pytest.raises(ValueError, match="2 tokens have a document, but 3"):
         document_responses.of_components(values, values, np.array([0, 1]), n_beta=30.0)
+
+
+def test_the_benchmark_keeps_what_equal_weights_do_with_each_seed(monkeypatch):
+    """A model stands for its loss: 0 before the fine-tuning, seed + 1 after it."""
+    monkeypatch.setattr(benchmark, "tuned", lambda model, parts, weights, options, seed: seed + 1)
+    monkeypatch.setattr(benchmark, "package_losses", lambda model, parts: np.full((2, N_OBSERVABLES), model))
+    monkeypatch.setattr(benchmark.patterning_figures, "summary", lambda content: {})
+    responses = Responses(*world(error=0.05))
+    found = benchmark.Measured(responses, responses, responses.value, {}, {})
+    parts, options = SimpleNamespace(packages=list("abcd")), SimpleNamespace(seed=1, seeds=3)
+    content = benchmark.patterning(0, parts, found, options, lambda part: None)
+    np.testing.assert_array_equal(np.array(content["equal_weights"])[:, 0, 0], [1, 2, 3])
 
 
 def toy_documents(model, n_documents, *, seed=0):
