@@ -205,7 +205,7 @@ def test_bad_pairs_are_refused(pairs, said):
     [
         (lambda losses: torch.log(-losses[0].sum()), "is nan at the trained weights"),
         (lambda losses: "x", "must return one number as a tensor"),
-        (lambda losses: float(losses[0].sum()), "no float\\(\\), item\\(\\) or detach\\(\\)"),
+        (lambda losses: float(losses[0].sum().detach()), "no float\\(\\), item\\(\\) or detach\\(\\)"),
         (lambda losses: losses[0].sum().detach(), "it returned tensor.* through which gradients pass"),
         (lambda losses: torch.ones(1, requires_grad=True).sum(), "through which gradients pass"),
         (lambda losses: (losses[0] - losses[0]).sqrt().sum(), "is nan in its gradient at the trained weights"),
