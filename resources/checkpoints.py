@@ -11,6 +11,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 from transformers import GPTNeoXForCausalLM
+from transformers.utils.logging import disable_progress_bar
 
 from resources import files
 from susc_pipeline import corpus
@@ -73,6 +74,7 @@ def _train(
     steps: Sequence[int],
     progress: Callable[[int, float], None],
 ) -> None:
+    disable_progress_bar()  # of each file that is written: a second has nine
     stream = tiny.token_stream(texts, pretrained.load(pretrained.EMBEDDED, device="cpu").tokenizer)
     training = tiny.Training(tiny.build_model(recipe), recipe)
     stored = parent / STATE
