@@ -7,8 +7,8 @@ from assets.partitions import EXPERIMENT, SHARDS, version
 from resources import language_model as language_models
 from resources import tokenized_corpus
 from resources.language_model import LanguageModelFolder
+from susc_pipeline import beginnings, near_duplicates, tokens
 from susc_pipeline import corpus as corpora
-from susc_pipeline import near_duplicates, tokens
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.tokens import TokenizedDocument
 
@@ -111,7 +111,9 @@ def _begun(
     recorded: pl.DataFrame, language_model: LanguageModelFolder, experiment: ExperimentConfig
 ) -> list[TokenizedDocument]:
     beginning = tokenized_corpus.beginning(language_model.path, experiment.model)
-    return tokens.begun(_tokenized(recorded, language_model, experiment), beginning, experiment.tokens.context_length)
+    return beginnings.begun(
+        _tokenized(recorded, language_model, experiment), beginning, experiment.tokens.context_length
+    )
 
 
 def _tokenized(

@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from resources import experiment as experiments
 from resources import language_model
 from resources import price_table as prices
-from susc_pipeline import tokens
+from susc_pipeline import beginnings
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.model import checkpoint, components, decoder, decoder_weights, families, pretrained
 from susc_pipeline.model.components import Component
@@ -114,7 +114,7 @@ def contexts(tokenizer: Any, text: str, model: Decoder, longest: int) -> Int[Ten
     if len(ids) < 2:
         raise ValueError(f"the text must have at least 2 tokens, got {len(ids)}; give a longer one")
     length = min(longest, model.max_positions, len(beginning) + len(ids))
-    ids = tokens.with_beginnings(np.asarray(ids, np.int64), beginning, length)
+    ids = beginnings.with_beginnings(np.asarray(ids, np.int64), beginning, length)
     n_contexts = min(N_CONTEXTS, len(ids) // length)
     return torch.as_tensor(ids[: n_contexts * length]).view(n_contexts, length)
 

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from resources import experiment_files
-from susc_pipeline import corpus, lines, schema, tokens
+from susc_pipeline import beginnings, corpus, lines, schema, tokens
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.corpus import Document
 from susc_pipeline.model import pretrained
@@ -95,9 +95,9 @@ def _texts(observable: Observable, loaded: LoadedModel, experiment: ExperimentCo
         found = texts_of(what, observable.file, loaded, experiment)
         if not found:
             raise ValueError(f"{what} has no text of two tokens or more in {observable.file}; give a longer one")
-        return [tokens.with_beginnings(document.token_ids, beginning, length) for document in found]
+        return [beginnings.with_beginnings(document.token_ids, beginning, length) for document in found]
     (text,) = tokens.tokenize([Document(what, observable.text)], loaded.tokenizer)
-    whole = tokens.with_beginnings(text.token_ids, beginning, length)
+    whole = beginnings.with_beginnings(text.token_ids, beginning, length)
     if not 2 <= len(whole) <= length:
         raise ValueError(
             f"{what} must have a text of 2 to {length} tokens, tokens.context_length, got {len(whole)}; name a longer "
@@ -141,7 +141,7 @@ def _pairs(observable: Observable, loaded: LoadedModel, context_length: int) -> 
             [Document(str(place), str(text)) for place, text in enumerate(texts)], loaded.tokenizer
         )
         prompt, *answers = (part.token_ids for part in encoded)
-        found.append(Pair(tokens.with_beginnings(prompt, beginning, context_length), *answers))
+        found.append(Pair(beginnings.with_beginnings(prompt, beginning, context_length), *answers))
     if not found:
         raise ValueError(f"{what}: {path} has no pair; add lines with prompt, good and bad")
     return found

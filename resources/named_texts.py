@@ -8,7 +8,7 @@ import polars as pl
 from resources import experiment_files, named_observables
 from resources import tokenized_corpus as corpora
 from resources.language_model import LanguageModelFolder
-from susc_pipeline import corpus, tokens
+from susc_pipeline import beginnings, corpus, tokens
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.model.pretrained import LoadedModel
 from susc_pipeline.susceptibility import data_changes, readouts
@@ -70,4 +70,4 @@ def _tokenized(experiment: ExperimentConfig, folder: LanguageModelFolder) -> lis
     mark = corpora.fingerprint(experiment.corpus)
     found = corpora.tokenized(experiment.corpus, folder.path, experiment.model, mark)
     beginning = corpora.beginning(folder.path, experiment.model)
-    return tokens.begun(found, beginning, experiment.tokens.context_length)
+    return beginnings.begun(found, beginning, experiment.tokens.context_length)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resources import language_model, price_table, tokenized_corpus
-from susc_pipeline import sizes, tokens
+from susc_pipeline import beginnings, sizes, tokens
 from susc_pipeline.config import AuxSettings, ExperimentConfig
 from susc_pipeline.corpus import CorpusSettings
 from susc_pipeline.messages import plain
@@ -179,7 +179,7 @@ def made(wish: Wish) -> tuple[ExperimentConfig, str, str]:
     refused = ValueError("the corpus is empty")
     for longest in MAX_DOCUMENT_CHARACTERS:
         cut = dataclasses.replace(begun, corpus=dataclasses.replace(begun.corpus, max_document_characters=longest))
-        documents = tokens.begun(
+        documents = beginnings.begun(
             tokens.tokenize(tokenized_corpus.documents(cut.corpus), loaded.tokenizer),
             pretrained.beginning(loaded.tokenizer),
             cut.tokens.context_length,

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from transformers import PreTrainedTokenizerBase
 
-from susc_pipeline import seeds, tokens
+from susc_pipeline import beginnings, seeds
 from susc_pipeline.model import components, decoder, pretrained
 from susc_pipeline.model.components import Component
 from susc_pipeline.model.decoder import Decoder
@@ -88,7 +88,7 @@ def susceptibilities(
         raise ValueError("the background holds the text, which must not drive the chains; give another background")
     length = measured.contexts.shape[1]
     beginning = pretrained.beginning(tokenizer)
-    reserved = _contexts(tokens.with_beginnings(_token_ids(tokenizer, background), beginning, length), length)
+    reserved = _contexts(beginnings.with_beginnings(_token_ids(tokenizer, background), beginning, length), length)
     parts = _background(reserved, settings, directions, seed)
     rest = [response_directions.at_rest(model, parts.directions, chain) for chain in range(settings.n_chains)]
     losses = decoder.token_losses(model, torch.as_tensor(measured.contexts)).flatten().float().cpu().numpy()
@@ -201,9 +201,9 @@ def _measured(loaded: LoadedModel, text: str, context_length: int) -> _Measured:
     if len(token_ids) < 2:
         raise ValueError(f"the text must have at least 2 tokens, for the first is not predicted, got {len(token_ids)}")
     length = min(context_length, len(beginning) + len(token_ids))
-    contexts = _contexts(tokens.with_beginnings(token_ids, beginning, length), length)
+    contexts = _contexts(beginnings.with_beginnings(token_ids, beginning, length), length)
     pieces = pretrained.token_texts(tokenizer, model.vocabulary_size)
-    places = tokens.with_beginnings(np.arange(len(token_ids)), [0] * len(beginning), length)
+    places = beginnings.with_beginnings(np.arange(len(token_ids)), [0] * len(beginning), length)
     positions = _contexts(places, length)[:, 1:].ravel()
     return _Measured(contexts, {"position": positions, "token": [pieces[token] for token in token_ids[positions]]})
 

@@ -5,7 +5,7 @@ a document share activations and draws, so any finer split would leak. Only the 
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -125,39 +125,6 @@ def tokenize(
         TokenizedDocument(document.document_id, np.asarray(ids, dtype=np.int32))
         for document, ids in zip(ordered, encoded, strict=True)
     ]
-
-
-def begun(
-    documents: Sequence[TokenizedDocument], beginning: Sequence[int], context_length: int
-) -> list[TokenizedDocument]:
-    """The documents as contexts are cut from them: each context's worth of tokens after those that begin a text."""
-    return [
-        document._replace(token_ids=with_beginnings(document.token_ids, beginning, context_length))
-        for document in documents
-    ]
-
-
-def with_beginnings(
-    token_ids: Int[np.ndarray, " tokens"], beginning: Sequence[int], context_length: int
-) -> Int[np.ndarray, " longer"]:
-    """A text's tokens with the beginning before each context: pieces of `context_length` are the contexts.
-
-    Args:
-        token_ids: of the text, without special tokens.
-        beginning: as of `pretrained.beginning`; none for most models.
-        context_length: tokens of a context, those of the beginning included.
-
-    Raises:
-        ValueError: the beginning leaves no room for a token of the text.
-    """
-    if not beginning:
-        return token_ids
-    n_own = context_length - len(beginning)
-    rule = f"at least {len(beginning) + 1}: the tokenizer begins a text with {len(beginning)} tokens of its own"
-    require(n_own >= 1, "tokens.context_length", context_length, rule)
-    before = np.asarray(beginning, token_ids.dtype)
-    pieces = [part for start in range(0, len(token_ids), n_own) for part in (before, token_ids[start : start + n_own])]
-    return np.concatenate(pieces) if pieces else token_ids
 
 
 def check_sizes(documents: list[TokenizedDocument], settings: TokenSettings, seed: int, *, n_chains: int) -> int:

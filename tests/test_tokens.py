@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from susc_pipeline import schema, tokens
+from susc_pipeline import beginnings, schema, tokens
 from susc_pipeline.tokens import TokenSettings
 
 SETTINGS = TokenSettings(
@@ -84,7 +84,7 @@ def test_context_ids_are_unique_and_texts_are_those_of_the_document():
 
 def test_every_context_begins_as_the_tokenizer_begins_a_text_and_no_token_is_lost():
     docs = unequal_documents()
-    begun = tokens.begun(docs, (77,), SETTINGS.context_length)
+    begun = beginnings.begun(docs, (77,), SETTINGS.context_length)
     for document, whole in zip(docs, begun, strict=True):
         assert (whole.token_ids[:: SETTINGS.context_length] == 77).all()
         kept = np.arange(len(whole.token_ids)) % SETTINGS.context_length > 0
@@ -92,9 +92,9 @@ def test_every_context_begins_as_the_tokenizer_begins_a_text_and_no_token_is_los
     for frame in everything(begun).values():
         ids = schema.token_ids(frame)
         assert ids.shape[1] == SETTINGS.context_length and (ids[:, 0] == 77).all()
-    assert tokens.begun(docs, (), SETTINGS.context_length) == docs
+    assert beginnings.begun(docs, (), SETTINGS.context_length) == docs
     with pytest.raises(ValueError, match="context_length must be at least 3"):
-        tokens.begun(docs, (77, 78), 2)
+        beginnings.begun(docs, (77, 78), 2)
 
 
 def test_the_seed_decides_and_nothing_else():
