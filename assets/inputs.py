@@ -21,7 +21,8 @@ SPLIT_VERSION = f"{version(3, 'corpus', 'tokens')}-{EXPERIMENT.sampling.n_chains
 def language_model(experiment: dg.ResourceParam[ExperimentConfig]) -> dg.MaterializeResult[LanguageModelFolder]:
     """The trained model w* and its tokenizer, copied into the store: configuration and safetensors, no code.
 
-    The loss of a token y after x is l_xy(w) = -log p_w(y | x), in nats.
+    A decoder (Vaswani et al. 2017) of a family that is known here. The loss of a token y after x is l_xy(w) = -log p_w(y | x),
+    in nats.
     """
     folder = LanguageModelFolder(language_models.locate(experiment.model))
     model = folder.load(experiment.model).model
