@@ -87,7 +87,7 @@ $(VENV)/.influence: $(VENV)/.installed
 	touch $@
 
 test-peer: $(VENV)/.peer $(VENV)/.clustering-peer $(VENV)/.influence ## Compare with the reference libraries (installs them)
-	$(TWO_AT_A_TIME) --dist loadfile --durations=10 tests/test_peer.py tests/test_clustering_peer.py tests/test_influence_functions.py
+	$(BIN)/python -m pytest -q tests/test_peer.py tests/test_clustering_peer.py tests/test_influence_functions.py
 
 $(VENV)/.browser: $(VENV)/.installed
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || (apt-get update -qq && apt-get install -y -qq chromium fonts-dejavu)
