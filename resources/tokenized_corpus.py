@@ -55,7 +55,6 @@ def tokenized(
     return tokens.tokenize(documents(settings), language_model.outline(model_folder, model).tokenizer)
 
 
-@functools.lru_cache(maxsize=1)
 def beginning(model_folder: Path, model: ModelSettings) -> tuple[int, ...]:
     """The tokens that begin a context, as the tokenizer in `model_folder` has them."""
     return pretrained.beginning(language_model.outline(model_folder, model).tokenizer)

@@ -91,13 +91,15 @@ def load(folder: Path, *, dtype: str = "float32", device: str = "auto") -> Loade
         ValueError: no model of a known family in safetensors, damaged weights, or a tokenizer of more tokens than the model has.
     """
     check(folder)
-    return _together(folder, checkpoint.read(folder, dtype=getattr(torch, dtype), device=torch_device(device)))
+    tokenizer = _fitting_tokenizer(folder)  # before the weights: it is refused in a moment
+    model = checkpoint.read(folder, dtype=getattr(torch, dtype), device=torch_device(device))
+    return LoadedModel(model, tokenizer)
 
 
 def outline(folder: Path, *, dtype: str = "float32") -> LoadedModel:
     """The model in a folder without its weights, and its tokenizer: enough for names, sizes and texts; errors as `load`."""
     check(folder)
-    return _together(folder, checkpoint.outline(folder, dtype=dtype))
+    return LoadedModel(checkpoint.outline(folder, dtype=dtype), _fitting_tokenizer(folder))
 
 
 def beginning(tokenizer: "transformers.PreTrainedTokenizerBase") -> tuple[int, ...]:
@@ -107,15 +109,16 @@ def beginning(tokenizer: "transformers.PreTrainedTokenizerBase") -> tuple[int, .
     return tuple(next((whole[:place] for place in places if whole[place:][: len(plain)] == plain), ()))
 
 
-def _together(folder: Path, model: Decoder) -> LoadedModel:
-    tokenizer = _tokenizer(folder / "tokenizer.json", model.vocabulary_size)
+def _fitting_tokenizer(folder: Path) -> "transformers.PreTrainedTokenizerFast":
+    n_rows = checkpoint.read_config(folder).vocabulary_size
+    tokenizer = _tokenizer(folder / "tokenizer.json", n_rows)
     n_tokens = 1 + max(tokenizer.get_vocab().values(), default=0)
-    if n_tokens > model.vocabulary_size:
+    if n_tokens > n_rows:
         raise ValueError(
-            f"the tokenizer in {folder} has {n_tokens} tokens, but the model only {model.vocabulary_size}; "
+            f"the tokenizer in {folder} has {n_tokens} tokens, but the model only {n_rows}; "
             f"use the tokenizer that belongs to the model"
         )
-    return LoadedModel(model, tokenizer)
+    return tokenizer
 
 
 def _tokenizer(path: Path, vocabulary_size: int) -> "transformers.PreTrainedTokenizerFast":
