@@ -14,7 +14,7 @@ from susc_pipeline import schema, seeds
 from susc_pipeline.config import ExperimentConfig
 from susc_pipeline.development import development_page, joined, token_clusters
 from susc_pipeline.development.joined import Tokens
-from susc_pipeline.development.measured import Checkpoint
+from susc_pipeline.development.measured import Checkpoint, check_alike
 from susc_pipeline.development.token_clusters import ClusterSettings, Found
 from susc_pipeline.model import components, pretrained
 from susc_pipeline.model.components import Component
@@ -76,7 +76,7 @@ def write(experiments: Mapping[int, Path], folder: Path, *, sentences: Sequence[
         sentences: on checkpoints that were left out.
 
     Raises:
-        ValueError: checkpoints that do not belong together.
+        ValueError: checkpoints that do not belong together, or at which a component's response does not vary.
     """
     measured, all_keys, model_of_last = [], [], None
     settings = None
@@ -92,6 +92,7 @@ def write(experiments: Mapping[int, Path], folder: Path, *, sentences: Sequence[
     model, tokenizer = model_of_last
     tokens = Tokens(all_keys[0], pretrained.token_texts(tokenizer, model.vocabulary_size))
     chosen = components.chosen(model, settings.model.components)
+    check_alike(measured, [component.name for component in chosen])
     found = [_found(one, _cluster_settings(settings), folder) for one in measured]
     rng = np.random.default_rng(seeds.sequence(settings.seed, "development"))
     made = joined.join(measured, chosen, found, tokens, rng)

@@ -176,6 +176,15 @@ def test_checkpoints_out_of_order_or_unlike_are_refused():
         measured.check_alike(run, NAMES)
 
 
+def test_a_response_that_does_not_vary_is_named_with_its_step():
+    still = checkpoint(2)
+    still = dataclasses.replace(still, half_a=still.half_a.copy(), half_b=still.half_b.copy())
+    still.half_a[:, 2] = still.half_b[:, 2] = 0.1
+    with pytest.raises(ValueError, match=r"response of L1H0 must vary over tokens, but does not at step 2"):
+        measured.check_alike([checkpoint(1), still], NAMES)
+    measured.check_alike([checkpoint(1), checkpoint(2)], NAMES)
+
+
 # Axes.
 
 

@@ -46,17 +46,13 @@ def join(
     """Every table of the development by name; columns are in schema/development_tables.py.
 
     Args:
-        checkpoints: by rising step.
+        checkpoints: as `measured.check_alike` passes them.
         components: in the order of every vector over components.
         found: axes and clusters of each checkpoint; None where no axis is reliable: its neighbours are then joined to each other.
         tokens: that were measured.
         rng: of the permutations that give chance levels.
-
-    Raises:
-        ValueError: checkpoints that differ in tokens, components, chains or localizations.
     """
     names = [component.name for component in components]
-    measured.check_alike(checkpoints, names)
     heads = [number for number, component in enumerate(components) if component.kind == "head"]
     layers = np.array([components[head].layer for head in heads], np.int64)
     with_axes = [(one.step, its) for one, its in zip(checkpoints, found, strict=True) if its is not None]

@@ -9,6 +9,7 @@ import polars as pl
 from jaxtyping import Float
 
 from susc_pipeline.model.components import Component
+from susc_pipeline.representation import moments
 from susc_pipeline.schema import development_tables
 from susc_pipeline.susceptibility import reliability
 
@@ -38,14 +39,14 @@ class Checkpoint:
 
 
 def check_alike(checkpoints: Sequence[Checkpoint], names: Sequence[str]) -> None:
-    """Refuse checkpoints that differ in tokens, components, chains or noise, or do not come in the order of training.
+    """Refuse checkpoints that differ in tokens, components, chains or noise, out of order, or without a response somewhere.
 
     Args:
         checkpoints: by rising step.
         names: of the components.
 
     Raises:
-        ValueError: names the steps, and the component whose localization differs.
+        ValueError: names the steps, and the component whose localization differs or whose response does not vary.
     """
     steps = [one.step for one in checkpoints]
     if len(steps) < 2 or any(later <= earlier for earlier, later in itertools.pairwise(steps)):
@@ -59,6 +60,12 @@ def check_alike(checkpoints: Sequence[Checkpoint], names: Sequence[str]) -> None
             raise ValueError(
                 f"{name} must have one localization, got {localizations} at steps {steps}: its LLCs would compare noise of other "
                 f"sizes; measure all with sampling.target_rise = 0 and one sampling.localization"
+            )
+    for one in checkpoints:
+        if still := [name for name, is_constant in zip(names, moments.of(one.response).is_constant) if is_constant]:
+            raise ValueError(
+                f"the response of {', '.join(still)} must vary over tokens, but does not at step {one.step}: its z-scores would "
+                f"have no scale; leave it out of [model] components, or leave that checkpoint out"
             )
 
 
