@@ -18,6 +18,8 @@
   const at = () => data.steps[Number(slider.value)];
   const rowsAt = (table, step) => data[table].filter((row) => row.step === step);
   const places = () => data.steps.map((step) => Math.log2(Math.max(step, 0.5))); // untrained weights lie a doubling before step 1
+  const MOST_TICKS = 9;
+  const named = (place) => data.steps[places().indexOf(place)].toLocaleString("en");
 
   function trajectories(kind, caption) {
     const chosen = data.described.map((one, i) => ({ one, i })).filter(({ one }) => kind(one));
@@ -28,7 +30,8 @@
         color: colors.category(k), dots: true };
     });
     if (!series.length) return null;
-    return charts.lines(series, { caption, name: `llc-${caption.split(" ")[0]}`, xLabel: "log₂ of the step", yLabel: "LLC", width: 420, height: 260, zero: true });
+    const every = Math.ceil(places().length / MOST_TICKS), xTicks = places().filter((_, i) => i % every === 0);
+    return charts.lines(series, { caption, name: `llc-${caption.split(" ")[0]}`, xLabel: "step, on a logarithmic scale", yLabel: "LLC", width: 420, height: 260, zero: true, xTicks, xNames: named });
   }
 
   function grid() {

@@ -177,18 +177,18 @@ explorer.charts = (() => {
   }
 
   // Lines over one axis; series: [{ name, x, y, dashed }], with the ends of intervals where there are low and high.
-  function lines(series, { caption, name, xLabel, yLabel, width = 480, height = 240, zero = false, legend = true, xTicks } = {}) {
+  function lines(series, { caption, name, xLabel, yLabel, width = 480, height = 240, zero = false, legend = true, xTicks, xNames } = {}) {
     const left = 60, top = legend ? 26 : 8, svg = canvas(width, height);
     const xs = series.flatMap((s) => s.x), ys = series.flatMap((s) => [...s.y, ...(s.low ?? []), ...(s.high ?? [])]).filter(Number.isFinite);
-    const { px, py } = panel(svg, { x: left, y: top, width: width - left - 12, height: height - top - 42, xDomain: [Math.min(...xs), Math.max(...xs)],
-      yDomain: rounded([Math.min(...(zero ? [0] : []), ...ys), Math.max(...ys)]), xLabel, yLabel, xTicks });
+    const { px, py } = panel(svg, { x: left, y: top, width: width - left - 20, height: height - top - 42, xDomain: [Math.min(...xs), Math.max(...xs)],
+      yDomain: rounded([Math.min(...(zero ? [0] : []), ...ys), Math.max(...ys)]), xLabel, yLabel, xTicks, xNames });
     let at = left;
     series.forEach((s, k) => {
       const color = s.color ?? colors.category(k);
       const path = s.x.map((v, i) => `${i ? "L" : "M"}${px(v).toFixed(1)} ${py(s.y[i]).toFixed(1)}`).join("");
       svg.append(shape("path", { d: path, fill: "none", stroke: color, "stroke-width": s.thin ? 1 : 1.8, "stroke-dasharray": s.dashed ? "4 3" : null, opacity: s.thin ? 0.6 : 1 }));
       if (s.low) s.x.forEach((v, i) => svg.append(shape("line", { x1: px(v), x2: px(v), y1: py(s.low[i]), y2: py(s.high[i]), stroke: color, "stroke-width": 1.3 })));
-      if (s.dots) s.x.forEach((v, i) => svg.append(shape("circle", { cx: px(v), cy: py(s.y[i]), r: 2.5, fill: color }, hint(`${s.name} at ${v}: ${explorer.number(s.y[i])}${s.low ? ` (${explorer.number(s.low[i])} to ${explorer.number(s.high[i])})` : ""}`))));
+      if (s.dots) s.x.forEach((v, i) => svg.append(shape("circle", { cx: px(v), cy: py(s.y[i]), r: 2.5, fill: color }, hint(`${s.name} at ${xNames ? xNames(v) : v}: ${explorer.number(s.y[i])}${s.low ? ` (${explorer.number(s.low[i])} to ${explorer.number(s.high[i])})` : ""}`))));
       if (legend && s.name) {
         svg.append(shape("line", { x1: at, x2: at + 16, y1: 9, y2: 9, stroke: color, "stroke-width": 2, "stroke-dasharray": s.dashed ? "4 3" : null }), label(s.name, at + 20, 13));
         at += 34 + 6.2 * s.name.length;
