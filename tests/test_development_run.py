@@ -287,6 +287,8 @@ def test_the_slider_shows_each_checkpoint_and_no_text_runs(browser, tmp_path):
     text = page.inner_text("main")
     assert "Step 16" in text and "Born: 1" in text and "Dead since step 8: 1" in text and HOSTILE in text
     assert page.locator("main img").count() == 0
+    labels = page.locator('svg[aria-label^="L0 heads"] text').all_text_contents()
+    assert {"8", "12", "16"} <= set(labels)  # steps, not their logarithms
     page.focus("#step")
     page.keyboard.press("ArrowLeft")
     text = page.inner_text("main")
