@@ -133,29 +133,42 @@ def _tables(store: Store) -> Iterator[str]:
 
 
 def _benchmarks(folder: Path) -> Iterator[str]:
-    """The single figures and the tables of each file of results, by the name of the command that writes it."""
+    """The single figures and the tables of each file of results, and the script whose name the file's begins with."""
+    scripts = [path.stem for path in (CHECKOUT / "benchmarks").glob("*.py")]
     for path in sorted(folder.glob("*.json")):
-        yield f"### {path.stem}\n\nFrom `benchmarks/results/{path.name}`, which `benchmarks/{path.stem}.py` writes."
+        script = max((one for one in scripts if path.stem.startswith(one)), key=len, default=None)
+        written = f", which `benchmarks/{script}.py` writes" if script else ""
+        yield f"### {path.stem}\n\nFrom `benchmarks/results/{path.name}`{written}."
         yield from _values(json.loads(path.read_bytes()), "")
 
 
 def _values(value: object, where: str) -> Iterator[str]:
-    """Tables of what a result holds: one of the single values of a mapping, one of each list of mappings."""
+    """Tables of what a result holds: one of the single values of a mapping, one of each list or mapping of like mappings."""
     if isinstance(value, list) and all(isinstance(row, dict) for row in value):
-        rows = [{name: cell for name, cell in row.items() if _is_single(cell)} for row in value]
+        rows = [_singles(row) for row in value]
         more = f"\n\n{len(rows) - MAX_ROWS} more rows are in the file." if len(rows) > MAX_ROWS else ""
         if rows and any(rows):
             head = f"`{where}`:\n\n" if where else ""
             yield head + _table(pl.DataFrame(rows[:MAX_ROWS], infer_schema_length=None, strict=False)) + more
     elif isinstance(value, dict):
-        single = {name: cell for name, cell in value.items() if _is_single(cell)}
+        single = _singles(value)
         if single:
             head = f"`{where}`:\n\n" if where else ""
             yield head + _table(
                 pl.DataFrame({"name": list(single), "value": [_cell(cell) for cell in single.values()]})
             )
-        for name, cell in value.items():
+        deeper = {name: cell for name, cell in value.items() if not _is_single(cell)}
+        below = {name: _singles(cell) for name, cell in deeper.items() if isinstance(cell, dict)}
+        if len(below) > 1 and all(below.values()) and len({tuple(cells) for cells in below.values()}) == 1:
+            yield from _values([{"name": name, **cells} for name, cells in below.items()], where)
+            for name, cells in below.items():
+                deeper[name] = {key: cell for key, cell in deeper[name].items() if key not in cells}
+        for name, cell in deeper.items():
             yield from _values(cell, f"{where}.{name}".lstrip("."))
+
+
+def _singles(row: dict) -> dict:
+    return {name: cell for name, cell in row.items() if _is_single(cell)}
 
 
 def _is_single(cell: object) -> bool:

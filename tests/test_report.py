@@ -56,10 +56,25 @@ def test_results_of_benchmarks_become_tables_in_which_nothing_is_markup(tmp_path
     }
     (tmp_path / "made.json").write_text(json.dumps(hostile))
     (heading, single, rows, deep) = report._benchmarks(tmp_path)
-    assert "benchmarks/results/made.json" in heading
+    assert heading.endswith("From `benchmarks/results/made.json`.")  # no script has a name like it
     assert single.splitlines()[-1] == "| speed | 1.23 |"
     assert rows.splitlines()[-2:] == [r"| \<b\>\|\*\_ | 0.5 |", "| x |  |"]
     assert deep.startswith("`deep.rows`:")
+
+
+def test_like_mappings_become_one_table_and_what_is_below_them_stays(tmp_path):
+    interval = {"estimate": 0.5, "low": 0.25}
+    made = {
+        "lds": {"first": interval, "second": interval | {"deep": {"r": 1.0}}},
+        "other": {"a": {"x": 1}, "b": {"y": 2}},
+    }
+    (tmp_path / "patterning_short.json").write_text(json.dumps(made))
+    (heading, lds, deep, a, b) = report._benchmarks(tmp_path)
+    assert "`benchmarks/results/patterning_short.json`, which `benchmarks/patterning.py` writes." in heading
+    assert lds.splitlines() == [
+        "`lds`:", "", "| name | estimate | low |", "|---|---|---|", "| first | 0.5 | 0.25 |", "| second | 0.5 | 0.25 |",
+    ]  # fmt: skip
+    assert deep.startswith("`lds.second.deep`:") and a.startswith("`other.a`:") and b.startswith("`other.b`:")
 
 
 def test_a_store_that_holds_no_run_is_refused_in_a_line(tmp_path, monkeypatch, capsys):
