@@ -22,7 +22,7 @@ from susc_pipeline.representation.pca import PCABasis
     ins={"predicted_susceptibilities": dg.AssetIn(partition_mapping=EVERY_SHARD)},
     group_name=GROUP,
     kinds={"numpy", "parquet"},
-    code_version=version(7, "knn", "clustering"),
+    code_version=version(8, "knn", "clustering"),
     tags=ON_REQUEST,
     pool=pools.MEMORY,
 )
@@ -54,7 +54,7 @@ def unwhitened_cluster_members(
     },
     group_name=GROUP,
     kinds={"numpy", "polars"},
-    code_version=version(7, "knn", "clustering", "representation"),
+    code_version=version(8, "knn", "clustering", "representation"),
     tags=ON_REQUEST,
     pool=pools.MEMORY,
 )

@@ -26,7 +26,7 @@ SHARES = {"halves_matched": False, "halves_matched_by_chance": True}
 ALL_WHITENED = {"whitened_susceptibilities": dg.AssetIn(partition_mapping=EVERY_SHARD)}
 
 
-@dg.asset(ins=ALL_WHITENED, group_name=GROUP, kinds={"numpy"}, code_version=version(2, "knn"), pool=pools.MEMORY)
+@dg.asset(ins=ALL_WHITENED, group_name=GROUP, kinds={"numpy"}, code_version=version(3, "knn"), pool=pools.MEMORY)
 def knn_graph(
     context: dg.AssetExecutionContext,
     whitened_susceptibilities: dict[str, pl.LazyFrame],
@@ -55,7 +55,7 @@ def half_graph_asset(half: str) -> dg.AssetsDefinition:
         ins={"predictions": dg.AssetIn(f"half_{half}_predictions", partition_mapping=EVERY_SHARD)},
         group_name=GROUP,
         kinds={"numpy"},
-        code_version=version(2, "knn", "representation"),
+        code_version=version(3, "knn", "representation"),
         description=f"The same graph of the same tokens by half {half} of the chains: predictions whitened by a basis of their "
         "own, v = U (s - mean) / sqrt(variance).",
         pool=pools.MEMORY,

@@ -36,7 +36,7 @@ KERNEL = (
     "Control of the clusters: the same tokens by the slope of each one's loss along the gradient of the population loss, "
     "k = grad L . grad l for each component (Jacot, Gabriel and Hongler 2018)"
 )
-KERNEL_VERSION = version(1, "knn", "clustering", "representation", "components")
+KERNEL_VERSION = version(2, "knn", "clustering", "representation", "components")
 
 
 @dg.asset(
@@ -138,7 +138,7 @@ permuted_cluster_members = altered_asset(
     ins={**ALL_WHITENED, **SHARDED},
     group_name=GROUP,
     kinds={"pytorch", "parquet"},
-    code_version=version(1, "knn", "clustering", "representation", "components", "linear_response", *DIRECTED_BY),
+    code_version=version(2, "knn", "clustering", "representation", "components", "linear_response", *DIRECTED_BY),
     description="Control of the clusters: the same tokens by linear responses of chains that never see the loss, n_beta = 0 in "
     "p(w) ~ exp(-n_beta L - localization/2 |w - w*|^2) (Lau et al. 2023), with the noise and documents of the run. "
     f"{SAME_SEARCH}",

@@ -34,7 +34,7 @@ def sampled_asset(name: str, source: str, column: str, scores_of: Scores, about:
         ins={"frames": dg.AssetIn(source, partition_mapping=EVERY_SHARD)},
         group_name=GROUP,
         kinds={"numpy", "parquet"},
-        code_version=version(1, "knn", "clustering", "representation"),
+        code_version=version(2, "knn", "clustering", "representation"),
         description=f"Comparison of the clusters: the tokens of the ground-truth shards alone, by {about}. {SAME_SEARCH}",
         tags=ON_REQUEST,
         pool=pools.MEMORY,

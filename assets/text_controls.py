@@ -62,7 +62,7 @@ def layer_asset(place: int, layer: int) -> dg.AssetsDefinition:
     @dg.asset(
         name=f"layer_{layer}_cluster_members",
         ins={**ALL_WHITENED, "activations": dg.AssetIn(partition_mapping=EVERY_SHARD)},
-        code_version=version(1, "knn", "clustering", "representation"),
+        code_version=version(2, "knn", "clustering", "representation"),
         description=f"Control of the clusters: the same tokens by the residual stream after layer {layer}. {SAME_SEARCH}",
         group_name=GROUP,
         kinds={"numpy", "parquet"},
@@ -90,7 +90,7 @@ layer_cluster_members = [layer_asset(*each) for each in enumerate(EXPERIMENT.rep
 
 @dg.asset(
     ins={**ALL_WHITENED, "auxiliary_predictions": dg.AssetIn(partition_mapping=EVERY_SHARD)},
-    code_version=version(1, "knn", "clustering", "representation"),
+    code_version=version(2, "knn", "clustering", "representation"),
     description="Comparison of the clusters: the same tokens by the scores that the auxiliary model predicts from their "
     f"activations. {SAME_SEARCH}",
     group_name=GROUP,
