@@ -356,6 +356,7 @@ def test_traces_survive_their_table(paired):
         np.testing.assert_array_equal(before, after)
 
 
+@pytest.mark.slow
 def test_first_order_and_covariance_agree_where_losses_are_linear():
     """With weights so tightly held that losses are linear, first_order is the whole covariance."""
     _, model = world()

@@ -309,6 +309,7 @@ def test_the_susceptibility_of_a_distribution_is_the_derivative_of_the_observabl
     assert np.all(np.abs(value - mean) < 4 * (error + slow_error) + 0.01 * scale)
 
 
+@pytest.mark.slow
 def test_the_error_of_the_chains_is_how_much_other_documents_of_the_population_change_the_value(model):
     """Forty populations of four chains, gradients at w* alone: the mean square of the error is the variance of the values."""
     component = components.by_name(model, "L1H0")

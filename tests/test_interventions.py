@@ -164,6 +164,7 @@ def test_a_planted_effect_is_found_with_its_sign_and_its_error_covers_it(world):
     assert 0.6 < float(off.std()) < 1.6
 
 
+@pytest.mark.slow
 def test_no_effect_is_within_the_null_nineteen_times_in_twenty(world):
     beyond = 0
     for number in range(40):

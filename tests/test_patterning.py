@@ -308,6 +308,7 @@ def test_the_datamodeling_score_is_the_mean_spearman_correlation():
     assert datamodeling.score(predicted, measured, rng).estimate == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_the_covariance_of_losses_under_draws_of_the_posterior_is_the_linear_response():
     start = families.from_module(toys.toy_module())
     documents, time = np.stack(toy_documents(start, 4)), 0.05

@@ -37,14 +37,19 @@ ONCE = [
 ]
 ONCE += ["aux_model", "aux_correlation", "whitening_basis", "leakage"]
 ONCE += ["knn_graph", "half_a_knn_graph", "half_b_knn_graph", "half_a_cluster_members", "half_b_cluster_members"]
-ONCE += ["clusters", "cluster_members", "unwhitened_cluster_members", "cluster_agreement", "cluster_reproducibility"]
-ONCE += [f"layer_{layer}_cluster_members" for layer in (1, 2, 3)]
-ONCE += ["token_cluster_members", "token_pair_cluster_members", "auxiliary_cluster_members", "gradient_cluster_members"]
-ONCE += ["untrained_cluster_members", "permuted_cluster_members", "cluster_controls", "cluster_control_matches"]
-ONCE += ["without_loss_cluster_members", "cluster_interventions"]
-ONCE += [f"sampled_tokens_{name}_cluster_members" for name in ("ground_truth", "linear_response", "auxiliary")]
+ONCE += ["clusters", "cluster_members", "cluster_reproducibility"]
 ONCE += ["document_groups", "cluster_labels", "map_layout", "component_table", "cluster_profiles", "chain_diagnostics"]
 ONCE += ["explorer", "data_change_susceptibilities", "observable_directions", "observable_susceptibilities"]
+CONTROLS = [f"layer_{layer}_cluster_members" for layer in (1, 2, 3)]
+CONTROLS += [
+    "token_cluster_members",
+    "token_pair_cluster_members",
+    "auxiliary_cluster_members",
+    "gradient_cluster_members",
+]
+CONTROLS += ["untrained_cluster_members", "permuted_cluster_members", "cluster_controls", "cluster_control_matches"]
+CONTROLS += ["without_loss_cluster_members", "cluster_interventions", "unwhitened_cluster_members", "cluster_agreement"]
+CONTROLS += [f"sampled_tokens_{name}_cluster_members" for name in ("ground_truth", "linear_response", "auxiliary")]
 BY_SHARD = ["token_shards", "linear_response", "activations", "predicted_susceptibilities", "auxiliary_predictions"]
 BY_SHARD += ["half_a_predictions", "half_b_predictions", "whitened_susceptibilities", "observable_responses"]
 WANTED = ("wanted_changes", "document_weights")  # where the experiment names some, which the toy does not
@@ -72,12 +77,21 @@ def run(root, *arguments, seconds=900):
 
 @pytest.fixture(scope="module")
 def finished(toy_folders, tmp_path_factory):
-    """A store in which everything has been materialized, controls of the clusters too, with the output of the command."""
+    """A store in which all but the controls of the clusters has been materialized, with the output of the command."""
     root = tmp_path_factory.mktemp("run")
     toml = conftest.write_toml(root / "toy.toml", *toy_folders)
-    done = run(root, "--experiment", toml, "--controls")
+    done = run(root, "--experiment", toml)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     return root, toml, done.stdout
+
+
+@pytest.fixture(scope="module")
+def controlled(finished, tmp_path_factory):
+    """A copy of that store in which the controls have been materialized too."""
+    root = shutil.copytree(finished[0], tmp_path_factory.mktemp("controlled") / "run")
+    done = run(root, "--experiment", finished[1], "--controls")
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    return root
 
 
 def manifests(root):
@@ -95,6 +109,13 @@ def test_every_asset_and_shard_is_materialized_and_nothing_temporary_is_left(fin
     assert set(manifests(root)) == expected
     assert not list((root / "data").rglob("*.tmp"))
     assert "shard-00004" in output and "make ui" in output
+
+
+@pytest.mark.slow
+def test_controls_are_made_where_they_are_asked_for_and_nothing_else_is_made_again(finished, controlled):
+    before, after = manifests(finished[0]), manifests(controlled)
+    assert {key[0] for key in set(after) - set(before)} == set(CONTROLS)
+    assert {key[0] for key in before if after[key] != before[key]} == {"explorer", "warehouse"}
 
 
 def test_a_second_run_does_nothing(finished):
@@ -118,6 +139,7 @@ def test_the_job_everything_makes_what_is_missing(finished):
     assert manifests(root) == before
 
 
+@pytest.mark.slow
 def test_a_finished_store_is_found_whole_and_a_changed_setting_stale(finished, tmp_path):
     root, toml, _ = finished
     (other := tmp_path / "toy.toml").write_text(
@@ -129,6 +151,7 @@ def test_a_finished_store_is_found_whole_and_a_changed_setting_stale(finished, t
         assert found.returncode == status and said in found.stdout, found.stdout + found.stderr
 
 
+@pytest.mark.slow
 def test_the_status_of_a_finished_run_is_current_and_after_a_loss_says_what_is_next(finished):
     root, toml, _ = finished
     path = root / "data" / "toy" / "linear_response" / "shard-00001.manifest.json"
@@ -267,6 +290,7 @@ def test_the_page_of_questions_has_the_tokens_that_an_observable_ties_to_a_compo
     np.testing.assert_allclose(found["value"].abs(), expected, atol=2e-3 * expected.max())
 
 
+@pytest.mark.slow
 def test_a_data_change_without_tokens_is_refused_before_anything_is_made(finished, tmp_path):
     toml = tmp_path / "toy.toml"
     toml.write_text(finished[1].read_text().replace("document-0[0-4]*", "no-such-*"))
@@ -289,8 +313,9 @@ def assert_views(warehouse, expected):
         assert found == {column: view.of(column) for column in view.columns}
 
 
-def test_every_column_of_every_view_says_what_it_means_and_the_schema_lists_them_all(finished):
-    warehouse = finished[0] / "data" / "toy" / "warehouse.duckdb"
+@pytest.mark.slow
+def test_every_column_of_every_view_says_what_it_means_and_the_schema_lists_them_all(controlled):
+    warehouse = controlled / "data" / "toy" / "warehouse.duckdb"
     assert_views(warehouse, {name: view for name, view in schema.VIEWS.items() if name not in WANTED})
 
 
@@ -301,24 +326,28 @@ def test_the_document_of_the_columns_is_what_the_schema_says():
     assert set(schema.MEANINGS) == shown
 
 
+def read(root, name):
+    """What a page of the explorer is given."""
+    content = (root / "data" / "toy" / "explorer" / "data" / f"{name}.js").read_text()
+    return json.loads(content.partition(",")[2].removesuffix(");\n"))
+
+
+@pytest.mark.slow
+def test_the_explorer_shows_every_control_and_what_each_finds(controlled):
+    shown = [row["control"] for row in read(controlled, "controls")["rows"]]
+    assert shown[:2] == ["the token", "the token and the one before"]
+    n_layers, n_kernels, n_sampled = 3, 3, 3
+    n_others = 5  # chains without the loss, auxiliary, without whitening, both halves
+    assert len(shown) == 2 + n_layers + n_kernels + n_sampled + n_others
+    assert {name for card in read(controlled, "cards/00000")["cards"] for name, _ in card["controls"]} <= set(shown)
+
+
 def test_the_explorer_shows_the_run_and_a_run_compared_with_itself_agrees_wholly(finished):
-    folder = finished[0] / "data" / "toy" / "explorer"
-    read = lambda name: json.loads((folder / "data" / f"{name}.js").read_text().partition(",")[2].removesuffix(");\n"))  # noqa: E731
-    summary, compared = read("site"), read("compare")
+    summary, compared = read(finished[0], "site"), read(finished[0], "compare")
     assert summary["tokens"] == 5 * 10 * 15 and summary["mapPoints"] == 300 and summary["sampled"] == [[0, 29]]
     assert [one["name"] for one in compared] == ["toy"]
-    shown = [row["control"] for row in read("controls")["rows"]]
-    assert shown[:2] == ["the token", "the token and the one before"]
-    n_layers, n_kernels, n_sampled, n_others = (
-        3,
-        3,
-        3,
-        5,
-    )  # chains without the loss, auxiliary, without whitening, both halves
-    assert len(shown) == 2 + n_layers + n_kernels + n_sampled + n_others
-    assert {name for card in read("cards/00000")["cards"] for name, _ in card["controls"]} <= set(shown)
     assert compared[0]["rand"] == 1 and compared[0]["clusters"] == summary["clusters"]
-    assert set(read("run")["seconds"]) >= {"sgld_samples", "cluster_members+clusters"}
+    assert set(read(finished[0], "run")["seconds"]) >= {"sgld_samples", "cluster_members+clusters"}
 
 
 @pytest.mark.slow

@@ -69,6 +69,7 @@ def folder(loaded, tmp_path_factory):
     return made
 
 
+@pytest.mark.slow
 def test_the_readme_example_runs(capsys):
     readme = (Path(__file__).parent.parent / "README.md").read_text()
     block = re.search(r"## As a library.*?```python\n(.*?)```", readme, re.DOTALL)[1]
@@ -115,6 +116,7 @@ def test_a_text_measured_with_another_has_the_same_susceptibilities(loaded, text
         np.testing.assert_allclose(together[column], apart[column], atol=1e-4 * scale)
 
 
+@pytest.mark.slow
 def test_the_order_of_components_changes_no_number_and_progress_sees_them(loaded):
     seen = []
 

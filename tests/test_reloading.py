@@ -44,6 +44,7 @@ def wait_for(condition, seconds=30):
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_each_edit_asks_once_and_is_asked_again_where_it_was_not_heard(server, tmp_path):
     address, asked = server
     file = tmp_path / "mine.toml"

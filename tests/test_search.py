@@ -114,6 +114,7 @@ def test_a_second_search_gives_the_same_clusters_and_no_vertex_is_in_two():
     assert len(together) == len(set(together.tolist())) == int((a.labels >= 0).sum())
 
 
+@pytest.mark.slow
 def test_neither_threads_nor_the_numbering_of_vertices_change_a_cluster():
     world = planted.plant(10_000, 16, 20, np.random.default_rng(3), size_range=(20, 80))
     graph = knn.knn_graph(whitened(world), KNNSettings(), np.random.default_rng(0))

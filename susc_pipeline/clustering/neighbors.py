@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, Int
 
 BACKENDS = ("auto", "exact", "ivf", "pynndescent")
-# Above it NN-descent is faster: all pairs of 100,000 points take 18 to 23 s on two cores in 22 to 100 dimensions, of 200,000 points
-# 65 to 100; NN-descent 10 to 19 and 23 to 37, after 50 s of compilation that each process pays anew.
+# Above it NN-descent is faster. On two cores, in 22 to 100 dimensions, all pairs of 100,000 points take 18 to 23 s, of 200,000
+# 65 to 100; NN-descent takes 10 to 19 and 23 to 37, after 50 s of compilation that each process pays anew.
 EXACT_MAX_POINTS = 120_000
 # Inverted file: cells of about this many points, as many points to train each cell, and cells looked into.
 POINTS_PER_CELL = 256
