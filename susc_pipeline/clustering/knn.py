@@ -39,7 +39,7 @@ class KNNSettings:
     kernel: str = "self_tuning"
     """How an edge's weight falls with distance: self_tuning, gaussian, inverse_distance or unit."""
     backend: str = "auto"
-    """How neighbours are found: exact, ivf or pynndescent (both approximate), or auto: by the number of points."""
+    """How neighbours are found: exact, ivf or pynndescent (both approximate), or auto: exact up to 120,000 points."""
     rows_at_once: int = 0
     """Tokens whose neighbours and edges are in memory at once, the graph being built in files; zero: all, in memory."""
 
