@@ -25,7 +25,8 @@ def compared(toy_folders, tmp_path_factory):
     """A store of an experiment, of one with another seed and of one with n_beta = 0, which the first is compared with."""
     root = tmp_path_factory.mktemp("compared")
     toml = conftest.write_toml(root / "toy.toml", *toy_folders, thorough=False)
-    text = toml.read_text().replace("contexts_per_shard = 10", "contexts_per_shard = 40")  # or they share no token
+    text = conftest.of_two_shards(toml.read_text())
+    text = text.replace("contexts_per_shard = 10", "contexts_per_shard = 100")  # or they share no token
     for name, (old, new) in OTHERS.items():
         assert text.count(old) == 1
         other = root / f"{name}.toml"
