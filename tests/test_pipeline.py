@@ -361,8 +361,8 @@ def test_a_changed_setting_reruns_just_what_it_concerns(finished, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_wanted_change_gives_weights_of_documents_from_what_is_stored(finished, tmp_path):
-    copy = shutil.copytree(finished[0], tmp_path / "copy")
+def test_a_wanted_change_gives_weights_of_documents_from_what_is_stored(controlled, tmp_path):
+    copy = shutil.copytree(controlled, tmp_path / "copy")
     toml = copy / "toy.toml"
     original = toml.read_text()
     change = '[[wanted_changes]]\nname = "down"\ncomponents = ["unembed"]\nchanges = [-1e-6]\n'
