@@ -138,7 +138,7 @@ def summary(plan: Plan, rate: float) -> str:
     """The sum in one line."""
     whole = price.total(price.prices(plan))
     return (
-        f"about {duration(seconds_of(whole, rate))} of matrix products at {rate:.2g} operations a second and "
+        f"at most about {duration(seconds_of(whole, rate))} of matrix products at {rate:.2g} operations a second and "
         f"{duration(price.seconds_beside(plan))} of clusters and pages, "
         f"{size(whole.disk)} of disk, {size(PROCESS_BYTES + whole.memory)} of memory at most"
     )
@@ -193,6 +193,7 @@ def report(name: str, config: Path | None, *, teraflops: float | None = None, gi
     )
     print("\n".join(table(plan, rate)))
     print(f"at {rate / 1e12:.3g} TFLOP/s ({source})")
+    print("response_directions is priced at its whole budget; it ends sooner once responses are reliable")
     print(f"clusters, tables and pages: {duration(price.seconds_beside(plan))} on two cores, as on tiny")
     if not experiment.tokens.max_population_contexts:
         print(f"the population is taken for {plans.POPULATION:,} contexts; tokens.max_population_contexts bounds it")
