@@ -1,5 +1,6 @@
 """Made-up sites: clusters with centres of their own, text from a given vocabulary. For tests and the benchmark."""
 
+import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -387,3 +388,9 @@ def _run(names, basis, rng):
 def _stored(frame, folder, name):
     frame.write_parquet(folder / f"{name}.parquet")
     return pl.scan_parquet(folder / f"{name}.parquet")
+
+
+def content(folder, name):
+    """What a page of the site in a folder is given."""
+    text = (folder / "data" / f"{name}.js").read_text(encoding="ascii")
+    return json.loads(text.partition(",")[2].removesuffix(");\n"))

@@ -1,7 +1,6 @@
 """The page of observables and data changes: its entries are those of the tables, and a site without any lacks it."""
 
 import dataclasses
-import json
 
 import numpy as np
 import polars as pl
@@ -26,8 +25,7 @@ def folder(tmp_path_factory):
 
 
 def content(folder, name="observables"):
-    text = (folder / "data" / f"{name}.js").read_text()
-    return json.loads(text.partition(",")[2].removesuffix(");\n"))
+    return sites.content(folder, name)
 
 
 def test_a_site_on_which_nothing_is_asked_has_no_trace_of_the_page(tmp_path):

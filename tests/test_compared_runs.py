@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 from test_pipeline import run
 
+import sites
 from susc_pipeline import schema
 from susc_pipeline.clustering import agreement
 from susc_pipeline.explorer import payload
@@ -25,8 +26,7 @@ def compared(toy_folders, tmp_path_factory):
     """A store of an experiment, of one with another seed and of one with n_beta = 0, which the first is compared with."""
     root = tmp_path_factory.mktemp("compared")
     toml = conftest.write_toml(root / "toy.toml", *toy_folders, thorough=False)
-    text = conftest.of_two_shards(toml.read_text())
-    text = text.replace("contexts_per_shard = 10", "contexts_per_shard = 100")  # or they share no token
+    text = toml.read_text().replace("contexts_per_shard = 10", "contexts_per_shard = 40")  # or they share no token
     for name, (old, new) in OTHERS.items():
         assert text.count(old) == 1
         other = root / f"{name}.toml"
@@ -54,8 +54,7 @@ def labels(store):
 
 
 def shown(data, name):
-    text = (data / "toy" / "explorer" / "data" / f"{name}.js").read_text(encoding="ascii")
-    return json.loads(text.partition(",")[2].removesuffix(");\n"))
+    return sites.content(data / "toy" / "explorer", name)
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -82,8 +81,7 @@ def test_the_runs_beside_it_are_those_that_the_settings_name(compared):
 
 def test_a_run_without_the_loss_has_no_coefficient(compared):
     """Its page has been written all the same; the compared run's own has one."""
-    path = compared / "without-loss" / "explorer" / "data" / "run.js"
-    table = json.loads(path.read_text().partition(",")[2].removesuffix(");\n"))["tables"]["chains"]
+    table = sites.content(compared / "without-loss" / "explorer", "run")["tables"]["chains"]
     assert all(row[table["columns"].index("llc")] is None for row in table["rows"])
     table = shown(compared, "run")["tables"]["chains"]
     assert all(row[table["columns"].index("llc")] is not None for row in table["rows"])

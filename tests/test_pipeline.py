@@ -1,6 +1,5 @@
 """The whole graph on a toy model, through the same command that users run, in a process of its own."""
 
-import json
 import os
 import re
 import shutil
@@ -16,6 +15,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+import sites
 from assets import cli
 from resources import columns, manifest
 from susc_pipeline import schema
@@ -326,28 +326,27 @@ def test_the_document_of_the_columns_is_what_the_schema_says():
     assert set(schema.MEANINGS) == shown
 
 
-def read(root, name):
+def shown(root, name):
     """What a page of the explorer is given."""
-    content = (root / "data" / "toy" / "explorer" / "data" / f"{name}.js").read_text()
-    return json.loads(content.partition(",")[2].removesuffix(");\n"))
+    return sites.content(root / "data" / "toy" / "explorer", name)
 
 
 @pytest.mark.slow
 def test_the_explorer_shows_every_control_and_what_each_finds(controlled):
-    shown = [row["control"] for row in read(controlled, "controls")["rows"]]
-    assert shown[:2] == ["the token", "the token and the one before"]
+    names = [row["control"] for row in shown(controlled, "controls")["rows"]]
+    assert names[:2] == ["the token", "the token and the one before"]
     n_layers, n_kernels, n_sampled = 3, 3, 3
     n_others = 5  # chains without the loss, auxiliary, without whitening, both halves
-    assert len(shown) == 2 + n_layers + n_kernels + n_sampled + n_others
-    assert {name for card in read(controlled, "cards/00000")["cards"] for name, _ in card["controls"]} <= set(shown)
+    assert len(names) == 2 + n_layers + n_kernels + n_sampled + n_others
+    assert {name for card in shown(controlled, "cards/00000")["cards"] for name, _ in card["controls"]} <= set(names)
 
 
 def test_the_explorer_shows_the_run_and_a_run_compared_with_itself_agrees_wholly(finished):
-    summary, compared = read(finished[0], "site"), read(finished[0], "compare")
+    summary, compared = shown(finished[0], "site"), shown(finished[0], "compare")
     assert summary["tokens"] == 5 * 10 * 15 and summary["mapPoints"] == 300 and summary["sampled"] == [[0, 29]]
     assert [one["name"] for one in compared] == ["toy"]
     assert compared[0]["rand"] == 1 and compared[0]["clusters"] == summary["clusters"]
-    assert set(read(finished[0], "run")["seconds"]) >= {"sgld_samples", "cluster_members+clusters"}
+    assert set(shown(finished[0], "run")["seconds"]) >= {"sgld_samples", "cluster_members+clusters"}
 
 
 @pytest.mark.slow

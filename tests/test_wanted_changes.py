@@ -1,7 +1,5 @@
 """Wanted changes: weights of documents from stored responses, what they are predicted to do, and their page."""
 
-import json
-
 import numpy as np
 import polars as pl
 import pytest
@@ -141,8 +139,7 @@ def folder(tmp_path_factory):
 
 
 def content(folder):
-    text = (folder / "data" / "wanted.js").read_text()
-    return json.loads(text.partition(",")[2].removesuffix(");\n"))
+    return sites.content(folder, "wanted")
 
 
 def test_the_page_lists_the_documents_of_largest_and_of_smallest_weight(folder):

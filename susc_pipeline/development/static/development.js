@@ -19,19 +19,19 @@
   const rowsAt = (table, step) => data[table].filter((row) => row.step === step);
   const places = () => data.steps.map((step) => Math.log2(Math.max(step, 0.5))); // untrained weights lie a doubling before step 1
   const MOST_TICKS = 9;
-  const named = (place) => data.steps[places().indexOf(place)].toLocaleString("en");
 
   function trajectories(kind, caption) {
-    const chosen = data.described.map((one, i) => ({ one, i })).filter(({ one }) => kind(one));
+    const chosen = data.described.map((one, i) => ({ one, i })).filter(({ one }) => kind(one)), x = places();
     const series = chosen.map(({ one }, k) => {
       const rows = data.components.filter((row) => row.component === one.name);
       const y = rows.map((row) => row.llc);
-      return { name: one.name, x: places(), y, low: rows.map((row, i) => y[i] - half(row.llc_error)), high: rows.map((row, i) => y[i] + half(row.llc_error)),
+      return { name: one.name, x, y, low: rows.map((row, i) => y[i] - half(row.llc_error)), high: rows.map((row, i) => y[i] + half(row.llc_error)),
         color: colors.category(k), dots: true };
     });
     if (!series.length) return null;
-    const every = Math.ceil(places().length / MOST_TICKS), xTicks = places().filter((_, i) => i % every === 0);
-    return charts.lines(series, { caption, name: `llc-${caption.split(" ")[0]}`, xLabel: "step, on a logarithmic scale", yLabel: "LLC", width: 420, height: 260, zero: true, xTicks, xNames: named });
+    const every = Math.ceil(x.length / MOST_TICKS), xTicks = x.filter((_, i) => i % every === 0);
+    const xNames = (place) => data.steps[x.indexOf(place)].toLocaleString("en");
+    return charts.lines(series, { caption, name: `llc-${caption.split(" ")[0]}`, xLabel: "step, on a logarithmic scale", yLabel: "LLC", width: 420, height: 260, zero: true, xTicks, xNames });
   }
 
   function grid() {
