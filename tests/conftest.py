@@ -134,13 +134,6 @@ def write_toml(path, corpus, model, *, thorough=True):
     return path
 
 
-def of_two_shards(text):
-    """A toy experiment of two shards, both ground truth, in place of five: each shard costs a run an asset."""
-    return text.replace("n_shards = 5\n", "n_shards = 2\n").replace(
-        "n_ground_truth_shards = 3", "n_ground_truth_shards = 2"
-    )
-
-
 def hear_interrupts():
     """In a new process: ctrl-C ends it, also where the tests run in the background of a shell, which has it ignored."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
